@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package compute
+
+import (
+	"context"
+	"encoding/json"
+
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Images is what the service asks of the image store.
+type Images interface {
+	// Use resolves a reference and pins its image layers for the system id until
+	// Release. Layers are directories, topmost first, ready for overlayfs.
+	Use(ctx context.Context, systemRuntimeID, ref string) (Image, error)
+	Release(ctx context.Context, systemRuntimeID string) error
+}
+
+// Image is a resolved reference.
+type Image struct {
+	ID     string // config digest
+	Name   string // as asked, normalised
+	Layers []string
+	Config ispec.ImageConfig
+	OS     string
+	Arch   string
+}
+
+// Networks is what the service asks of the host networking service.
+type Networks interface {
+	// Plug makes a namespace with the given id and one endpoint for each document
+	// (ids set by the caller), attached in order; all or nothing. owner is the
+	// compute system's RuntimeId: a namespace whose owner is gone is an orphan.
+	Plug(ctx context.Context, owner, namespaceID string, endpoints []json.RawMessage) (Plugged, error)
+	// Unplug removes the namespace and the endpoints made by Plug. Absent is no error.
+	Unplug(ctx context.Context, namespaceID string) error
+	// Look describes an existing namespace (Container.Networking.Namespace).
+	Look(ctx context.Context, namespaceID string) (Plugged, error)
+}
+
+// Plugged says what a container needs to know of its network.
+type Plugged struct {
+	NamespaceID string
+	NetNsPath   string
+	Endpoints   []json.RawMessage // full HCN documents
+	// Addrs of the first endpoint, Servers, Search and Options for resolv.conf.
+	Addrs   []string
+	Servers []string
+	Search  []string
+	Options []string
+}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package model
+
+import (
+	"net/netip"
+
+	"gatehouse.dev/gatehouse/internal/vswitch"
+)
+
+// Desired is everything the hands should make true for one World. Hands compare
+// it with what they made before; they never keep notes of their own.
+type Desired struct {
+	Switch       vswitch.State
+	HostNICs     []HostNIC
+	Compartments []Compartment
+	Names        []NameRecord
+	Resolvers    []Resolver
+	HostPorts    []HostPort
+}
+
+// HostNIC is a veth pair, both ends in the host's namespace: Name carries the
+// gateway addresses in the host's stack, SwitchName is the port of the switch.
+type HostNIC struct {
+	Network    string // network GUID
+	Name       string
+	SwitchName string
+	MAC        vswitch.MAC // of Name
+	Addrs      []netip.Prefix
+	MTU        int // 0 = follow the uplinks
+}
+
+// Compartment is a network namespace and the vNICs in it.
+type Compartment struct {
+	ID string // HCN namespace GUID
+	// Path of the persistent namespace, bind-mounted by us.
+	Path string
+	// Foreign is true when Path was handed in (CNI) and must be neither made nor removed.
+	Foreign bool
+	VNICs   []VNIC
+}
+
+// VNIC is one endpoint's interface inside a compartment. PortName is its host side.
+type VNIC struct {
+	Endpoint string // endpoint GUID
+	Port     vswitch.PortID
+	PortName string
+	Name     string // eth0, eth1 … in order of attachment
+	MAC      vswitch.MAC
+	MTU      int // 0 = follow the uplinks
+	Addrs    []netip.Prefix
+	Routes   []Route
+	// Neighbours are permanent entries (the gateway), so that no ARP or ND
+	// stands in the start-up path.
+	Neighbours []Neighbour
+}
+
+// Route inside a compartment. An invalid NextHop means on-link.
+type Route struct {
+	Dst     netip.Prefix
+	NextHop netip.Addr
+	Metric  int
+}
+
+// Neighbour is a permanent ARP or ND entry.
+type Neighbour struct {
+	Addr netip.Addr
+	MAC  vswitch.MAC
+}
+
+// NameRecord is one name the resolvers answer, within one network.
+type NameRecord struct {
+	Network string // network GUID
+	Name    string // lower case, no trailing dot, unqualified or qualified
+	Addrs   []netip.Addr
+}
+
+// Resolver is a DNS listener on a network's gateway address.
+type Resolver struct {
+	Network string
+	Listen  []netip.Addr // port 53, UDP and TCP
+	Domain  string
+	// Upstream servers; empty = the host's /etc/resolv.conf.
+	Upstream []netip.Addr
+}
+
+// HostPort is a published port to hold on the host, so that nobody else binds it.
+type HostPort struct {
+	Endpoint string
+	Proto    uint8
+	Addr     netip.Addr // invalid = any
+	Port     uint16
+}

@@ -1,0 +1,364 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Copyright The gatehouse authors */
+
+/*
+ * Every map of the data plane beside its key and value. This file is the one
+ * source of every layout: bpf2go generates the Go types from it.
+ *
+ * Two kinds of maps. State maps (flows, fragments, counters) are pinned by
+ * layout version and survive daemon, program and configuration; configuration
+ * maps belong to one generation and are written only by user space, each value
+ * replaced whole. All padding is explicit and zero, in keys above all.
+ *
+ * Addresses in configuration maps are 16 bytes, IPv4 as v4-mapped
+ * (::ffff:a.b.c.d), so that only the flow and fragment tables exist twice.
+ * Multi-byte fields are host order unless their name ends in _be.
+ */
+#ifndef GH_MAPS_H
+#define GH_MAPS_H
+
+#define GH_MAX_PORTS 4096	/* vswitch.MaxPorts */
+#define GH_MAX_NETS 1024
+#define GH_PORT_UPLINK_ANY 0	/* vswitch.UplinkAny */
+#define GH_ZONE_HOST 0
+
+/* vswitch.PortKind; never renumbered. */
+enum gh_port_kind {
+	GH_PORT_NONE = 0,
+	GH_PORT_CONTAINER = 1,
+	GH_PORT_VM = 2,
+	GH_PORT_HOST = 3,
+	GH_PORT_UPLINK = 4,
+	GH_PORT_TUNNEL = 5,
+};
+
+enum gh_port_flags {
+	GH_PORT_UP = 1 << 0,
+	GH_PORT_NO_PEER = 1 << 1, /* deliver by redirect, not redirect_peer (shaped, bridged inside) */
+};
+
+/* vswitch.NetFlags */
+enum gh_net_flags {
+	GH_NET_SNAT = 1 << 0,
+	GH_NET_HOSTNIC = 1 << 1,
+	GH_NET_UPLINK = 1 << 2,
+	GH_NET_FLOOD = 1 << 3,
+};
+
+struct gh_addr {
+	__u8 b[16];
+};
+
+/* ---- configuration ---------------------------------------------------- */
+
+/* port: ARRAY by port id */
+struct gh_port {
+	__u32 ifindex;	   /* host-side device */
+	__u32 nic_ifindex; /* GH_PORT_HOST: device in the host's stack to inject into */
+	__u16 net;
+	__u16 zone;
+	__u8 kind;
+	__u8 flags;
+	__u16 mtu;	   /* largest IP packet towards the vNIC */
+	__u8 mac[6];	   /* of the vNIC behind the port; uplink: its own */
+	__u8 gw_mac[6];	   /* source MAC of what is delivered: the network's gateway */
+	__u16 natpool4;	   /* uplink: natpool index, 0 = none */
+	__u16 natpool6;
+	__u32 max_flows;   /* 0 = no quota */
+	__u8 pad[88];
+};
+
+/* net: ARRAY by network id */
+struct gh_net {
+	__u32 flags;
+	__u16 zone;
+	__u16 host_port;   /* 0 = none */
+	__u16 mtu;
+	__u16 pad0;
+	__u32 pad1;
+	struct gh_addr hairpin4; /* source an endpoint sees when it reaches itself by a published port */
+	struct gh_addr hairpin6;
+};
+
+/* ifport: HASH, ifindex -> port id; the only look-up that uses ifindex */
+
+/* portip: HASH {port, addr} -> 1: sources a port may use (anti-spoofing) */
+struct gh_portip_key {
+	__u16 port;
+	__u16 zero;
+	struct gh_addr addr;
+};
+
+enum gh_addr_flags {
+	GH_ADDR_GATEWAY = 1 << 0, /* the host vNIC's own address */
+	GH_ADDR_HOST = 1 << 1,	  /* zone 0: an address of the host */
+};
+
+/* addr: HASH {zone, addr} -> who holds it */
+struct gh_addr_key {
+	__u16 zone;
+	__u16 zero;
+	struct gh_addr addr;
+};
+struct gh_addr_val {
+	__u16 port;
+	__u8 flags;
+	__u8 zero;
+	__u8 mac[6];
+	__u8 pad[2];
+};
+
+/* route: LPM {zone, addr}. prefixlen counts the 32 bits of zone+zero first. */
+enum gh_route_kind {
+	GH_ROUTE_LOCAL = 1,  /* the network's own prefix: known addresses only */
+	GH_ROUTE_UPLINK = 2, /* leave by the host's routing table */
+	GH_ROUTE_REJECT = 3,
+};
+struct gh_route_key {
+	__u32 prefixlen;
+	__u16 zone;
+	__u16 zero;
+	struct gh_addr addr;
+};
+struct gh_route_val {
+	__u16 kind;
+	__u16 zero;
+	__u32 nh; /* next hop object, for issue B's nh map; 0 now */
+};
+
+/*
+ * svc: HASH. A published port is a service with one backend. An all-zero vip
+ * is "any address of the host" (only tried when addr says GH_ADDR_HOST).
+ */
+enum gh_svc_scope {
+	GH_SCOPE_ANY = 0,  /* outside, endpoints, host processes */
+	GH_SCOPE_HOST = 1, /* host processes only: published on loopback */
+};
+struct gh_svc_key {
+	struct gh_addr vip; /* any-v4: ::ffff:0.0.0.0, any-v6: :: */
+	__u16 port_be;
+	__u16 zone;
+	__u8 proto;
+	__u8 scope;
+	__u16 zero;
+};
+struct gh_svc_val {
+	__u32 id;
+	__u16 count; /* backends in the bank */
+	__u8 bank;
+	__u8 flags;
+	__u32 affinity_s;
+	__u32 zero;
+};
+struct gh_slot_key {
+	__u32 svc;
+	__u16 bank;
+	__u16 i;
+};
+/* slot value: backend id */
+struct gh_backend {
+	struct gh_addr addr;
+	__u16 port_be;
+	__u16 port; /* switch port */
+	__u16 zone;
+	__u8 state; /* 0 absent, 1 active */
+	__u8 zero;
+};
+
+/* natpool: ARRAY */
+struct gh_natpool {
+	struct gh_addr addr;
+	__u16 lo, hi; /* host order, inclusive */
+	__u32 flags;
+};
+
+/* portbusy: HASH {natpool addr, port, proto} -> 1: never chosen for NAT */
+struct gh_busy_key {
+	struct gh_addr addr;
+	__u16 port_be;
+	__u8 proto;
+	__u8 zero;
+};
+
+/* flood: HASH {net, i} -> port id, i = 0..count-1; floodn: ARRAY net -> count */
+struct gh_flood_key {
+	__u16 net;
+	__u16 i;
+};
+
+/* cfg: ARRAY of one */
+struct gh_cfg {
+	__u64 clock_offset_ns; /* added to every clock read; tests only */
+	__u64 netns_cookie;    /* socket hooks act in this namespace only */
+	__u32 anchor_ifindex;  /* input device of FIB look-ups */
+	__u32 event_rate;      /* drop events a second, reason and port; 0 = off */
+	__u64 pad[4];
+};
+
+/* epoch: ARRAY u32; [port id], [8192 + network id], [16383] = global */
+#define GH_EPOCH_NET 8192
+#define GH_EPOCH_GLOBAL 16383
+#define GH_EPOCHS 16384
+
+/* ---- state ------------------------------------------------------------- */
+
+enum gh_fkey_flags {
+	GH_FKEY_L3 = 1 << 0, /* no ports known (fragment, other protocol) */
+};
+struct gh_fkey4 {
+	__be32 src_be, dst_be;
+	__be16 sport_be, dport_be; /* ICMP echo: id in sport_be, 0 in dport_be */
+	__u16 port;		   /* ingress port id; uplinks: GH_PORT_UPLINK_ANY */
+	__u16 zone;
+	__u8 proto, flags;
+	__u16 zero;
+};
+struct gh_fkey6 {
+	struct gh_addr src, dst;
+	__be16 sport_be, dport_be;
+	__u16 port;
+	__u16 zone;
+	__u8 proto, flags;
+	__u16 zero;
+};
+
+enum gh_op {
+	GH_OP_NSRC = 1 << 0,
+	GH_OP_NDST = 1 << 1,
+	GH_OP_NSPORT = 1 << 2,
+	GH_OP_NDPORT = 1 << 3,
+	GH_OP_TTL = 1 << 4,
+	GH_OP_MAC = 1 << 5,
+};
+enum gh_verdict {
+	GH_VERDICT_FORWARD = 1,
+	GH_VERDICT_DROP = 2,
+};
+enum gh_out_kind {
+	GH_OUT_PEER = 1,    /* redirect_peer(out_ifindex) */
+	GH_OUT_EGRESS = 2,  /* redirect(out_ifindex, 0) */
+	GH_OUT_INGRESS = 3, /* redirect(out_ifindex, BPF_F_INGRESS): into the host's stack */
+	GH_OUT_NEIGH = 4,   /* redirect_neigh(out_ifindex, next hop nh) */
+};
+enum gh_flow_state { /* classes of vswitch.md 2.9 */
+	GH_FLOW_SYN = 1,
+	GH_FLOW_EST = 2,
+	GH_FLOW_FIN = 3,
+	GH_FLOW_TW = 4,
+	GH_FLOW_RST = 5,
+	GH_FLOW_UDP1 = 6,
+	GH_FLOW_UDP2 = 7,
+	GH_FLOW_ICMP = 8,
+	GH_FLOW_OTHER = 9,
+	GH_FLOW_DROP = 10,
+};
+
+struct gh_flow4 {
+	__u32 tag; /* incarnation; odd while being rewritten */
+	__u16 ops;
+	__u8 verdict;
+	__u8 out_kind;
+	__u32 out_ifindex;
+	__u8 dmac[6], smac[6];
+	__be32 nsrc_be, ndst_be;
+	__be16 nsport_be, ndport_be;
+	__be32 nh_be;
+	__u16 out_mtu;
+	__u16 out_port;
+	__u32 e_in, e_out, e_net; /* epochs seen when built: in port, out port, network + global */
+	__u32 pad0;
+	/* second cache line */
+	__u64 packets, bytes;
+	__u32 last_s, born_s;
+	__u8 tcp_own, tcp_peer; /* OR of TCP flags seen in this / the other direction */
+	__u8 state;
+	__u8 reason;  /* of a cached drop */
+	__u16 in_port;
+	__u16 net;
+	__u8 reply;   /* 1 = this is the answering direction */
+	__u8 nat;     /* 1 = holds a NAT binding */
+	__u16 pad1;
+	__u32 svc, backend;
+	struct gh_fkey4 pair; /* key of the other direction */
+};
+struct gh_flow6 {
+	__u32 tag;
+	__u16 ops;
+	__u8 verdict;
+	__u8 out_kind;
+	__u32 out_ifindex;
+	__u8 dmac[6], smac[6];
+	struct gh_addr nsrc, ndst, nh;
+	__be16 nsport_be, ndport_be;
+	__u16 out_mtu;
+	__u16 out_port;
+	__u32 e_in, e_out, e_net;
+	__u32 pad0;
+	__u64 packets, bytes;
+	__u32 last_s, born_s;
+	__u8 tcp_own, tcp_peer;
+	__u8 state;
+	__u8 reason;
+	__u16 in_port;
+	__u16 net;
+	__u8 reply;
+	__u8 nat;
+	__u16 pad1;
+	__u32 svc, backend;
+	struct gh_fkey6 pair;
+	__u32 pad2;
+};
+
+/* frag4 / frag6: LRU, ports of the first fragment */
+struct gh_frag4_key {
+	__be32 src_be, dst_be;
+	__u16 id_be;
+	__u16 port;
+	__u16 zone;
+	__u8 proto, zero;
+};
+struct gh_frag6_key {
+	struct gh_addr src, dst;
+	__be32 id_be;
+	__u16 port;
+	__u16 zone;
+	__u8 proto, zero[3];
+};
+struct gh_frag_val {
+	__be16 sport_be, dport_be;
+	__u32 last_s;
+};
+
+/* pstats: PERCPU_ARRAY by port. Seen from the vNIC: rx = towards it. */
+struct gh_pstats {
+	__u64 rx_packets, rx_bytes;
+	__u64 tx_packets, tx_bytes;
+	__u64 rx_drops, tx_drops;
+};
+
+/* drops: PERCPU_HASH {reason, layer, port} -> packets, bytes */
+struct gh_drop_key {
+	__u16 port;
+	__u8 reason;
+	__u8 layer;
+};
+struct gh_drop_val {
+	__u64 packets, bytes;
+};
+
+/* sockrev: LRU {cookie, backend} -> what the process asked for (UDP, getpeername) */
+struct gh_sockrev_key {
+	__u64 cookie;
+	struct gh_addr addr;
+	__u16 port_be;
+	__u16 zero0;
+	__u32 zero1;
+};
+struct gh_sockrev_val {
+	struct gh_addr addr;
+	__u16 port_be;
+	__u16 zero0;
+	__u32 zero1;
+};
+
+#endif /* GH_MAPS_H */

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package vswitch
+
+import (
+	"net/netip"
+)
+
+// PortID is the stable number of a switch port. It is part of the stored model,
+// never derived from the kernel, and indexes the port map. 0 is "any uplink";
+// endpoint and host ports are 1..MaxPorts-1, uplinks are handed out from the top
+// of the range by Compile, which sees them as Facts.
+type PortID uint16
+
+// Zone separates overlapping address spaces. Zone 0 is the host's own: the
+// uplinks and every address of the host. Every other zone belongs to one network.
+type Zone uint16
+
+// NetworkID is the stable index of a network in the data plane; 0 is none.
+type NetworkID uint16
+
+// MAC is an Ethernet address in wire order.
+type MAC [6]byte
+
+// MaxPorts is the size of the port map.
+const MaxPorts = 4096
+
+// UplinkAny is the PortID that stands for "whichever uplink" in flow keys, so
+// that a reply may come in by another uplink than the request went out.
+const UplinkAny PortID = 0
+
+// PortKind says what is plugged into a port. Values are shared with the C side
+// (enum gh_port_kind) and never renumbered.
+type PortKind uint8
+
+const (
+	PortNone      PortKind = 0
+	PortContainer PortKind = 1 // veth whose peer lives in another network namespace
+	PortVM        PortKind = 2 // tap
+	PortHost      PortKind = 3 // switch side of a network's host vNIC pair
+	PortUplink    PortKind = 4
+	PortTunnel    PortKind = 5
+)
+
+// NetFlags configure the one pipeline for a network type (enum gh_net_flags).
+type NetFlags uint32
+
+const (
+	NetSNAT    NetFlags = 1 << 0 // traffic leaving the network's prefixes by an uplink is source-NATed (NAT)
+	NetHostNIC NetFlags = 1 << 1 // the host has a vNIC (the gateway address) on it
+	NetUplink  NetFlags = 1 << 2 // traffic may leave by uplinks at all
+	NetFlood   NetFlags = 1 << 3 // broadcast and multicast reach the network's other ports
+)
+
+// State is what the switch of one host should be. It is a value: Compile neither
+// keeps nor changes it.
+type State struct {
+	Networks []Network
+	Ports    []Port
+	Mappings []PortMapping
+}
+
+// Network is one address space and its switch.
+type Network struct {
+	ID       NetworkID
+	Zone     Zone
+	Name     string // for people; appears in explain and drawings only
+	Flags    NetFlags
+	MTU      uint16 // bytes of IP packet; 0 = the smallest uplink MTU in Facts, else 1500
+	Subnets  []Subnet
+	HostPort PortID // the port of the host vNIC; 0 = none
+}
+
+// Subnet is a prefix that is local to the network and the gateway address the
+// host vNIC holds in it (invalid = none).
+type Subnet struct {
+	Prefix  netip.Prefix
+	Gateway netip.Addr
+}
+
+// Port is where something plugs in.
+type Port struct {
+	ID        PortID
+	Kind      PortKind
+	Network   NetworkID
+	Object    string // endpoint GUID, or network GUID for a host port
+	Interface string // host-side device; its ifindex comes from Facts
+	// HostNIC is, for a PortHost, the other end of the pair: the device in the
+	// host's stack that packets for the host are injected into.
+	HostNIC string
+	MAC     MAC          // of the vNIC behind the port
+	Addrs   []netip.Addr // every address the vNIC may use as a source
+	// Up is false while the port is made or taken away: nothing passes.
+	Up bool
+}
+
+// PortMapping publishes Port/Proto of the host to an endpoint.
+type PortMapping struct {
+	Object   string     // endpoint GUID
+	Proto    uint8      // 6, 17 or 132
+	HostAddr netip.Addr // invalid or unspecified = every host address of Addr's family; loopback = host processes only
+	HostPort uint16
+	Port     PortID // target port
+	Addr     netip.Addr
+	AddrPort uint16
+}
+
+// Facts are what only the kernel knows.
+type Facts struct {
+	// Ifindex of every host-side device of ours that exists, by name.
+	Ifindex map[string]int
+	// Uplinks are the host's other interfaces that carry addresses, in ifindex
+	// order: what traffic may leave by and published ports are reached through.
+	Uplinks []Uplink
+	// HostAddrs is every local address of the host's namespace except loopback
+	// and link-local, gateway addresses on our own vNICs included.
+	HostAddrs []netip.Addr
+	// Anchor is the ifindex of our device with forwarding enabled, which FIB
+	// look-ups name as their input.
+	Anchor int
+	// NetnsCookie of the namespace the daemon runs in: socket hooks apply to it only.
+	NetnsCookie uint64
+}
+
+// Uplink is one host interface that is not ours.
+type Uplink struct {
+	Name    string
+	Ifindex int
+	MAC     MAC
+	MTU     uint16
+	Addrs   []netip.Prefix
+}
