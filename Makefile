@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+# make help lists the targets.
+
+export CGO_ENABLED = 0
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS  = -s -w -X gatehouse.dev/gatehouse/internal/daemon.Version=$(VERSION)
+# Kernel work needs root; without it the targets ask sudo.
+SUDO     = $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
+ARCH     = $(shell $(GO) env GOARCH)
+# Without root: the packages that never touch the kernel.
+PKGS    ?= ./...
+
+.PHONY: all build hello demo test unit race check generate generate-check fuzz bench e2e setup clean help
+all: build
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+
+build: hello ## build bin/gatehouse, one static binary
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/gatehouse ./cmd/gatehouse
+
+hello: ## build the program of the image gatehouse/hello, which the binary carries
+	GOARCH=$(ARCH) $(GO) build -trimpath -ldflags '-s -w' -o internal/hello/bin/hello-$(ARCH) ./cmd/hello
+
+demo: ## set up, build, and do the main job visibly (uses sudo where needed)
+	@scripts/setup.sh run
+	@$(MAKE) --no-print-directory build
+	@$(SUDO) scripts/demo.sh
+
+setup: ## install what tests and generators need on a fresh Debian host
+	@scripts/setup.sh dev
+
+test: setup build ## run all tests, as root
+	$(SUDO) $(GO) test -timeout 30m -p 2 $(PKGS)
+
+unit: hello ## run what needs no root
+	$(GO) test -short $(PKGS)
+
+race: hello ## the unit tests under the race detector
+	CGO_ENABLED=1 $(GO) test -race -short $(PKGS)
+
+e2e: build ## only the end-to-end tests, verbosely, as root
+	$(SUDO) $(GO) test -timeout 30m -count 1 -v ./e2e
+
+check: generate-check ## vet, format, static checks, architecture, generated files
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt -w'; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	GOARCH=arm64 $(GO) build -o /dev/null ./cmd/gatehouse
+
+generate: ## remake the eBPF objects and their Go types (needs clang 14)
+	$(GO) generate ./internal/vswitch/bpf
+
+generate-check: ## fail when the committed eBPF objects are not what the sources give
+	@scripts/generate-check.sh
+
+fuzz: ## fuzz every parser, FUZZTIME each (default 30s)
+	$(SUDO) scripts/fuzz.sh $(or $(FUZZTIME),30s)
+
+bench: build ## the ratios of docs/performance.md, side by side with the peers
+	@scripts/setup.sh dev
+	$(SUDO) $(GO) run ./bench $(BENCH)
+
+clean: ## remove what build made
+	rm -rf bin internal/hello/bin/hello-*

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Installs what a fresh Debian host lacks.
+#   setup.sh run    to build and run gatehouse (make demo)
+#   setup.sh dev    to run every test and remake the eBPF objects (make test)
+# It changes nothing else; what is installed already is left alone.
+set -euo pipefail
+
+run=(runc iproute2 util-linux ca-certificates)
+dev=(clang llvm libbpf-dev linux-libc-dev gcc libc6-dev make curl jq
+	docker.io docker-registry apache2-utils openssl containernetworking-plugins
+	iptables nftables iperf3 debootstrap tcpdump procps python3-minimal)
+
+case "${1:-run}" in
+run) want=("${run[@]}") ;;
+dev) want=("${run[@]}" "${dev[@]}") ;;
+*) echo "usage: setup.sh run|dev" >&2; exit 2 ;;
+esac
+
+if ! command -v go >/dev/null && ! [ -x /usr/local/go/bin/go ]; then
+	echo "setup: Go is missing; install the version that go.mod names (https://go.dev/dl)" >&2
+	exit 1
+fi
+
+missing=()
+for p in "${want[@]}"; do
+	dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
+done
+if [ ${#missing[@]} -eq 0 ]; then
+	echo "setup: nothing missing"
+	exit 0
+fi
+
+sudo=
+[ "$(id -u)" = 0 ] || sudo=sudo
+echo "setup: installing ${missing[*]}"
+# Daemons that packages bring must not start by themselves: tests start their own.
+policy=/usr/sbin/policy-rc.d
+made=
+if ! [ -e "$policy" ]; then
+	printf '#!/bin/sh\nexit 101\n' | $sudo tee "$policy" >/dev/null
+	$sudo chmod 755 "$policy"
+	made=1
+fi
+trap '[ -z "$made" ] || $sudo rm -f "$policy"' EXIT
+$sudo apt-get update -qq
+DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+echo "setup: done"
