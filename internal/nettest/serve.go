@@ -54,7 +54,8 @@ func (n *NS) EchoTCP(addr string) netip.AddrPort {
 			wg.Go(func() {
 				defer open.Delete(c)
 				defer c.Close()
-				_, _ = io.Copy(c, c)
+				// Plain reads and writes: splicing would keep pipes open for later.
+				_, _ = io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c})
 			})
 		}
 	})
