@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package bpf
+
+// StateLayout is the version of the layout of all state maps: they are pinned
+// under it, and programs with another one must not use them. A test holds it
+// against the object and says when it has to grow.
+const StateLayout = "1"
+
+// StateMaps returns the names of the maps that are pinned under StateLayout and
+// survive daemons, programs and configuration.
+func StateMaps() []string {
+	return []string{"flow4", "flow6", "pflows", "frag4", "frag6", "epoch", "pstats", "drops", "events", "sockrev"}
+}
+
+// ConfigMaps returns the names of the maps that belong to one generation and are
+// written by user space only.
+func ConfigMaps() []string {
+	return []string{"port", "net", "ifport", "portip", "addr", "route", "svc", "slot", "backend",
+		"natpool", "portbusy", "flood", "floodn", "cfg"}
+}
+
+// PrivateMaps returns the names of the maps that belong to one generation of
+// programs and that user space neither reads nor writes, but must keep pinned:
+// an unpinned prog array (stages) is emptied with its last descriptor.
+func PrivateMaps() []string {
+	return []string{"stages", "scratch", "rate", "result"}
+}

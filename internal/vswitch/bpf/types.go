@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package bpf
+
+// Shorter names for the generated types, one for each struct and enum of maps.h
+// and drop.h. The constants keep their C names: SwitchGhDropReasonGH_DROP_TTL.
+type (
+	AddrFlags     = SwitchGhAddrFlags
+	AddrKey       = SwitchGhAddrKey
+	AddrVal       = SwitchGhAddrVal
+	Backend       = SwitchGhBackend
+	BusyKey       = SwitchGhBusyKey
+	Cfg           = SwitchGhCfg
+	DropKey       = SwitchGhDropKey
+	DropReason    = SwitchGhDropReason
+	DropVal       = SwitchGhDropVal
+	Event         = SwitchGhEvent
+	EventKind     = SwitchGhEventKind
+	FlowKey4      = SwitchGhFkey4
+	FlowKey6      = SwitchGhFkey6
+	FlowKeyFlags  = SwitchGhFkeyFlags
+	FloodKey      = SwitchGhFloodKey
+	Flow4         = SwitchGhFlow4
+	Flow6         = SwitchGhFlow6
+	FlowState     = SwitchGhFlowState
+	FragKey4      = SwitchGhFrag4Key
+	FragKey6      = SwitchGhFrag6Key
+	FragVal       = SwitchGhFragVal
+	Layer         = SwitchGhLayer
+	NATPool       = SwitchGhNatpool
+	Net           = SwitchGhNet
+	NetFlags      = SwitchGhNetFlags
+	Op            = SwitchGhOp
+	OutKind       = SwitchGhOutKind
+	Port          = SwitchGhPort
+	PortFlags     = SwitchGhPortFlags
+	PortKind      = SwitchGhPortKind
+	PortIPKey     = SwitchGhPortipKey
+	PortStats     = SwitchGhPstats
+	Rate          = SwitchGhRate
+	Result        = SwitchGhResult
+	ResultVerdict = SwitchGhResultVerdict
+	RouteKey      = SwitchGhRouteKey
+	RouteKind     = SwitchGhRouteKind
+	RouteVal      = SwitchGhRouteVal
+	SlotKey       = SwitchGhSlotKey
+	SockRevKey    = SwitchGhSockrevKey
+	SockRevVal    = SwitchGhSockrevVal
+	Stage         = SwitchGhStage
+	SvcKey        = SwitchGhSvcKey
+	SvcScope      = SwitchGhSvcScope
+	SvcVal        = SwitchGhSvcVal
+	Verdict       = SwitchGhVerdict
+	Via           = SwitchGhVia
+)
