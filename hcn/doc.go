@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+// Package hcn speaks to the host networking service: the documents of version 2
+// of the Host Compute Network model, their enums, policies and error codes, and
+// a Client for the service's socket.
+//
+// Names, kinds (const or var), field order and JSON tags are those of the public
+// Go package of the same name for Windows, so that a program written for it
+// compiles against this one with its import path changed. What is ours alone
+// (Client, Event, EndpointStats, Graph, Holder) stands in files of its own.
+//
+// Be aware:
+//   - documents are dumb: they check nothing. The rules live in the service.
+//   - Settings of a policy travel as raw JSON and come back as they were sent.
+//   - flags decode from an integer, a name or a "A, B" list; they encode as integers.
+package hcn

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package hcn
+
+import "time"
+
+// EndpointStats are the counters of one endpoint, seen from the endpoint. They
+// survive a restart of the daemon and start at 0 with each new InstanceId.
+type EndpointStats struct {
+	EndpointId             string
+	InstanceId             string
+	BytesReceived          uint64
+	BytesSent              uint64
+	PacketsReceived        uint64
+	PacketsSent            uint64
+	DroppedPacketsIncoming uint64
+	DroppedPacketsOutgoing uint64
+}
+
+// Graph is what a drawing of the host's networks shows.
+type Graph struct {
+	Revision uint64
+	Uplinks  []GraphUplink  `json:",omitempty"`
+	Networks []GraphNetwork `json:",omitempty"`
+}
+
+// GraphUplink is a host interface that traffic may leave by.
+type GraphUplink struct {
+	Name      string
+	Addresses []string `json:",omitempty"`
+}
+
+// GraphNetwork is one network, its switch and its ports.
+type GraphNetwork struct {
+	ID        string
+	Name      string
+	Type      NetworkType
+	Owner     string          `json:",omitempty"`
+	Subnets   []GraphSubnet   `json:",omitempty"`
+	HostNIC   string          `json:",omitempty"` // device that carries the gateway addresses
+	HostPort  uint16          `json:",omitempty"` // its port on the switch
+	Outbound  bool            // traffic may leave by the uplinks, source-NATed
+	Endpoints []GraphEndpoint `json:",omitempty"`
+}
+
+// GraphSubnet is one prefix with its gateway and how full it is.
+type GraphSubnet struct {
+	Prefix  string
+	Gateway string `json:",omitempty"`
+	Used    int
+}
+
+// GraphEndpoint is what is plugged into one port.
+type GraphEndpoint struct {
+	ID        string
+	Name      string   `json:",omitempty"`
+	Namespace string   `json:",omitempty"`
+	Container []string `json:",omitempty"` // ids of compute systems in the namespace
+	Port      uint16
+	Device    string   `json:",omitempty"` // host side
+	Interface string   `json:",omitempty"` // inside the namespace
+	MAC       string   `json:",omitempty"`
+	Addresses []string `json:",omitempty"`
+	State     uint16
+	Published []GraphPublished `json:",omitempty"`
+}
+
+// GraphPublished is one published port.
+type GraphPublished struct {
+	Protocol uint32 // 6, 17, 132
+	Address  string `json:",omitempty"` // empty = every host address
+	Port     uint16
+	To       uint16
+}
+
+// Holder says who has an address, a MAC or a port.
+type Holder struct {
+	What     string // "address", "gateway", "mac", "port", "subnet"
+	Value    string
+	Kind     string // networks, endpoints
+	ID       string
+	Name     string `json:",omitempty"`
+	Network  string `json:",omitempty"` // name or GUID
+	Owner    string `json:",omitempty"`
+	Since    time.Time
+	Attached string `json:",omitempty"` // namespace GUID
+}
+
+// PortHolder is one published or reserved port of the host.
+type PortHolder struct {
+	ID       string // endpoint GUID
+	Name     string `json:",omitempty"`
+	Protocol uint8
+	Address  string `json:",omitempty"` // empty = every host address
+	Port     uint16
+	Target   string // address:port inside
+}
