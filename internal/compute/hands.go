@@ -8,6 +8,9 @@ import (
 	"encoding/json"
 
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"gatehouse.dev/gatehouse/hcs"
+	"gatehouse.dev/gatehouse/internal/compute/worker"
 )
 
 // Images is what the service asks of the image store.
@@ -50,4 +53,27 @@ type Plugged struct {
 	Servers []string
 	Search  []string
 	Options []string
+}
+
+// Workers makes and finds the processes that hold compute systems. They outlive
+// the daemon, so everything here must be right after a crash of either side.
+type Workers interface {
+	// Spawn writes spec.Dir/spec.json, starts the worker and returns when it
+	// answers: the system is Created. An error leaves nothing.
+	Spawn(ctx context.Context, spec worker.Spec) (worker.Client, error)
+	// Adopt connects to the worker of a directory. worker.ErrGone (by errors.Is):
+	// it is dead; its journal can still be read and Sweep clears it away.
+	Adopt(ctx context.Context, dir string) (worker.Client, error)
+	// Journal reads the journal of a dead worker from its directory.
+	Journal(dir string) ([]worker.JournalEntry, error)
+	// Sweep ends whatever is left of a dead or unwanted worker: the processes in its
+	// cgroup, the runtime's state, mounts, the worker itself, the directory. It
+	// works from spec.json and dir alone and may be repeated.
+	Sweep(ctx context.Context, dir string) error
+}
+
+// EndpointStats is what the service asks of the networking service for
+// Statistics.Network. May be nil.
+type EndpointStats interface {
+	EndpointStats(ctx context.Context, endpointID string) (hcs.NetworkStats, error)
 }
