@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// bench holds what the measurements share: a scratch directory, a gatehouse
+// daemon and a dockerd, each in a network namespace of its own.
+type bench struct {
+	dir   string
+	bin   string
+	hello string
+	undo  []func()
+
+	gh     *ghHost
+	docker *dockerHost
+}
+
+func newBench() (*bench, error) {
+	dir, err := os.MkdirTemp("", "gatehouse-bench.")
+	if err != nil {
+		return nil, err
+	}
+	b := &bench{dir: dir}
+	b.undo = append(b.undo, func() { os.RemoveAll(dir) })
+	if b.bin, err = filepath.Abs("bin/gatehouse"); err != nil {
+		return nil, err
+	}
+	found, _ := filepath.Glob("internal/hello/bin/hello-*")
+	if _, err := os.Stat(b.bin); err != nil || len(found) == 0 {
+		return nil, errors.New("bin/gatehouse or its hello image is missing; run make build")
+	}
+	b.hello, _ = filepath.Abs(found[0])
+	return b, nil
+}
+
+func (b *bench) defer_(f func()) { b.undo = append(b.undo, f) }
+
+func (b *bench) close() {
+	for len(b.undo) > 0 {
+		f := b.undo[len(b.undo)-1]
+		b.undo = b.undo[:len(b.undo)-1]
+		f()
+	}
+}
+
+// sh runs a command and returns what it printed; its error holds that too.
+func sh(name string, args ...string) (string, error) {
+	cmd := exec.Command(name, args...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(out.String()))
+	}
+	return out.String(), nil
+}
+
+// netns makes a network namespace that ends with the bench.
+func (b *bench) netns(name string) error {
+	_, _ = sh("ip", "netns", "del", name)
+	if _, err := sh("ip", "netns", "add", name); err != nil {
+		return err
+	}
+	b.defer_(func() { _, _ = sh("ip", "netns", "del", name) })
+	_, err := sh("ip", "-n", name, "link", "set", "lo", "up")
+	return err
+}
+
+// in returns the words that run a command inside a namespace. nsenter, since ip
+// netns exec would hide the bpf and cgroup file systems.
+func in(ns string, words ...string) []string {
+	return append([]string{"nsenter", "--net=/run/netns/" + ns}, words...)
+}
+
+func (b *bench) daemon(log string, words ...string) (*exec.Cmd, error) {
+	f, err := os.Create(filepath.Join(b.dir, log))
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(words[0], words[1:]...)
+	cmd.Stdout, cmd.Stderr = f, f
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	b.defer_(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		done := make(chan struct{})
+		go func() { _ = cmd.Wait(); close(done) }()
+		select {
+		case <-done:
+		case <-time.After(20 * time.Second):
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+			<-done
+		}
+		f.Close()
+	})
+	return cmd, nil
+}
+
+func waitFor(limit time.Duration, what string, ok func() bool) error {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	for {
+		if ok() {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: not there after %v", what, limit)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// ghHost is a gatehouse daemon under a root of its own.
+type ghHost struct {
+	ns, root, bin string
+	pid           int
+}
+
+func (b *bench) gatehouse() (*ghHost, error) {
+	if b.gh != nil {
+		return b.gh, nil
+	}
+	h := &ghHost{ns: "ghbench-gh", root: filepath.Join(b.dir, "gh"), bin: b.bin}
+	if err := b.netns(h.ns); err != nil {
+		return nil, err
+	}
+	b.defer_(func() { _, _ = sh(b.bin, "--root", h.root, "doctor", "--leaks", "--remove") })
+	cmd, err := b.daemon("gatehouse.log", in(h.ns, b.bin, "--root", h.root, "serve")...)
+	if err != nil {
+		return nil, err
+	}
+	h.pid = cmd.Process.Pid
+	b.defer_(func() {
+		if out, err := h.ctl("ps", "-a", "-o", "name"); err == nil {
+			for _, n := range strings.Fields(out) {
+				_, _ = h.ctl("rm", "-f", n)
+			}
+		}
+		if out, err := h.ctl("network", "ls", "-o", "name"); err == nil {
+			for _, n := range strings.Fields(out) {
+				_, _ = h.ctl("network", "rm", n)
+			}
+		}
+	})
+	if err := waitFor(20*time.Second, "gatehouse daemon", func() bool { _, err := h.ctl("ps"); return err == nil }); err != nil {
+		log, _ := os.ReadFile(filepath.Join(b.dir, "gatehouse.log"))
+		return nil, fmt.Errorf("%w\n%s", err, log)
+	}
+	b.gh = h
+	return h, nil
+}
+
+func (h *ghHost) ctl(args ...string) (string, error) {
+	return sh(h.bin, append([]string{"--root", h.root}, args...)...)
+}
+
+// dockerHost is a dockerd of Debian's package under directories of its own; its
+// bridge and its iptables rules stay in its network namespace.
+type dockerHost struct{ ns, sock string }
+
+func (b *bench) dockerd() (*dockerHost, error) {
+	if b.docker != nil {
+		return b.docker, nil
+	}
+	d := &dockerHost{ns: "ghbench-docker", sock: filepath.Join(b.dir, "docker.sock")}
+	if err := b.netns(d.ns); err != nil {
+		return nil, err
+	}
+	root := filepath.Join(b.dir, "docker")
+	_, err := b.daemon("dockerd.log", in(d.ns, "dockerd", "--data-root", root, "--exec-root", root+"-exec",
+		"--pidfile", root+".pid", "--host", "unix://"+d.sock, "--bip", "172.31.255.1/24")...)
+	if err != nil {
+		return nil, err
+	}
+	if err := waitFor(60*time.Second, "dockerd", func() bool { _, err := d.ctl("version"); return err == nil }); err != nil {
+		log, _ := os.ReadFile(filepath.Join(b.dir, "dockerd.log"))
+		return nil, fmt.Errorf("%w\n%s", err, log)
+	}
+	b.docker = d
+	return d, nil
+}
+
+func (d *dockerHost) ctl(args ...string) (string, error) {
+	return sh("docker", append([]string{"--host", "unix://" + d.sock}, args...)...)
+}

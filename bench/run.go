@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+const image = "gatehouse/hello"
+
+// dockerImage gives docker the same image, by the archive that gatehouse saves.
+func (b *bench) dockerImage() error {
+	h, err := b.gatehouse()
+	if err != nil {
+		return err
+	}
+	d, err := b.dockerd()
+	if err != nil {
+		return err
+	}
+	tar := filepath.Join(b.dir, "hello.tar")
+	if _, err := os.Stat(tar); err == nil {
+		return nil
+	}
+	if _, err := h.ctl("image", "save", "--format", "docker", "--output", tar, image); err != nil {
+		return err
+	}
+	_, err = d.ctl("load", "--input", tar)
+	return err
+}
+
+// bareBundle is an OCI bundle of the image's files with the runtime's own default
+// spec: a lower bound, without network, log, image store or policy.
+func (b *bench) bareBundle() (string, error) {
+	bundle := filepath.Join(b.dir, "bundle")
+	root := filepath.Join(bundle, "rootfs")
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return "", err
+	}
+	if _, err := sh("cp", b.hello, filepath.Join(root, "hello")); err != nil {
+		return "", err
+	}
+	if _, err := sh("runc", "spec", "--bundle", bundle); err != nil {
+		return "", err
+	}
+	path := filepath.Join(bundle, "config.json")
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	var spec map[string]any
+	if err := json.Unmarshal(raw, &spec); err != nil {
+		return "", err
+	}
+	p := spec["process"].(map[string]any)
+	p["terminal"] = false
+	p["args"] = []string{"/hello", "exit", "0"}
+	raw, err = json.Marshal(spec)
+	if err != nil {
+		return "", err
+	}
+	return bundle, os.WriteFile(path, raw, 0o644)
+}
+
+func benchRun(b *bench, r *report, rounds int) error {
+	if rounds == 0 {
+		rounds = 20
+	}
+	if err := b.dockerImage(); err != nil {
+		return err
+	}
+	bundle, err := b.bareBundle()
+	if err != nil {
+		return err
+	}
+	type contender struct {
+		name string
+		once func(i int) error
+		t    series
+	}
+	all := []*contender{
+		{name: "gatehouse run --rm", once: func(int) error {
+			_, err := b.gh.ctl("run", "--rm", image, "exit", "0")
+			return err
+		}},
+		{name: "docker run --rm", once: func(int) error {
+			_, err := b.docker.ctl("run", "--rm", image, "exit", "0")
+			return err
+		}},
+		{name: "runc run (bare)", once: func(i int) error {
+			_, err := sh("runc", "run", "--bundle", bundle, fmt.Sprintf("ghbench-%d-%d", os.Getpid(), i))
+			return err
+		}},
+	}
+	for i := -2; i < rounds; i++ {
+		for _, c := range all {
+			t0 := time.Now()
+			if err := c.once(i + 2); err != nil {
+				return err
+			}
+			if i >= 0 {
+				c.t = append(c.t, ms(time.Since(t0)))
+			}
+		}
+	}
+	r.title("A container to its exit (%d rounds, interleaved)", rounds)
+	var rows []string
+	for _, c := range all {
+		rows = append(rows, fmt.Sprintf("%s | %.1f | %.1f | %.2f", c.name, c.t.median(), c.t.q(0.95), c.t.median()/all[0].t.median()))
+	}
+	r.table("what | median ms | p95 ms | / gatehouse", rows...)
+	return nil
+}
+
+// benchMany starts n containers at once and removes them at once.
+func benchMany(b *bench, r *report, n int) error {
+	if n == 0 {
+		n = 100
+	}
+	if err := b.dockerImage(); err != nil {
+		return err
+	}
+	type side struct {
+		name string
+		ctl  func(...string) (string, error)
+	}
+	var rows []string
+	for _, s := range []side{{"gatehouse", b.gh.ctl}, {"docker", b.docker.ctl}} {
+		each := func(f func(i int) error) (series, time.Duration, error) {
+			var (
+				wg   sync.WaitGroup
+				mu   sync.Mutex
+				t    series
+				fail error
+			)
+			t0 := time.Now()
+			for i := range n {
+				wg.Go(func() {
+					t1 := time.Now()
+					err := f(i)
+					mu.Lock()
+					defer mu.Unlock()
+					t = append(t, ms(time.Since(t1)))
+					if err != nil && fail == nil {
+						fail = err
+					}
+				})
+			}
+			wg.Wait()
+			return t, time.Since(t0), fail
+		}
+		up, upAll, err := each(func(i int) error {
+			_, err := s.ctl("run", "-d", "--name", fmt.Sprintf("many%d", i), image)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		down, downAll, err := each(func(i int) error {
+			_, err := s.ctl("rm", "-f", fmt.Sprintf("many%d", i))
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		rows = append(rows, fmt.Sprintf("%s | %.2f | %.0f | %.0f | %.2f | %.0f", s.name,
+			upAll.Seconds(), up.median(), up.q(0.99), downAll.Seconds(), down.q(0.99)))
+	}
+	r.title("%d containers at once", n)
+	r.table("what | all started s | each p50 ms | p99 ms | all removed s | p99 ms", rows...)
+	return nil
+}
