@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package vswitch
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/containerd/errdefs"
+)
+
+const (
+	// MaxNetworks is the size of the net map (GH_MAX_NETS).
+	MaxNetworks = 1024
+	// MaxUplinks bounds how many host interfaces are uplinks: each takes two
+	// entries of the natpool map, of which there are 256 and the first means none.
+	MaxUplinks = 127
+	// FirstUplinkPort and above are handed out to uplinks by Compile; the ports of
+	// a State are below.
+	FirstUplinkPort PortID = MaxPorts - MaxUplinks
+
+	// NATLow and NATHigh bound the source ports of outbound NAT. They lie between
+	// what services commonly listen on and what the kernel hands out itself:
+	// 30000-32767 are NodePorts, 32768-60999 the default ip_local_port_range. So
+	// neither a socket of the host nor a NodePort meets a translated flow.
+	NATLow, NATHigh uint16 = 10000, 29999
+
+	// MaxBackends is the size of the backend map, of which entry 0 means none.
+	MaxBackends = 65536
+
+	// defaultMTU serves a host without uplinks: Ethernet's.
+	defaultMTU = 1500
+	// minMTU4 is what RFC 791 section 3.2 demands of every link, minMTU6 is
+	// RFC 8200 section 5.
+	minMTU4, minMTU6 = 68, 1280
+
+	// eventRate is how many drop events a second one reason at one port may send.
+	eventRate = 10
+)
+
+// Compile returns the content of every configuration map for a State and the
+// Facts. It is Compiler.Compile without memory.
+//
+// Errors are of class errdefs.ErrInvalidArgument and say which object is wrong.
+// A port whose device is not in the Facts is no error: devices come and go
+// beside us. Its rows are there, but nothing passes.
+func Compile(s State, f Facts) (Tables, error) { return new(Compiler).Compile(s, f) }
+
+// Compiler compiles one State after another and makes only the rows of objects
+// that changed, or whose network, device or uplink did. What it returns is always
+// what Compile would. The zero value is ready; it is not for concurrent use.
+type Compiler struct {
+	nets     map[NetworkID]*netMemo
+	ports    map[PortID]*portMemo
+	uplinks  uplinkMemo
+	hosts    hostMemo
+	mappings mappingMemo
+
+	// Who holds what may be held once. Maintained together with ports.
+	addrOwner    map[AddrKey]PortID
+	ifindexOwner map[uint32]PortID
+
+	round  uint64 // marks what the current State still has
+	tables Tables // of the last success
+}
+
+// Compile returns the Tables of s and f. After an error the Compiler starts
+// from nothing.
+func (c *Compiler) Compile(s State, f Facts) (Tables, error) {
+	t, err := c.compile(s, f)
+	if err != nil {
+		*c = Compiler{}
+		return Tables{}, errdefs.ErrInvalidArgument.WithMessage("compile: " + err.Error())
+	}
+	c.tables = t
+	return t, nil
+}
+
+func (c *Compiler) compile(s State, f Facts) (Tables, error) {
+	if c.nets == nil {
+		*c = Compiler{
+			nets: map[NetworkID]*netMemo{}, ports: map[PortID]*portMemo{},
+			addrOwner: map[AddrKey]PortID{}, ifindexOwner: map[uint32]PortID{},
+		}
+	}
+	c.round++
+	t := c.tables
+	steps := []func(State, Facts, *Tables) error{
+		c.compileUplinks, c.compileHost, c.compileNetworks, c.compilePorts, c.compileFloods, c.compileMappings,
+	}
+	for _, step := range steps {
+		if err := step(s, f, &t); err != nil {
+			return Tables{}, err
+		}
+	}
+	return t, nil
+}
+
+// with returns m with one key changed; m itself belongs to Tables handed out.
+// shared tells whether m still does.
+func with[K comparable](m map[K]*block, shared *bool, k K, b *block) map[K]*block {
+	if *shared {
+		m = maps.Clone(m)
+		*shared = false
+	}
+	if m == nil {
+		m = map[K]*block{}
+	}
+	if b == nil {
+		delete(m, k)
+	} else {
+		m[k] = b
+	}
+	return m
+}
+
+// hostMemo is the host itself: its addresses and the one cfg row.
+type hostMemo struct {
+	addrs  []netip.Addr
+	anchor int
+	cookie uint64
+	made   bool
+}
+
+func (c *Compiler) compileHost(_ State, f Facts, t *Tables) error {
+	m := &c.hosts
+	if !m.made || m.anchor != f.Anchor || m.cookie != f.NetnsCookie {
+		if f.Anchor < 0 {
+			return fmt.Errorf("Facts.Anchor %d: not an ifindex", f.Anchor)
+		}
+		t.cfg = &block{global: true, rows: rows{cfg: []Entry[uint32, CfgRow]{{0, CfgRow{
+			NetnsCookie: f.NetnsCookie, AnchorIfindex: uint32(f.Anchor), EventRate: eventRate,
+		}}}}}
+		m.anchor, m.cookie = f.Anchor, f.NetnsCookie
+	}
+	if !m.made || !slices.Equal(m.addrs, f.HostAddrs) {
+		b := &block{global: true}
+		seen := map[netip.Addr]bool{}
+		for i, a := range f.HostAddrs {
+			if err := checkUnicast(a); err != nil {
+				return fmt.Errorf("Facts.HostAddrs[%d]: %w", i, err)
+			}
+			if seen[a] {
+				continue // the same address on two interfaces
+			}
+			seen[a] = true
+			b.addr = append(b.addr, Entry[AddrKey, AddrRow]{addrKey(zoneHost, a), AddrRow{Flags: addrHost}})
+		}
+		t.host = b
+		m.addrs = slices.Clone(f.HostAddrs)
+	}
+	m.made = true
+	return nil
+}

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package vswitch
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// netContext is what ports and mappings take from their network. It is replaced
+// when one of its fields changes and kept otherwise, so that a port can tell by
+// the pointer whether it must be compiled again.
+type netContext struct {
+	id       NetworkID
+	zone     Zone
+	mtu      uint16
+	mac      MAC // source of what the switch delivers
+	hostPort PortID
+	gateways []netip.Addr
+}
+
+func (n *netContext) equal(o *netContext) bool {
+	return n.id == o.id && n.zone == o.zone && n.mtu == o.mtu && n.mac == o.mac &&
+		n.hostPort == o.hostPort && slices.Equal(n.gateways, o.gateways)
+}
+
+type netMemo struct {
+	was     Network
+	context *netContext
+	flood   []PortID // members, sorted; nil where the network does not flood
+	round   uint64
+}
+
+func (c *Compiler) compileNetworks(s State, _ Facts, t *Tables) error {
+	hostPorts := map[PortID]*Port{}
+	for i := range s.Ports {
+		if s.Ports[i].Kind == PortHost {
+			hostPorts[s.Ports[i].ID] = &s.Ports[i]
+		}
+	}
+	shared := true
+	zones := map[Zone]int{}
+	for i := range s.Networks {
+		n := &s.Networks[i]
+		if j, ok := zones[n.Zone]; ok {
+			return fmt.Errorf("Networks[%d] (%q): Zone %d is also that of %q; a zone belongs to one network", i, n.Name, n.Zone, s.Networks[j].Name)
+		}
+		zones[n.Zone] = i
+		m := c.nets[n.ID]
+		if m != nil && m.round == c.round {
+			return fmt.Errorf("Networks[%d] (%q): ID %d is also that of %q", i, n.Name, n.ID, m.was.Name)
+		}
+		context := contextOf(n, hostPorts, c.uplinks.mtu)
+		if m != nil && equalNetwork(&m.was, n) && m.context.equal(context) {
+			m.round = c.round
+			continue
+		}
+		if err := checkNetwork(n, hostPorts); err != nil {
+			return fmt.Errorf("Networks[%d] (%q): %w", i, n.Name, err)
+		}
+		if m == nil {
+			m = &netMemo{}
+			c.nets[n.ID] = m
+		}
+		if m.context == nil || !m.context.equal(context) {
+			m.context = context
+		}
+		m.was, m.round = *n, c.round
+		m.was.Subnets = slices.Clone(n.Subnets)
+		t.nets = with(t.nets, &shared, n.ID, networkBlock(n, context))
+	}
+	if len(c.nets) != len(s.Networks) {
+		for id, m := range c.nets {
+			if m.round != c.round {
+				delete(c.nets, id)
+				t.nets = with(t.nets, &shared, id, nil)
+			}
+		}
+	}
+	return nil
+}
+
+func contextOf(n *Network, hostPorts map[PortID]*Port, uplinkMTU uint16) *netContext {
+	x := &netContext{id: n.ID, zone: n.Zone, mtu: n.MTU, mac: networkMAC(n.ID), hostPort: n.HostPort}
+	if x.mtu == 0 {
+		x.mtu = uplinkMTU
+	}
+	if p := hostPorts[n.HostPort]; p != nil {
+		x.mac = p.MAC
+	}
+	for _, sub := range n.Subnets {
+		if sub.Gateway.IsValid() {
+			x.gateways = append(x.gateways, sub.Gateway)
+		}
+	}
+	return x
+}
+
+func networkBlock(n *Network, x *netContext) *block {
+	b := &block{epochNets: []NetworkID{n.ID}}
+	row := NetRow{Flags: uint32(n.Flags), Zone: uint16(n.Zone), HostPort: uint16(n.HostPort), Mtu: x.mtu}
+	row.Hairpin4.B, row.Hairpin6.B = hairpin4(n.ID).As16(), hairpin6(n.ID).As16()
+	b.net = []Entry[uint32, NetRow]{{uint32(n.ID), row}}
+	route := func(p netip.Prefix, kind uint16) {
+		b.route = append(b.route, Entry[RouteKey, RouteRow]{routeKey(n.Zone, p), RouteRow{Kind: kind}})
+	}
+	for _, sub := range n.Subnets {
+		route(sub.Prefix, routeLocal)
+	}
+	if n.Flags&NetUplink != 0 {
+		// Both families: a source of a family without subnet is refused as spoofed.
+		// Where a subnet is itself a default route, local wins.
+		for _, p := range []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)} {
+			if !slices.ContainsFunc(n.Subnets, func(s Subnet) bool { return s.Prefix == p }) {
+				route(p, routeUplink)
+			}
+		}
+	}
+	return b
+}
+
+func checkNetwork(n *Network, hostPorts map[PortID]*Port) error {
+	switch {
+	case n.ID == 0 || n.ID >= MaxNetworks:
+		return fmt.Errorf("ID %d: must be 1 to %d", n.ID, MaxNetworks-1)
+	case n.Zone == zoneHost:
+		return fmt.Errorf("Zone 0: that is the host's own")
+	}
+	for i, sub := range n.Subnets {
+		p := sub.Prefix
+		switch {
+		case !p.IsValid() || p.Addr().Is4In6() || p.Addr().Zone() != "":
+			return fmt.Errorf("Subnets[%d].Prefix %q: not a prefix", i, p)
+		case p != p.Masked():
+			return fmt.Errorf("Subnets[%d].Prefix %q: has bits below its length; %q is meant", i, p, p.Masked())
+		case n.MTU != 0 && p.Addr().Is6() && n.MTU < minMTU6:
+			return fmt.Errorf("MTU %d: IPv6 needs %d", n.MTU, minMTU6)
+		case sub.Gateway.IsValid() && !p.Contains(sub.Gateway):
+			return fmt.Errorf("Subnets[%d].Gateway %q: outside %q", i, sub.Gateway, p)
+		}
+		if sub.Gateway.IsValid() {
+			if err := checkUnicast(sub.Gateway); err != nil {
+				return fmt.Errorf("Subnets[%d].Gateway %w", i, err)
+			}
+		}
+		for j, other := range n.Subnets[:i] {
+			if other.Prefix.Overlaps(p) {
+				return fmt.Errorf("Subnets[%d].Prefix %q: overlaps Subnets[%d] %q", i, p, j, other.Prefix)
+			}
+			if sub.Gateway.IsValid() && other.Gateway == sub.Gateway {
+				return fmt.Errorf("Subnets[%d].Gateway %q: also that of Subnets[%d]", i, sub.Gateway, j)
+			}
+		}
+	}
+	if n.MTU != 0 && n.MTU < minMTU4 {
+		return fmt.Errorf("MTU %d: IPv4 needs %d", n.MTU, minMTU4)
+	}
+	if n.HostPort != 0 {
+		p := hostPorts[n.HostPort]
+		if p == nil {
+			return fmt.Errorf("HostPort %d: no such port of kind host", n.HostPort)
+		}
+		if p.Network != n.ID {
+			return fmt.Errorf("HostPort %d: belongs to network %d", n.HostPort, p.Network)
+		}
+	}
+	return nil
+}
+
+func equalNetwork(a, b *Network) bool {
+	return a.ID == b.ID && a.Zone == b.Zone && a.Name == b.Name && a.Flags == b.Flags && a.MTU == b.MTU &&
+		a.HostPort == b.HostPort && slices.Equal(a.Subnets, b.Subnets)
+}
+
+// compileFloods lists who hears broadcasts. It is an object of its own because
+// it changes with the ports.
+func (c *Compiler) compileFloods(s State, _ Facts, t *Tables) error {
+	members := map[NetworkID][]PortID{}
+	for i := range s.Networks {
+		if s.Networks[i].Flags&NetFlood != 0 {
+			members[s.Networks[i].ID] = nil
+		}
+	}
+	if len(members) > 0 {
+		for i := range s.Ports {
+			p := &s.Ports[i]
+			if l, floods := members[p.Network]; floods && c.ports[p.ID].passes() {
+				members[p.Network] = append(l, p.ID)
+			}
+		}
+	}
+	shared := true
+	for id, l := range members {
+		slices.Sort(l)
+		m := c.nets[id]
+		if t.floods[id] != nil && slices.Equal(m.flood, l) {
+			continue
+		}
+		m.flood = l
+		b := &block{}
+		for i, p := range l {
+			b.flood = append(b.flood, Entry[FloodKey, uint32]{FloodKey{Net: uint16(id), I: uint16(i)}, uint32(p)})
+		}
+		b.floodn = []Entry[uint32, uint32]{{uint32(id), uint32(len(l))}}
+		t.floods = with(t.floods, &shared, id, b)
+	}
+	for id := range t.floods {
+		if _, ok := members[id]; !ok {
+			t.floods = with(t.floods, &shared, id, nil)
+			if m := c.nets[id]; m != nil {
+				m.flood = nil
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package vswitch
+
+import (
+	"fmt"
+	"slices"
+)
+
+// portMemo is a port as it was compiled last.
+type portMemo struct {
+	was     Port
+	ifindex int // 0 = the device is not there
+	nic     int
+	net     *netContext
+	block   *block
+	round   uint64
+}
+
+// passes reports whether packets can reach the port.
+func (m *portMemo) passes() bool { return m != nil && m.was.Up && m.ifindex != 0 }
+
+func (m *portMemo) same(p *Port, ifindex, nic int, net *netContext) bool {
+	w := &m.was
+	return m.net == net && m.ifindex == ifindex && m.nic == nic && w.Kind == p.Kind && w.MAC == p.MAC && w.Up == p.Up &&
+		w.Interface == p.Interface && w.HostNIC == p.HostNIC && w.Object == p.Object && slices.Equal(w.Addrs, p.Addrs)
+}
+
+func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
+	// First let go of everything that changed or went, then claim: an address may
+	// move from one port to another in one step.
+	var changed []int
+	for i := range s.Ports {
+		p := &s.Ports[i]
+		var net *netContext
+		if n := c.nets[p.Network]; n != nil {
+			net = n.context
+		}
+		m := c.ports[p.ID]
+		if m == nil {
+			m = &portMemo{}
+			c.ports[p.ID] = m
+		} else if m.round == c.round {
+			return fmt.Errorf("Ports[%d]: ID %d is also that of another port (%s, %s)", i, p.ID, m.was.Object, p.Object)
+		}
+		m.round = c.round
+		ifindex, nic := f.Ifindex[p.Interface], 0
+		if p.Kind == PortHost {
+			nic = f.Ifindex[p.HostNIC]
+			if nic == 0 {
+				ifindex = 0 // half a pair carries nothing
+			}
+		}
+		if m.block != nil && m.same(p, ifindex, nic, net) {
+			continue
+		}
+		if err := checkPort(p, net, ifindex, nic); err != nil {
+			return fmt.Errorf("Ports[%d] (port %d, %s): %w", i, p.ID, p.Object, err)
+		}
+		c.release(m.block)
+		*m = portMemo{was: *p, ifindex: ifindex, nic: nic, net: net, round: c.round}
+		m.was.Addrs = slices.Clone(p.Addrs)
+		changed = append(changed, i)
+	}
+	shared := true
+	if len(c.ports) != len(s.Ports) {
+		for id, m := range c.ports {
+			if m.round != c.round {
+				c.release(m.block)
+				delete(c.ports, id)
+				t.ports = with(t.ports, &shared, id, nil)
+			}
+		}
+	}
+	for _, i := range changed {
+		id := s.Ports[i].ID
+		m := c.ports[id]
+		m.block = portBlock(m)
+		if err := c.claim(m); err != nil {
+			return fmt.Errorf("Ports[%d] (port %d, %s): %w", i, id, m.was.Object, err)
+		}
+		t.ports = with(t.ports, &shared, id, m.block)
+	}
+	// An uplink is never also a port of ours.
+	if len(changed) > 0 || !slices.Equal(t.Uplinks, c.tables.Uplinks) {
+		for _, u := range t.Uplinks {
+			if id, ok := c.ifindexOwner[uint32(u.Ifindex)]; ok {
+				return fmt.Errorf("Facts.Uplinks %q: ifindex %d is the device of port %d", u.Name, u.Ifindex, id)
+			}
+		}
+	}
+	return nil
+}
+
+func (c *Compiler) release(b *block) {
+	if b == nil {
+		return
+	}
+	for _, e := range b.addr {
+		delete(c.addrOwner, e.Key)
+	}
+	for _, e := range b.ifport {
+		delete(c.ifindexOwner, e.Key)
+	}
+}
+
+func (c *Compiler) claim(m *portMemo) error {
+	for _, e := range m.block.addr {
+		if o, ok := c.addrOwner[e.Key]; ok {
+			return fmt.Errorf("Addrs: %s is also held by port %d", ip(e.Key.Addr.B), o)
+		}
+		c.addrOwner[e.Key] = m.was.ID
+	}
+	for _, e := range m.block.ifport {
+		if o, ok := c.ifindexOwner[e.Key]; ok {
+			return fmt.Errorf("Interface %q: its ifindex %d is also that of port %d", m.was.Interface, e.Key, o)
+		}
+		c.ifindexOwner[e.Key] = m.was.ID
+	}
+	return nil
+}
+
+func portBlock(m *portMemo) *block {
+	p, x := &m.was, m.net
+	b := &block{epochPorts: []PortID{p.ID}, addrNets: []NetworkID{x.id}}
+	row := PortRow{
+		Ifindex: uint32(m.ifindex), NicIfindex: uint32(m.nic), Net: uint16(x.id), Zone: uint16(x.zone),
+		Kind: uint8(p.Kind), Mtu: x.mtu, Mac: p.MAC, GwMac: x.mac,
+	}
+	if m.passes() {
+		row.Flags |= portUp
+	}
+	b.port = []Entry[uint32, PortRow]{{uint32(p.ID), row}}
+	if m.ifindex != 0 {
+		b.ifport = []Entry[uint32, uint32]{{uint32(m.ifindex), uint32(p.ID)}}
+	}
+	addrs := p.Addrs
+	if p.ID == x.hostPort {
+		// The host vNIC holds the gateway addresses whether or not the port lists them.
+		addrs = slices.Clone(addrs)
+		for _, g := range x.gateways {
+			if !slices.Contains(addrs, g) {
+				addrs = append(addrs, g)
+			}
+		}
+	}
+	for _, a := range addrs {
+		val := AddrRow{Port: uint16(p.ID), Mac: p.MAC}
+		if p.ID == x.hostPort && slices.Contains(x.gateways, a) {
+			val.Flags |= addrGateway
+		}
+		b.portip = append(b.portip, Entry[PortIPKey, uint8]{portIPKey(p.ID, a), 1})
+		b.addr = append(b.addr, Entry[AddrKey, AddrRow]{addrKey(x.zone, a), val})
+	}
+	return b
+}
+
+func checkPort(p *Port, net *netContext, ifindex, nic int) error {
+	switch {
+	case p.ID == UplinkAny || p.ID >= FirstUplinkPort:
+		return fmt.Errorf("ID: must be 1 to %d", FirstUplinkPort-1)
+	case p.Kind != PortContainer && p.Kind != PortVM && p.Kind != PortHost:
+		return fmt.Errorf("Kind %d: not a port of a State", p.Kind)
+	case net == nil:
+		return fmt.Errorf("Network %d: no such network", p.Network)
+	case p.Interface == "":
+		return fmt.Errorf("Interface: empty")
+	case (p.Kind == PortHost) != (p.HostNIC != ""):
+		return fmt.Errorf("HostNIC %q: is for ports of kind host, which need it", p.HostNIC)
+	case p.Kind == PortHost && p.ID != net.hostPort:
+		return fmt.Errorf("Kind host: network %d names port %d as its host port", p.Network, net.hostPort)
+	case p.MAC == MAC{} || p.MAC[0]&1 != 0:
+		return fmt.Errorf("MAC %s: not the address of one interface", p.MAC)
+	case ifindex < 0 || nic < 0:
+		return fmt.Errorf("Facts.Ifindex: negative for %q or %q", p.Interface, p.HostNIC)
+	case ifindex != 0 && ifindex == nic:
+		return fmt.Errorf("HostNIC %q: is Interface itself", p.HostNIC)
+	}
+	for i, a := range p.Addrs {
+		if err := checkUnicast(a); err != nil {
+			return fmt.Errorf("Addrs[%d]: %w", i, err)
+		}
+		if slices.Contains(p.Addrs[:i], a) {
+			return fmt.Errorf("Addrs[%d] %q: listed twice", i, a)
+		}
+	}
+	return nil
+}

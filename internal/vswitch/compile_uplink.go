@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package vswitch
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// UplinkPort is an uplink and the port number it got.
+type UplinkPort struct {
+	Port    PortID
+	Ifindex int
+	Name    string
+}
+
+// uplinkMemo remembers the uplinks as they were and what follows from them.
+type uplinkMemo struct {
+	made bool
+	was  []Uplink
+	mtu  uint16       // the smallest, or defaultMTU
+	nat  []netip.Addr // every NAT pool address once, sorted
+}
+
+func (c *Compiler) compileUplinks(_ State, f Facts, t *Tables) error {
+	m := &c.uplinks
+	if m.made && slices.EqualFunc(m.was, f.Uplinks, equalUplink) {
+		return nil
+	}
+	sorted := slices.Clone(f.Uplinks)
+	slices.SortFunc(sorted, func(a, b Uplink) int { return a.Ifindex - b.Ifindex })
+	if len(sorted) > MaxUplinks {
+		return fmt.Errorf("Facts.Uplinks: %d interfaces, over %d", len(sorted), MaxUplinks)
+	}
+
+	// A port number follows from the ifindex alone unless two collide modulo
+	// MaxUplinks, in which case the later interface takes the next free number.
+	// So numbers move only when a colliding, older interface comes or goes.
+	taken := map[int]bool{}
+	blocks := map[PortID]*block{}
+	var list []UplinkPort
+	mtu := uint16(0)
+	var nat []netip.Addr
+	for i, u := range sorted {
+		if u.Ifindex <= 0 {
+			return fmt.Errorf("Facts.Uplinks %q: ifindex %d", u.Name, u.Ifindex)
+		}
+		if i > 0 && sorted[i-1].Ifindex == u.Ifindex {
+			return fmt.Errorf("Facts.Uplinks %q: ifindex %d is also %q", u.Name, u.Ifindex, sorted[i-1].Name)
+		}
+		slot := u.Ifindex % MaxUplinks
+		for taken[slot] {
+			slot = (slot + 1) % MaxUplinks
+		}
+		taken[slot] = true
+		up := UplinkPort{Port: MaxPorts - 1 - PortID(slot), Ifindex: u.Ifindex, Name: u.Name}
+		list = append(list, up)
+		if u.MTU != 0 && (mtu == 0 || u.MTU < mtu) {
+			mtu = u.MTU
+		}
+		b, pools := uplinkBlock(u, up.Port, slot)
+		blocks[up.Port] = b
+		nat = append(nat, pools...)
+	}
+	slices.SortFunc(list, func(a, b UplinkPort) int { return int(b.Port) - int(a.Port) })
+	slices.SortFunc(nat, netip.Addr.Compare)
+
+	// Uplinks that did not change keep their block, so Diff need not look.
+	for port, b := range blocks {
+		if old := t.uplinks[port]; old != nil && old.equal(&b.rows) {
+			blocks[port] = old
+		}
+	}
+	t.uplinks, t.Uplinks = blocks, list
+	*m = uplinkMemo{made: true, was: cloneUplinks(f.Uplinks), mtu: mtu, nat: slices.Compact(nat)}
+	if m.mtu == 0 {
+		m.mtu = defaultMTU
+	}
+	return nil
+}
+
+// uplinkBlock makes the rows of one uplink; slot numbers its NAT pools.
+func uplinkBlock(u Uplink, port PortID, slot int) (*block, []netip.Addr) {
+	b := &block{global: true, epochPorts: []PortID{port}}
+	row := PortRow{
+		Ifindex: uint32(u.Ifindex), Kind: uint8(PortUplink), Flags: portUp, Mtu: u.MTU, Mac: u.MAC,
+	}
+	if row.Mtu == 0 {
+		row.Mtu = defaultMTU
+	}
+	var pools []netip.Addr
+	pool := func(index uint32, a netip.Addr) uint16 {
+		if !a.IsValid() {
+			return 0
+		}
+		pools = append(pools, a)
+		b.natpool = append(b.natpool, Entry[uint32, NATPoolRow]{index, natPoolRow(a)})
+		return uint16(index)
+	}
+	row.Natpool4 = pool(uint32(1+2*slot), sourceAddr(u.Addrs, true))
+	row.Natpool6 = pool(uint32(2+2*slot), sourceAddr(u.Addrs, false))
+	b.port = []Entry[uint32, PortRow]{{uint32(port), row}}
+	b.ifport = []Entry[uint32, uint32]{{uint32(u.Ifindex), uint32(port)}}
+	return b, pools
+}
+
+// sourceAddr picks the address outbound NAT shows: the first global one of the
+// family; for IPv6 a unique local one only where there is no other.
+func sourceAddr(addrs []netip.Prefix, is4 bool) netip.Addr {
+	var second netip.Addr
+	for _, p := range addrs {
+		a := p.Addr()
+		switch {
+		case a.Is4() != is4 || !a.IsGlobalUnicast() || a.Is4In6() || a.Zone() != "":
+		case is4 || !a.IsPrivate():
+			return a
+		case !second.IsValid():
+			second = a
+		}
+	}
+	return second
+}
+
+func equalUplink(a, b Uplink) bool {
+	return a.Name == b.Name && a.Ifindex == b.Ifindex && a.MAC == b.MAC && a.MTU == b.MTU && slices.Equal(a.Addrs, b.Addrs)
+}
+
+func cloneUplinks(us []Uplink) []Uplink {
+	us = slices.Clone(us)
+	for i := range us {
+		us[i].Addrs = slices.Clone(us[i].Addrs)
+	}
+	return us
+}

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package vswitch
+
+import (
+	"maps"
+	"slices"
+)
+
+// Delta leads from one Tables to another. Carry it out in this order: Steps one
+// after the other, then add one to each entry of Epochs, then Attach and Detach.
+type Delta struct {
+	Steps []Step
+	// Epochs are indexes into the epoch map: flows built with an older value walk
+	// the pipeline again. Sorted.
+	Epochs []uint32
+	// Attach and Detach are uplinks. The port number is no part of an attachment.
+	Attach, Detach []UplinkPort
+	// AttachHooks and DetachHooks tell about the socket hooks.
+	AttachHooks, DetachHooks bool
+}
+
+// Step writes or removes rows of one map, in any order within the step.
+type Step struct {
+	Map  string // name as in package bpf
+	Keys any    // slice of the map's key type
+	// Values is a slice as long as Keys, or nil to remove the keys. Arrays have no
+	// removal: a row that goes is written as zeros.
+	Values any
+	Rows   int // length of Keys
+}
+
+// Empty reports whether there is nothing to do.
+func (d *Delta) Empty() bool {
+	return len(d.Steps) == 0 && len(d.Epochs) == 0 && len(d.Attach) == 0 && len(d.Detach) == 0 && !d.AttachHooks && !d.DetachHooks
+}
+
+// Diff returns what leads from old to new. It compares only blocks that the two
+// do not share, so after a Compiler's small change it is as cheap as that change.
+//
+// A packet between two steps sees the old state or the new one of each object,
+// never a row that points to a missing one: what is pointed to comes first and
+// goes last. Published ports that go are removed before anything else, so that
+// what they pointed to may be used anew. Flows decided before are caught by the
+// epochs, which therefore come last.
+func Diff(old, new Tables) Delta {
+	var was, is []*block
+	epochs := map[uint32]bool{}
+	stale := func(b *block, addrs bool) {
+		for _, p := range b.epochPorts {
+			epochs[uint32(p)] = true
+		}
+		for _, n := range b.epochNets {
+			epochs[epochNet+uint32(n)] = true
+		}
+		if addrs {
+			for _, n := range b.addrNets {
+				epochs[epochNet+uint32(n)] = true
+			}
+		}
+		if b.global {
+			epochs[epochGlobal] = true
+		}
+	}
+	changed := func(a, b *block) {
+		if a == b || a != nil && b != nil && a.equal(&b.rows) {
+			return
+		}
+		addrs := a == nil || b == nil || !slices.Equal(a.addr, b.addr)
+		if a != nil {
+			was = append(was, a)
+			stale(a, addrs)
+		}
+		if b != nil {
+			is = append(is, b)
+			stale(b, addrs)
+		}
+	}
+	changed(old.cfg, new.cfg)
+	changed(old.host, new.host)
+	pair(old.uplinks, new.uplinks, changed)
+	pair(old.nets, new.nets, changed)
+	pair(old.floods, new.floods, changed)
+	pair(old.ports, new.ports, changed)
+	pair(old.mappings, new.mappings, changed)
+
+	d := Delta{Epochs: slices.Sorted(maps.Keys(epochs))}
+	d.Attach = without(new.Uplinks, old.Uplinks)
+	d.Detach = without(old.Uplinks, new.Uplinks)
+	d.AttachHooks = new.SocketHooks && !old.SocketHooks
+	d.DetachHooks = old.SocketHooks && !new.SocketHooks
+
+	cfg := change("cfg", was, is, func(r *rows) []Entry[uint32, CfgRow] { return r.cfg })
+	net := change("net", was, is, func(r *rows) []Entry[uint32, NetRow] { return r.net })
+	natpool := change("natpool", was, is, func(r *rows) []Entry[uint32, NATPoolRow] { return r.natpool })
+	busy := change("portbusy", was, is, func(r *rows) []Entry[BusyKey, uint8] { return r.busy })
+	route := change("route", was, is, func(r *rows) []Entry[RouteKey, RouteRow] { return r.route })
+	portip := change("portip", was, is, func(r *rows) []Entry[PortIPKey, uint8] { return r.portip })
+	port := change("port", was, is, func(r *rows) []Entry[uint32, PortRow] { return r.port })
+	flood := change("flood", was, is, func(r *rows) []Entry[FloodKey, uint32] { return r.flood })
+	floodn := change("floodn", was, is, func(r *rows) []Entry[uint32, uint32] { return r.floodn })
+	backend := change("backend", was, is, func(r *rows) []Entry[uint32, BackendRow] { return r.backend })
+	slot := change("slot", was, is, func(r *rows) []Entry[SlotKey, uint32] { return r.slot })
+	addr := change("addr", was, is, func(r *rows) []Entry[AddrKey, AddrRow] { return r.addr })
+	ifport := change("ifport", was, is, func(r *rows) []Entry[uint32, uint32] { return r.ifport })
+	svc := change("svc", was, is, func(r *rows) []Entry[SvcKey, SvcRow] { return r.svc })
+
+	s := stepList{}
+	s.remove(svc)
+	s.put(cfg).put(net).put(natpool).put(busy).put(route).put(portip).put(port).put(flood).put(floodn)
+	// New backends first, then who points to them; an entry whose former user has
+	// been led away by then is overwritten last.
+	s.insert(backend).put(slot).overwrite(backend)
+	s.put(addr).put(ifport).put(svc)
+	s.remove(addr).remove(ifport).remove(slot).zero(backend).remove(flood).remove(portip).remove(route)
+	s.zero(floodn).zero(port).remove(busy).zero(natpool).zero(net).zero(cfg)
+	d.Steps = s.steps
+	return d
+}
+
+// without returns the uplinks of a that are not in b.
+func without(a, b []UplinkPort) []UplinkPort {
+	var out []UplinkPort
+	for _, u := range a {
+		if !slices.ContainsFunc(b, func(v UplinkPort) bool { return v.Ifindex == u.Ifindex }) {
+			out = append(out, u)
+		}
+	}
+	return out
+}
+
+func pair[K comparable](old, new map[K]*block, f func(a, b *block)) {
+	for k, b := range new {
+		if a := old[k]; a != b {
+			f(a, b)
+		}
+	}
+	for k, a := range old {
+		if new[k] == nil {
+			f(a, nil)
+		}
+	}
+}
+
+// rowChange is what happens to one map.
+type rowChange interface{ step(kind stepKind) Step }
+
+type stepKind uint8
+
+const (
+	stepInsert stepKind = iota // keys that are new
+	stepUpdate                 // keys that are there with another value
+	stepPut                    // both
+	stepRemove                 // keys that go
+	stepZero                   // keys that go, of an array
+)
+
+type mapChange[K, V comparable] struct {
+	name                    string
+	inserts, updates, gones []Entry[K, V]
+}
+
+func change[K, V comparable](name string, was, is []*block, get func(*rows) []Entry[K, V]) mapChange[K, V] {
+	c := mapChange[K, V]{name: name}
+	var before map[K]V
+	for _, b := range was {
+		for _, e := range get(&b.rows) {
+			if before == nil {
+				before = map[K]V{}
+			}
+			before[e.Key] = e.Value
+		}
+	}
+	for _, b := range is {
+		for _, e := range get(&b.rows) {
+			switch v, ok := before[e.Key]; {
+			case !ok:
+				c.inserts = append(c.inserts, e)
+			case v != e.Value:
+				c.updates = append(c.updates, e)
+				delete(before, e.Key)
+			default:
+				delete(before, e.Key)
+			}
+		}
+	}
+	for k, v := range before {
+		c.gones = append(c.gones, Entry[K, V]{k, v})
+	}
+	return c
+}
+
+func (c mapChange[K, V]) step(kind stepKind) Step {
+	var from [2][]Entry[K, V]
+	switch kind {
+	case stepInsert:
+		from[0] = c.inserts
+	case stepUpdate:
+		from[0] = c.updates
+	case stepPut:
+		from[0], from[1] = c.inserts, c.updates
+	case stepRemove, stepZero:
+		from[0] = c.gones
+	}
+	n := len(from[0]) + len(from[1])
+	if n == 0 {
+		return Step{}
+	}
+	keys := make([]K, 0, n)
+	values := make([]V, 0, n)
+	for _, l := range from {
+		for _, e := range l {
+			keys = append(keys, e.Key)
+			if kind == stepZero {
+				var zero V
+				values = append(values, zero)
+			} else {
+				values = append(values, e.Value)
+			}
+		}
+	}
+	s := Step{Map: c.name, Keys: keys, Values: values, Rows: n}
+	if kind == stepRemove {
+		s.Values = nil
+	}
+	return s
+}
+
+type stepList struct{ steps []Step }
+
+func (l *stepList) add(c rowChange, kind stepKind) *stepList {
+	if s := c.step(kind); s.Rows > 0 {
+		l.steps = append(l.steps, s)
+	}
+	return l
+}
+
+func (l *stepList) put(c rowChange) *stepList       { return l.add(c, stepPut) }
+func (l *stepList) insert(c rowChange) *stepList    { return l.add(c, stepInsert) }
+func (l *stepList) overwrite(c rowChange) *stepList { return l.add(c, stepUpdate) }
+func (l *stepList) remove(c rowChange) *stepList    { return l.add(c, stepRemove) }
+func (l *stepList) zero(c rowChange) *stepList      { return l.add(c, stepZero) }

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package vswitch
+
+import "slices"
+
+// Entry is one row of one configuration map.
+type Entry[K, V comparable] struct {
+	Key   K
+	Value V
+}
+
+// rows are the rows of one object, by map. Keys are unique in the union of all
+// objects of valid Tables, so the union needs no merging rules.
+type rows struct {
+	port    []Entry[uint32, PortRow]
+	net     []Entry[uint32, NetRow]
+	ifport  []Entry[uint32, uint32]
+	portip  []Entry[PortIPKey, uint8]
+	addr    []Entry[AddrKey, AddrRow]
+	route   []Entry[RouteKey, RouteRow]
+	svc     []Entry[SvcKey, SvcRow]
+	slot    []Entry[SlotKey, uint32]
+	backend []Entry[uint32, BackendRow]
+	natpool []Entry[uint32, NATPoolRow]
+	busy    []Entry[BusyKey, uint8]
+	flood   []Entry[FloodKey, uint32]
+	floodn  []Entry[uint32, uint32]
+	cfg     []Entry[uint32, CfgRow]
+}
+
+// block is what one object contributes. Blocks are never changed once made:
+// Tables share them, and Diff skips a block that both sides share.
+type block struct {
+	rows
+	// What a change of this block makes stale: flows through ports, flows of
+	// networks, or everything. addrNets only when addr rows change: somebody in
+	// that network may hold a flow to an address that is now elsewhere.
+	epochPorts []PortID
+	epochNets  []NetworkID
+	addrNets   []NetworkID
+	global     bool
+}
+
+// equal reports whether two objects contribute the same.
+func (r *rows) equal(o *rows) bool {
+	return slices.Equal(r.port, o.port) && slices.Equal(r.net, o.net) && slices.Equal(r.ifport, o.ifport) &&
+		slices.Equal(r.portip, o.portip) && slices.Equal(r.addr, o.addr) && slices.Equal(r.route, o.route) &&
+		slices.Equal(r.svc, o.svc) && slices.Equal(r.slot, o.slot) && slices.Equal(r.backend, o.backend) &&
+		slices.Equal(r.natpool, o.natpool) && slices.Equal(r.busy, o.busy) && slices.Equal(r.flood, o.flood) &&
+		slices.Equal(r.floodn, o.floodn) && slices.Equal(r.cfg, o.cfg)
+}

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package vswitch
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Tables are the content of every configuration map, and where programs must be
+// attached. They are the union of the rows of each object, are never changed once
+// made, and share what did not change with the Tables made before. The zero value
+// is a switch with nothing in it.
+type Tables struct {
+	// Uplinks to attach, from the highest port number down.
+	Uplinks []UplinkPort
+	// SocketHooks tells that host processes must be translated at connect and
+	// sendmsg: something is published.
+	SocketHooks bool
+
+	cfg, host *block
+	uplinks   map[PortID]*block
+	nets      map[NetworkID]*block
+	floods    map[NetworkID]*block
+	ports     map[PortID]*block
+	mappings  map[mappingKey]*block
+}
+
+// blocks yields every object's block.
+func (t Tables) blocks(yield func(*block) bool) {
+	for _, b := range []*block{t.cfg, t.host} {
+		if b != nil && !yield(b) {
+			return
+		}
+	}
+	_ = each(t.uplinks, yield) && each(t.nets, yield) && each(t.floods, yield) && each(t.ports, yield) && each(t.mappings, yield)
+}
+
+func each[K comparable](m map[K]*block, yield func(*block) bool) bool {
+	for _, b := range m {
+		if !yield(b) {
+			return false
+		}
+	}
+	return true
+}
+
+// Port returns the row of a port, and whether there is one.
+func (t Tables) Port(id PortID) (PortRow, bool) {
+	b := t.ports[id]
+	if b == nil {
+		b = t.uplinks[id]
+	}
+	if b == nil || len(b.port) == 0 {
+		return PortRow{}, false
+	}
+	return b.port[0].Value, true
+}
+
+// String lists all rows, one a line, sorted: what golden tests and people compare.
+func (t Tables) String() string {
+	var lines []string
+	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	for _, u := range t.Uplinks {
+		add("attach %s ifindex %d port %d", u.Name, u.Ifindex, u.Port)
+	}
+	if t.SocketHooks {
+		add("attach socket hooks")
+	}
+	for b := range t.blocks {
+		b.print(add)
+	}
+	// Numbers are padded in no line, so sort by text but shorter numbers first.
+	slices.SortFunc(lines, func(a, b string) int { return cmp.Or(natural(a, b), strings.Compare(a, b)) })
+	if len(lines) == 0 {
+		return ""
+	}
+	return strings.Join(lines, "\n") + "\n"
+}
+
+func (b *block) print(add func(string, ...any)) {
+	for _, e := range b.cfg {
+		add("cfg anchor %d netns %d events %d/s", e.Value.AnchorIfindex, e.Value.NetnsCookie, e.Value.EventRate)
+	}
+	for _, e := range b.port {
+		v := e.Value
+		s := fmt.Sprintf("port %d %s %s ifindex %d", e.Key, PortKind(v.Kind), upDown(v.Flags), v.Ifindex)
+		if v.NicIfindex != 0 {
+			s += fmt.Sprintf(" nic %d", v.NicIfindex)
+		}
+		s += fmt.Sprintf(" net %d zone %d mtu %d mac %s gw %s", v.Net, v.Zone, v.Mtu, MAC(v.Mac), MAC(v.GwMac))
+		if v.Natpool4 != 0 || v.Natpool6 != 0 {
+			s += fmt.Sprintf(" natpool %d %d", v.Natpool4, v.Natpool6)
+		}
+		add("%s", s)
+	}
+	for _, e := range b.net {
+		v := e.Value
+		add("net %d zone %d flags %s host %d mtu %d hairpin %s %s", e.Key, v.Zone, NetFlags(v.Flags), v.HostPort, v.Mtu, ip(v.Hairpin4.B), ip(v.Hairpin6.B))
+	}
+	for _, e := range b.ifport {
+		add("ifport %d -> port %d", e.Key, e.Value)
+	}
+	for _, e := range b.portip {
+		add("portip %d %s", e.Key.Port, ip(e.Key.Addr.B))
+	}
+	for _, e := range b.addr {
+		add("addr zone %d %s -> port %d %s%s", e.Key.Zone, ip(e.Key.Addr.B), e.Value.Port, MAC(e.Value.Mac), addrFlags(e.Value.Flags))
+	}
+	for _, e := range b.route {
+		a := ip(e.Key.Addr.B)
+		bits := int(e.Key.Prefixlen) - 32
+		if a.Is4() && bits >= 96 {
+			bits -= 96
+		}
+		add("route zone %d %s/%d -> %s", e.Key.Zone, a, bits, routeName(e.Value.Kind))
+	}
+	for _, e := range b.svc {
+		scope := ""
+		if e.Key.Scope == scopeHost {
+			scope = " host"
+		}
+		add("svc zone %d %s %s %d%s -> %d bank %d count %d", e.Key.Zone, protoName(e.Key.Proto), ip(e.Key.Vip.B), be16(e.Key.PortBe), scope,
+			e.Value.Id, e.Value.Bank, e.Value.Count)
+	}
+	for _, e := range b.slot {
+		add("slot %d bank %d %d -> backend %d", e.Key.Svc, e.Key.Bank, e.Key.I, e.Value)
+	}
+	for _, e := range b.backend {
+		add("backend %d zone %d port %d %s %d", e.Key, e.Value.Zone, e.Value.Port, ip(e.Value.Addr.B), be16(e.Value.PortBe))
+	}
+	for _, e := range b.natpool {
+		add("natpool %d %s %d-%d", e.Key, ip(e.Value.Addr.B), e.Value.Lo, e.Value.Hi)
+	}
+	for _, e := range b.busy {
+		add("portbusy %s %s %d", protoName(e.Key.Proto), ip(e.Key.Addr.B), be16(e.Key.PortBe))
+	}
+	for _, e := range b.flood {
+		add("flood net %d %d -> port %d", e.Key.Net, e.Key.I, e.Value)
+	}
+	for _, e := range b.floodn {
+		add("floodn net %d %d", e.Key, e.Value)
+	}
+}
+
+// natural compares text with runs of digits by value.
+func natural(a, b string) int {
+	for a != "" && b != "" {
+		x, y := digits(a), digits(b)
+		if x > 0 && y > 0 {
+			if n, m := strings.TrimLeft(a[:x], "0"), strings.TrimLeft(b[:y], "0"); n != m {
+				if len(n) != len(m) {
+					return len(n) - len(m)
+				}
+				return strings.Compare(n, m)
+			}
+			a, b = a[x:], b[y:]
+			continue
+		}
+		if a[0] != b[0] {
+			return int(a[0]) - int(b[0])
+		}
+		a, b = a[1:], b[1:]
+	}
+	return len(a) - len(b)
+}
+
+func digits(s string) int {
+	n := 0
+	for n < len(s) && s[n] >= '0' && s[n] <= '9' {
+		n++
+	}
+	return n
+}
+
+// String names the kind as drawings do.
+func (k PortKind) String() string {
+	names := [...]string{"none", "container", "vm", "host", "uplink", "tunnel"}
+	if int(k) < len(names) {
+		return names[k]
+	}
+	return fmt.Sprintf("kind%d", uint8(k))
+}
+
+// String lists the flags, "-" for none.
+func (f NetFlags) String() string {
+	var s []string
+	for i, name := range [...]string{"snat", "hostnic", "uplink", "flood"} {
+		if f&(1<<i) != 0 {
+			s = append(s, name)
+		}
+	}
+	if len(s) == 0 {
+		return "-"
+	}
+	return strings.Join(s, ",")
+}
+
+func upDown(flags uint8) string {
+	if flags&portUp != 0 {
+		return "up"
+	}
+	return "down"
+}
+
+func addrFlags(f uint8) string {
+	s := ""
+	if f&addrGateway != 0 {
+		s += " gateway"
+	}
+	if f&addrHost != 0 {
+		s += " host"
+	}
+	return s
+}
+
+func routeName(k uint16) string {
+	switch k {
+	case routeLocal:
+		return "local"
+	case routeUplink:
+		return "uplink"
+	case routeReject:
+		return "reject"
+	}
+	return "?"
+}
