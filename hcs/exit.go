@@ -105,3 +105,9 @@ const (
 	DetailGuestCrash            = "GuestCrash"
 	DetailProcessUnexpectedExit = "ProcessUnexpectedExit"
 )
+
+// SystemExitData is the data of SystemExited.
+type SystemExitData struct {
+	RuntimeId string `json:",omitempty"`
+	SystemExitStatus
+}

@@ -10,7 +10,7 @@ import (
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"gatehouse.dev/gatehouse/hcs"
-	"gatehouse.dev/gatehouse/internal/compute/worker"
+	"gatehouse.dev/gatehouse/internal/compute/held"
 )
 
 // Images is what the service asks of the image store.
@@ -60,12 +60,12 @@ type Plugged struct {
 type Workers interface {
 	// Spawn writes spec.Dir/spec.json, starts the worker and returns when it
 	// answers: the system is Created. An error leaves nothing.
-	Spawn(ctx context.Context, spec worker.Spec) (worker.Client, error)
-	// Adopt connects to the worker of a directory. worker.ErrGone (by errors.Is):
+	Spawn(ctx context.Context, spec held.Spec) (held.Client, error)
+	// Adopt connects to the worker of a directory. held.ErrGone (by errors.Is):
 	// it is dead; its journal can still be read and Sweep clears it away.
-	Adopt(ctx context.Context, dir string) (worker.Client, error)
+	Adopt(ctx context.Context, dir string) (held.Client, error)
 	// Journal reads the journal of a dead worker from its directory.
-	Journal(dir string) ([]worker.JournalEntry, error)
+	Journal(dir string) ([]held.JournalEntry, error)
 	// Sweep ends whatever is left of a dead or unwanted worker: the processes in its
 	// cgroup, the runtime's state, mounts, the worker itself, the directory. It
 	// works from spec.json and dir alone and may be repeated.

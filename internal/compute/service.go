@@ -18,11 +18,10 @@ import (
 	"iter"
 	"log/slog"
 	"net"
-	"time"
 
 	"gatehouse.dev/gatehouse/hcs"
 	"gatehouse.dev/gatehouse/internal/compute/model"
-	"gatehouse.dev/gatehouse/internal/compute/worker"
+	"gatehouse.dev/gatehouse/internal/compute/held"
 	"gatehouse.dev/gatehouse/internal/instance"
 	"gatehouse.dev/gatehouse/internal/store"
 )
@@ -57,7 +56,7 @@ type CreateOptions struct {
 	// system's. A failure to start is then told by an error frame too.
 	Attach func(runtimeID string) (conn *net.UnixConn, early []byte, err error)
 	// AttachOptions of that connection.
-	AttachOptions worker.AttachOptions
+	AttachOptions held.AttachOptions
 }
 
 // Created is the answer of Create.
@@ -69,26 +68,6 @@ type Created struct {
 	Lease *Lease
 	// Revision of the commit that made the answer true.
 	Revision uint64
-}
-
-// LogOptions of Logs.
-type LogOptions struct {
-	Follow bool
-	// Tail is how many of the last lines to begin with; negative = all.
-	Tail int
-	// Since and Until bound the lines' time; zero = unbounded.
-	Since, Until time.Time
-	// Stdout and Stderr select; both false = both.
-	Stdout, Stderr bool
-}
-
-// LogLine is one line, or one part of a long line, of a system's output.
-type LogLine struct {
-	Time   time.Time
-	Stream string // stdout, stderr
-	// Partial: the line goes on in the next LogLine of the stream.
-	Partial bool
-	Text    []byte // without the newline
 }
 
 // Lease keeps a system with ShouldTerminateOnLastHandleClosed alive. Close it once.
@@ -213,13 +192,13 @@ func (h *HCS) WaitProcess(ctx context.Context, id, process string) (hcs.ProcessS
 // Attach hands conn, on which 101 was answered, to the worker, which speaks stdio
 // frames on it. The caller closes its own conn afterwards. early is what was
 // already read from it.
-func (h *HCS) Attach(ctx context.Context, id, process string, o worker.AttachOptions, conn *net.UnixConn, early []byte) error {
+func (h *HCS) Attach(ctx context.Context, id, process string, o held.AttachOptions, conn *net.UnixConn, early []byte) error {
 	return errStub
 }
 
 // Logs yields the lines of init's output. A follower ends when the system stopped
 // and all was read, or with ctx.
-func (h *HCS) Logs(ctx context.Context, id string, o LogOptions) (iter.Seq2[LogLine, error], error) {
+func (h *HCS) Logs(ctx context.Context, id string, o hcs.LogOptions) (iter.Seq2[hcs.LogRecord, error], error) {
 	return nil, errStub
 }
 
