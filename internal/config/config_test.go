@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestParse(t *testing.T) {
+	for _, tt := range []struct{ name, text, want string }{
+		{"empty", "", ""},
+		{"all", "runtime='crun'\nsocket_group='adm'\n[log]\nlevel='debug'\nformat='json'\n[network]\ndefault='none'\nsubnets=['10.9.0.0/16','fd00::/64']\nuplinks=['eth*']\nmtu=1400\n[dns]\nupstream=['1.1.1.1']\n", ""},
+		{"unknown key", "runtime = 'runc'\nruntme = 'x'\n", `line 2: unknown key "runtme"; remove it or correct its name`},
+		{"unknown in table", "[log]\nlevel='info'\n\n[network]\nlevel='info'\n", `line 5: unknown key "network.level"`},
+		{"unknown table", "\n[netwrk]\nmtu=1\n", `line 2: unknown key "netwrk"`},
+		{"syntax", "runtime = \n", "line 1: "},
+		{"type", "[network]\nmtu='x'\n", "incompatible types"},
+		{"level", "[log]\nlevel='loud'\n", `line 2: log.level: "loud" is none of debug, info, warn, error`},
+		{"subnet", "[network]\nmtu=1500\nsubnets=['10.0.0.0/33']\n", `line 3: network.subnets: "10.0.0.0/33" is not a prefix`},
+		{"two of a family", "[network]\nsubnets=['10.0.0.0/24','10.1.0.0/24']\n", "at most one prefix of each family"},
+		{"upstream", "dns.upstream=['x']\n", `line 1: dns.upstream: "x" is not an IP address`},
+		{"mtu", "[network]\nmtu=10\n", "line 2: network.mtu: 10 is outside 576..65535"},
+		{"uplinks", "[network]\nuplinks=['[']\n", "is not a pattern"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := Parse(tt.text)
+			switch {
+			case tt.want == "" && err != nil:
+				t.Fatal(err)
+			case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
+				t.Fatalf("got error %v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestLoad(t *testing.T) {
+	p := filepath.Join(t.TempDir(), "c.toml")
+	if _, err := Load(p, false); err != nil {
+		t.Fatalf("absent file: %v", err)
+	}
+	if _, err := Load(p, true); err == nil {
+		t.Fatal("absent file that was named: no error")
+	}
+	if err := os.WriteFile(p, []byte("x=1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(p, false); err == nil || !strings.HasPrefix(err.Error(), p+": line 1: ") {
+		t.Fatalf("got %v, want the file and line named", err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add("[log]\nlevel='x'\n")
+	f.Add("a.b.c=1\n[a]\n[[a.b]]")
+	f.Fuzz(func(t *testing.T, s string) { _, _ = Parse(s) })
+}
