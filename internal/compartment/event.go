@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package compartment
+
+import (
+	"net/netip"
+	"slices"
+	"syscall"
+	"unsafe"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// event applies one message of rtnetlink(7). changed: links or addresses of
+// others did; told: watchers should hear of it whatever the facts are. Messages
+// that are too short or make no sense are as good as none. v.mu is held.
+func (v *view) event(m *syscall.NetlinkMessage) (changed, told bool) {
+	switch m.Header.Type {
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		return v.linkEvent(m)
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		return v.addrEvent(m)
+	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+		return false, v.routeEvent(m)
+	case unix.RTM_DELQDISC:
+		return false, v.qdiscEvent(m)
+	}
+	return false, false
+}
+
+func (v *view) linkEvent(m *syscall.NetlinkMessage) (changed, told bool) {
+	if len(m.Data) < unix.SizeofIfInfomsg {
+		return false, false
+	}
+	info := (*unix.IfInfomsg)(unsafe.Pointer(&m.Data[0]))
+	index := int(info.Index)
+	if info.Family != unix.AF_UNSPEC { // a bridge's port, told of in the bridge's family
+		return false, false
+	}
+	if m.Header.Type == unix.RTM_DELLINK {
+		l, known := v.links[index]
+		delete(v.links, index)
+		delete(v.addrs, index)
+		if v.expected[index] {
+			delete(v.expected, index)
+			return false, false
+		}
+		if known && l.ours {
+			v.lost = append(v.lost, loss{name: l.name, index: index, device: true})
+			return false, true
+		}
+		return known, false
+	}
+	l := link{
+		up: info.Flags&unix.IFF_UP != 0, loopback: info.Flags&unix.IFF_LOOPBACK != 0,
+		ethernet: info.Type == unix.ARPHRD_ETHER,
+	}
+	for _, a := range attributes(m.Data[unix.SizeofIfInfomsg:]) {
+		switch a.Attr.Type {
+		case unix.IFLA_IFNAME:
+			l.name = unix.ByteSliceToString(a.Value)
+		case unix.IFLA_ADDRESS:
+			if len(a.Value) == len(l.mac) {
+				copy(l.mac[:], a.Value)
+			}
+		case unix.IFLA_MTU:
+			if len(a.Value) >= 4 {
+				l.mtu = int(nl.NativeEndian().Uint32(a.Value))
+			}
+		}
+	}
+	l.ours = v.owns(l.name)
+	old, known := v.links[index]
+	v.links[index] = l
+	if known && old == l {
+		return false, false
+	}
+	return !l.ours || known && !old.ours, false
+}
+
+func (v *view) addrEvent(m *syscall.NetlinkMessage) (changed, told bool) {
+	if len(m.Data) < unix.SizeofIfAddrmsg {
+		return false, false
+	}
+	info := (*unix.IfAddrmsg)(unsafe.Pointer(&m.Data[0]))
+	index := int(info.Index)
+	var local, remote netip.Addr
+	for _, a := range attributes(m.Data[unix.SizeofIfAddrmsg:]) {
+		switch a.Attr.Type {
+		case unix.IFA_LOCAL:
+			local, _ = netip.AddrFromSlice(a.Value)
+		case unix.IFA_ADDRESS:
+			remote, _ = netip.AddrFromSlice(a.Value)
+		}
+	}
+	if !local.IsValid() { // IPv6 has it only when there is a peer
+		local = remote
+	}
+	p := netip.PrefixFrom(local, int(info.Prefixlen))
+	if !p.IsValid() {
+		return false, false
+	}
+	del := m.Header.Type == unix.RTM_DELADDR
+	if l := v.links[index]; l.ours {
+		if del && !v.expected[index] && !local.IsLinkLocalUnicast() {
+			v.lost = append(v.lost, loss{name: l.name, index: index})
+			return false, true
+		}
+		return false, false
+	}
+	a := address{p, isGlobal(info.Scope)}
+	have := slices.Index(v.addrs[index], a)
+	switch {
+	case del && have >= 0:
+		v.addrs[index] = slices.Delete(v.addrs[index], have, have+1)
+	case !del && have < 0:
+		v.addrs[index] = append(v.addrs[index], a)
+	default:
+		return false, false // its lifetime changed
+	}
+	return true, false
+}
+
+// routeEvent: others' routes, which change where outbound traffic goes.
+func (v *view) routeEvent(m *syscall.NetlinkMessage) bool {
+	if len(m.Data) < unix.SizeofRtMsg {
+		return false
+	}
+	info := (*unix.RtMsg)(unsafe.Pointer(&m.Data[0]))
+	if info.Flags&unix.RTM_F_CLONED != 0 || info.Type != unix.RTN_UNICAST || info.Protocol == unix.RTPROT_KERNEL {
+		return false // cached, local, or a consequence of an address we hear of
+	}
+	for _, a := range attributes(m.Data[unix.SizeofRtMsg:]) {
+		if a.Attr.Type == unix.RTA_OIF && len(a.Value) >= 4 {
+			return !v.links[int(nl.NativeEndian().Uint32(a.Value))].ours
+		}
+	}
+	return true
+}
+
+// qdiscEvent: "tc qdisc del" by somebody who did not know what it was for.
+func (v *view) qdiscEvent(m *syscall.NetlinkMessage) bool {
+	if len(m.Data) < nl.SizeofTcMsg {
+		return false
+	}
+	index := int(nl.DeserializeTcMsg(m.Data).Ifindex)
+	l := v.links[index]
+	if !l.ours || v.expected[index] {
+		return false
+	}
+	for _, a := range attributes(m.Data[nl.SizeofTcMsg:]) {
+		if a.Attr.Type == nl.TCA_KIND && unix.ByteSliceToString(a.Value) == "clsact" {
+			v.lost = append(v.lost, loss{name: l.name, index: index})
+			return true
+		}
+	}
+	return false
+}
+
+func attributes(b []byte) []syscall.NetlinkRouteAttr {
+	all, err := nl.ParseRouteAttr(b)
+	if err != nil {
+		return nil
+	}
+	return all
+}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package compartment
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"gatehouse.dev/gatehouse/internal/vswitch"
+)
+
+// facts puts together what the view knows of others and what we know of ours, so
+// that a host vNIC just made shows at once.
+func (h *Host) facts() vswitch.Facts {
+	f := vswitch.Facts{Ifindex: maps.Clone(h.devices), Anchor: h.anchor, NetnsCookie: h.cookie}
+	f.Uplinks, f.HostAddrs = h.view.facts()
+	for _, n := range h.nics {
+		for _, a := range n.want.Addrs {
+			if isHostAddr(a.Addr()) {
+				f.HostAddrs = append(f.HostAddrs, a.Addr())
+			}
+		}
+	}
+	slices.SortFunc(f.HostAddrs, netip.Addr.Compare)
+	f.HostAddrs = slices.Compact(f.HostAddrs)
+	return f
+}
+
+func isHostAddr(a netip.Addr) bool {
+	return a.IsValid() && !a.IsLoopback() && !a.IsLinkLocalUnicast() && !a.IsMulticast() && !a.IsUnspecified()
+}
+
+// uplinksOf picks the devices traffic may leave by: up, Ethernet (the programs
+// expect a link-layer header) and with an address that is more than link-local.
+func uplinksOf(links map[int]link, addrs map[int][]address) ([]vswitch.Uplink, []netip.Addr) {
+	var ups []vswitch.Uplink
+	var local []netip.Addr
+	for index, l := range links {
+		if l.ours {
+			continue
+		}
+		var global []netip.Prefix
+		for _, a := range addrs[index] {
+			if isHostAddr(a.prefix.Addr()) {
+				local = append(local, a.prefix.Addr())
+				if a.global {
+					global = append(global, a.prefix)
+				}
+			}
+		}
+		if l.loopback || !l.up || !l.ethernet || len(global) == 0 {
+			continue
+		}
+		slices.SortFunc(global, func(a, b netip.Prefix) int {
+			return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+		})
+		ups = append(ups, vswitch.Uplink{Name: l.name, Ifindex: index, MAC: l.mac, MTU: uint16(min(l.mtu, 0xffff)), Addrs: global})
+	}
+	slices.SortFunc(ups, func(a, b vswitch.Uplink) int { return cmp.Compare(a.Ifindex, b.Ifindex) })
+	slices.SortFunc(local, netip.Addr.Compare)
+	return ups, slices.Compact(local)
+}
+
+func sameUplink(a, b vswitch.Uplink) bool {
+	return a.Name == b.Name && a.Ifindex == b.Ifindex && a.MAC == b.MAC && a.MTU == b.MTU && slices.Equal(a.Addrs, b.Addrs)
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package compartment
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"gatehouse.dev/gatehouse/internal/network/model"
+)
+
+// Prune removes what is ours and not in want. Namespaces lose their name before
+// it returns; devices go in the background (Settle waits for them). It goes on
+// after an error and returns all of them joined.
+func (h *Host) Prune(ctx context.Context, want model.Desired) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.load(); err != nil {
+		return fmt.Errorf("prune compartments: %w", err)
+	}
+	if h.swept && h.exactly(want) {
+		return nil
+	}
+	var errs []error
+	if err := h.pruneNamespaces(ctx, want); err != nil {
+		errs = append(errs, err)
+	}
+	keep := wantedDevices(want)
+	keep[h.inst.AnchorDevice()], keep[h.inst.AnchorPeer()] = true, true
+	for _, c := range h.comps {
+		for port := range c.vnics {
+			if !keep[port] {
+				delete(c.vnics, port)
+			}
+		}
+	}
+	for name := range h.nics {
+		if !keep[name] {
+			delete(h.nics, name)
+		}
+	}
+	for name, index := range h.devices {
+		if keep[name] {
+			continue
+		}
+		delete(h.devices, name)
+		delete(h.joined, index)
+		h.view.expect(index)
+		h.reaper.add(index, name)
+	}
+	if len(errs) == 0 {
+		h.swept = true
+	}
+	return errors.Join(errs...)
+}
+
+// exactly reports that want is what we have, no more: the usual case after a
+// create, found without building anything.
+func (h *Host) exactly(want model.Desired) bool {
+	if len(want.HostNICs) != len(h.nics) || len(want.Compartments) != len(h.comps) {
+		return false
+	}
+	ports := 0
+	for i := range want.HostNICs {
+		if h.nics[want.HostNICs[i].Name] == nil {
+			return false
+		}
+	}
+	for i := range want.Compartments {
+		c := &want.Compartments[i]
+		rec := h.comps[c.ID]
+		if rec == nil || rec.path != c.Path || len(rec.vnics) > len(c.VNICs) {
+			return false
+		}
+		for j := range c.VNICs {
+			if _, there := h.devices[c.VNICs[j].PortName]; there {
+				ports++
+			}
+		}
+	}
+	return len(h.devices) == ports+2*len(h.nics)+2 // and the anchor's two
+}
+
+func wantedDevices(want model.Desired) map[string]bool {
+	keep := make(map[string]bool, 2+2*len(want.HostNICs)+len(want.Compartments))
+	for i := range want.HostNICs {
+		keep[want.HostNICs[i].Name], keep[want.HostNICs[i].SwitchName] = true, true
+	}
+	for i := range want.Compartments {
+		for j := range want.Compartments[i].VNICs {
+			keep[want.Compartments[i].VNICs[j].PortName] = true
+		}
+	}
+	return keep
+}
+
+func (h *Host) pruneNamespaces(ctx context.Context, want model.Desired) error {
+	ids := make(map[string]bool, len(want.Compartments))
+	paths := make(map[string]bool, len(want.Compartments))
+	for i := range want.Compartments {
+		ids[want.Compartments[i].ID] = true
+		paths[filepath.Clean(want.Compartments[i].Path)] = true
+	}
+	var drop []string
+	if !h.swept { // an earlier life may have left some
+		found, err := namespacesIn(h.dir())
+		if err != nil {
+			return err
+		}
+		drop = found
+	}
+	for id, c := range h.comps {
+		if !ids[id] && !c.foreign {
+			drop = append(drop, c.path)
+		}
+	}
+	var errs []error
+	for _, path := range drop {
+		if paths[filepath.Clean(path)] {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		if err := dropNamespace(path); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for id, c := range h.comps {
+		if !ids[id] {
+			delete(h.comps, id)
+		} else if !c.foreign && !paths[filepath.Clean(c.path)] {
+			c.broken = true
+		}
+	}
+	return errors.Join(errs...)
+}
