@@ -29,7 +29,12 @@ type Step struct {
 	// removal: a row that goes is written as zeros.
 	Values any
 	Rows   int // length of Keys
+
+	at func(i int) (key, value any)
 }
+
+// At returns pointers to one row's key and value; the value is nil for a removal.
+func (s Step) At(i int) (key, value any) { return s.at(i) }
 
 // Empty reports whether there is nothing to do.
 func (d *Delta) Empty() bool {
@@ -52,15 +57,15 @@ func Diff(old, new Tables) Delta {
 			epochs[uint32(p)] = true
 		}
 		for _, n := range b.epochNets {
-			epochs[epochNet+uint32(n)] = true
+			epochs[EpochNet+uint32(n)] = true
 		}
 		if addrs {
 			for _, n := range b.addrNets {
-				epochs[epochNet+uint32(n)] = true
+				epochs[EpochNet+uint32(n)] = true
 			}
 		}
 		if b.global {
-			epochs[epochGlobal] = true
+			epochs[EpochGlobal] = true
 		}
 	}
 	changed := func(a, b *block) {
@@ -220,11 +225,10 @@ func (c mapChange[K, V]) step(kind stepKind) Step {
 			}
 		}
 	}
-	s := Step{Map: c.name, Keys: keys, Values: values, Rows: n}
 	if kind == stepRemove {
-		s.Values = nil
+		return Step{Map: c.name, Keys: keys, Rows: n, at: func(i int) (any, any) { return &keys[i], nil }}
 	}
-	return s
+	return Step{Map: c.name, Keys: keys, Values: values, Rows: n, at: func(i int) (any, any) { return &keys[i], &values[i] }}
 }
 
 type stepList struct{ steps []Step }

@@ -43,9 +43,9 @@ const (
 
 	backendActive = 1 // gh_backend.state
 
-	// Indexes into the epoch map: a port's is its id.
-	epochNet    = 8192  // GH_EPOCH_NET, plus the network id
-	epochGlobal = 16383 // GH_EPOCH_GLOBAL
+	// EpochNet and EpochGlobal index the epoch map. A port's index is its id,
+	EpochNet    = 8192  // GH_EPOCH_NET, plus the network id
+	EpochGlobal = 16383 // GH_EPOCH_GLOBAL
 )
 
 // Rows hold addresses as 16 bytes, IPv4 v4-mapped (netip.Addr.As16).

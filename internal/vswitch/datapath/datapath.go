@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+	"github.com/vishvananda/netlink"
+
+	"gatehouse.dev/gatehouse/internal/vswitch"
+	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
+)
+
+// Options say which data plane of the host is meant; see package instance.
+type Options struct {
+	// Pins is our directory on a bpffs. If it is below /sys/fs/bpf, the file
+	// system is mounted there when it is not.
+	Pins string
+	// Block is the shared ingress block of all switch ports. It exists once a
+	// device has joined it, which must have happened before the first Apply.
+	Block uint32
+	// CgroupRoot is the cgroup2 directory where socket hooks go; "" = the root of
+	// the hierarchy as found in mountinfo. Without one there are no hooks.
+	CgroupRoot string
+	// Log; nil = none.
+	Log *slog.Logger
+	// NoTCX attaches uplinks by clsact, as on kernels before 6.6.
+	NoTCX bool
+}
+
+// Datapath is one loaded generation and the state it shares with all others.
+// Make it with Open. Its methods are safe for concurrent use.
+type Datapath struct {
+	o      Options
+	log    *slog.Logger
+	cgroup string // "" = no hooks
+	nl     *netlink.Handle
+	state  map[string]*ebpf.Map // by name, of bpf.StateMaps
+	events chan Event
+
+	// mu serialises Apply and guards what follows.
+	mu     sync.Mutex
+	closed bool
+	gen    *generation    // what Apply writes to
+	live   bool           // gen is attached
+	dirty  bool           // the maps of gen may differ from tables
+	tables vswitch.Tables // what gen's maps hold
+	links  map[string]struct{}
+
+	count counters
+}
+
+// Open loads a new generation of programs. Packets do not meet it before the
+// first Apply. What a killed predecessor left half-made is removed.
+//
+// Errors name the missing kernel feature and the version that has it.
+func Open(o Options) (*Datapath, error) {
+	d, err := open(o)
+	if err != nil {
+		return nil, fmt.Errorf("open data plane: %w", err)
+	}
+	return d, nil
+}
+
+func open(o Options) (_ *Datapath, err error) {
+	d := &Datapath{o: o, log: o.Log, events: make(chan Event, eventBuffer), state: map[string]*ebpf.Map{}}
+	if d.log == nil {
+		d.log = slog.New(slog.DiscardHandler)
+	}
+	defer func() {
+		if err != nil {
+			d.closeAll()
+		}
+	}()
+	if o.Pins == "" || o.Block == 0 {
+		return nil, fmt.Errorf("options: Pins %q and Block %d are both needed", o.Pins, o.Block)
+	}
+	if err := mountBPF(o.Pins); err != nil {
+		return nil, err
+	}
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("raise the limit of locked memory: %w", err)
+	}
+	for _, dir := range []string{d.stateDir(), d.genRoot(), d.linkDir()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	if d.nl, err = netlink.NewHandle(); err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	d.cgroup = o.CgroupRoot
+	if d.cgroup == "" {
+		if d.cgroup, err = cgroup2Root("/proc/self/mountinfo"); err != nil {
+			return nil, err
+		}
+	}
+	spec, err := bpf.LoadSwitch()
+	if err != nil {
+		return nil, fmt.Errorf("read programs: %w", err)
+	}
+	if err := d.openState(spec); err != nil {
+		return nil, explain(err)
+	}
+	if err := d.removeGenerations(nil); err != nil {
+		return nil, err
+	}
+	if d.gen, err = d.loadGeneration(spec); err != nil {
+		return nil, explain(err)
+	}
+	d.log.Info("data plane loaded", "generation", d.gen.number, "pins", o.Pins)
+	return d, nil
+}
+
+// Close releases descriptors. The kernel goes on with what is pinned.
+func (d *Datapath) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil
+	}
+	d.closed = true
+	return d.closeAll()
+}
+
+func (d *Datapath) closeAll() error {
+	var errs []error
+	if d.gen != nil {
+		errs = append(errs, d.gen.close())
+	}
+	for _, m := range d.state {
+		errs = append(errs, m.Close())
+	}
+	if d.nl != nil {
+		d.nl.Close()
+	}
+	return errors.Join(errs...)
+}
+
+func (d *Datapath) stateDir() string { return filepath.Join(d.o.Pins, "state", "v"+bpf.StateLayout) }
+func (d *Datapath) genRoot() string  { return filepath.Join(d.o.Pins, "gen") }
+func (d *Datapath) linkDir() string  { return filepath.Join(d.o.Pins, "links") }
+
+// openState opens the pinned state maps and makes those that are missing.
+func (d *Datapath) openState(spec *ebpf.CollectionSpec) error {
+	for _, name := range bpf.StateMaps() {
+		ms := spec.Maps[name]
+		if ms == nil {
+			return fmt.Errorf("state map %s: not in the object", name)
+		}
+		path := filepath.Join(d.stateDir(), name)
+		m, err := ebpf.LoadPinnedMap(path, nil)
+		if err == nil {
+			if err = ms.Compatible(m); err == nil {
+				d.state[name] = m
+				continue
+			}
+			// Same layout version, other size: worth a line, not a refusal.
+			d.log.Warn("state map replaced, its content is lost", "map", name, "reason", err)
+			m.Close()
+			if err := os.Remove(path); err != nil {
+				return err
+			}
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("state map %s: %w", name, err)
+		}
+		if m, err = ebpf.NewMap(ms); err != nil {
+			return fmt.Errorf("state map %s: %w", name, err)
+		}
+		if err := m.Pin(path); err != nil {
+			m.Close()
+			return fmt.Errorf("state map %s: %w", name, err)
+		}
+		d.state[name] = m
+	}
+	return nil
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package datapath
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"gatehouse.dev/gatehouse/internal/vswitch"
+	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
+)
+
+// half is what sweeping needs of a flow entry of either family. An entry is one
+// direction of a conversation; pair is the key of the other.
+type half[K comparable] struct {
+	last    uint32 // second of CLOCK_MONOTONIC of the last packet
+	state   bpf.FlowState
+	in, out vswitch.PortID
+	reply   bool // the answering direction, which holds the NAT binding
+	nat     bool
+	dropped bool // a cached drop, which has no other direction
+	pair    K
+}
+
+// flowTable is one of the two flow maps.
+type flowTable[K comparable, V any] struct {
+	m    *ebpf.Map
+	half func(*V) half[K]
+}
+
+func (d *Datapath) flow4() flowTable[bpf.FlowKey4, bpf.Flow4] {
+	return flowTable[bpf.FlowKey4, bpf.Flow4]{d.state[bpf.SwitchMapFlow4], func(v *bpf.Flow4) half[bpf.FlowKey4] {
+		return half[bpf.FlowKey4]{
+			last: v.LastS, state: bpf.FlowState(v.State), in: vswitch.PortID(v.InPort), out: vswitch.PortID(v.OutPort),
+			reply: v.Reply != 0, nat: v.Nat != 0, dropped: v.Verdict == uint8(bpf.SwitchGhVerdictGH_VERDICT_DROP), pair: v.Pair,
+		}
+	}}
+}
+
+func (d *Datapath) flow6() flowTable[bpf.FlowKey6, bpf.Flow6] {
+	return flowTable[bpf.FlowKey6, bpf.Flow6]{d.state[bpf.SwitchMapFlow6], func(v *bpf.Flow6) half[bpf.FlowKey6] {
+		return half[bpf.FlowKey6]{
+			last: v.LastS, state: bpf.FlowState(v.State), in: vswitch.PortID(v.InPort), out: vswitch.PortID(v.OutPort),
+			reply: v.Reply != 0, nat: v.Nat != 0, dropped: v.Verdict == uint8(bpf.SwitchGhVerdictGH_VERDICT_DROP), pair: v.Pair,
+		}
+	}}
+}
+
+// dumpBatch is how many entries one call fetches; a hash bucket must fit whole.
+const dumpBatch = 4096
+
+// walk calls f for entries until it returns false. Entries that come or go
+// meanwhile may be missed or seen twice.
+func (t flowTable[K, V]) walk(f func(*K, *V) bool) error {
+	size := dumpBatch
+	for {
+		err := t.walkBatch(size, f)
+		if !errors.Is(err, errBucketTooLong) {
+			return err
+		}
+		size *= 2
+	}
+}
+
+var errBucketTooLong = errors.New("hash bucket longer than the batch")
+
+func (t flowTable[K, V]) walkBatch(size int, f func(*K, *V) bool) error {
+	size = min(size, int(t.m.MaxEntries()))
+	keys, values := make([]K, size), make([]V, size)
+	var cursor ebpf.MapBatchCursor
+	for {
+		n, err := t.m.BatchLookup(&cursor, keys, values, nil)
+		for i := range n {
+			if !f(&keys[i], &values[i]) {
+				return nil
+			}
+		}
+		switch {
+		case errors.Is(err, ebpf.ErrKeyNotExist):
+			return nil // the end
+		case isNoSpace(err) && n == 0 && size < int(t.m.MaxEntries()):
+			return errBucketTooLong
+		case err != nil:
+			return fmt.Errorf("dump flows: %w", err)
+		}
+	}
+}
+
+// get reads one half; ok is false when it is gone.
+func (t flowTable[K, V]) get(k *K) (h half[K], ok bool, err error) {
+	var v V
+	switch err := t.m.Lookup(k, &v); {
+	case errors.Is(err, ebpf.ErrKeyNotExist):
+		return h, false, nil
+	case err != nil:
+		return h, false, fmt.Errorf("read flow: %w", err)
+	}
+	return t.half(&v), true, nil
+}
+
+// remove deletes both halves, the answering one last: it holds the NAT binding,
+// which must not be free while the other still uses it. It tells how many were there.
+func (t flowTable[K, V]) remove(k K, h half[K]) (int, error) {
+	order := []K{k, h.pair}
+	if h.dropped {
+		order = order[:1]
+	} else if h.reply {
+		order[0], order[1] = h.pair, k
+	}
+	n := 0
+	for i := range order {
+		switch err := t.m.Delete(&order[i]); {
+		case err == nil:
+			n++
+		case !errors.Is(err, ebpf.ErrKeyNotExist):
+			return n, fmt.Errorf("delete flow: %w", err)
+		}
+	}
+	return n, nil
+}

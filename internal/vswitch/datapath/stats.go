@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package datapath
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"gatehouse.dev/gatehouse/internal/vswitch"
+	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
+)
+
+// counters count what this process did.
+type counters struct {
+	applies, applyErrors, applyNanos, rows  atomic.Int64
+	sweeps, swept, flows4, flows6           atomic.Int64
+	eventsRead, eventsLost, eventsMalformed atomic.Int64
+	crowded4, crowded6                      atomic.Bool
+}
+
+// Metrics are the counters of this process since Open, and gauges as of the last
+// sweep.
+type Metrics struct {
+	Generation           uint32
+	Applies, ApplyErrors int64
+	ApplyTime            time.Duration // sum over Applies
+	RowsWritten          int64
+	Sweeps, FlowsSwept   int64
+	Flows4, Flows6       int64 // entries; a conversation has two
+	Events, EventsLost   int64 // lost: nobody read Events fast enough
+}
+
+// Metrics returns the counters.
+func (d *Datapath) Metrics() Metrics {
+	d.mu.Lock()
+	generation := d.gen.number
+	d.mu.Unlock()
+	c := &d.count
+	return Metrics{
+		Generation: generation, Applies: c.applies.Load(), ApplyErrors: c.applyErrors.Load(),
+		ApplyTime: time.Duration(c.applyNanos.Load()), RowsWritten: c.rows.Load(),
+		Sweeps: c.sweeps.Load(), FlowsSwept: c.swept.Load(), Flows4: c.flows4.Load(), Flows6: c.flows6.Load(),
+		Events: c.eventsRead.Load(), EventsLost: c.eventsLost.Load(),
+	}
+}
+
+// PortStats count what passed a port since it was first used, seen from the vNIC:
+// received is towards it.
+type PortStats struct {
+	RxPackets, RxBytes uint64
+	TxPackets, TxBytes uint64
+	RxDrops, TxDrops   uint64
+}
+
+// Stats returns the counters of a port. Port numbers are used again, and the
+// counters go on: remember them at the start where that matters.
+func (d *Datapath) Stats(port vswitch.PortID) (PortStats, error) {
+	var perCPU []bpf.PortStats
+	if err := d.state[bpf.SwitchMapPstats].Lookup(uint32(port), &perCPU); err != nil {
+		return PortStats{}, fmt.Errorf("read counters of port %d: %w", port, err)
+	}
+	var s PortStats
+	for _, c := range perCPU {
+		s.RxPackets += c.RxPackets
+		s.RxBytes += c.RxBytes
+		s.TxPackets += c.TxPackets
+		s.TxBytes += c.TxBytes
+		s.RxDrops += c.RxDrops
+		s.TxDrops += c.TxDrops
+	}
+	return s, nil
+}
+
+// ResetStats zeroes the counters of a port; for a number that is used anew.
+func (d *Datapath) ResetStats(port vswitch.PortID) error {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return fmt.Errorf("reset counters of port %d: %w", port, err)
+	}
+	if err := d.state[bpf.SwitchMapPstats].Put(uint32(port), make([]bpf.PortStats, cpus)); err != nil {
+		return fmt.Errorf("reset counters of port %d: %w", port, err)
+	}
+	return nil
+}
+
+// Drop counts the packets dropped for one reason at one port, where a port of 0
+// is an unknown device.
+type Drop struct {
+	Port           vswitch.PortID
+	Reason         string // as in drop.h, lower case: "spoof_ip"
+	Layer          string // "spoof", "route"
+	Packets, Bytes uint64
+}
+
+// Drops lists all drop counters, most packets first.
+func (d *Datapath) Drops() ([]Drop, error) {
+	var all []Drop
+	var k bpf.DropKey
+	var perCPU []bpf.DropVal
+	it := d.state[bpf.SwitchMapDrops].Iterate()
+	for it.Next(&k, &perCPU) {
+		drop := Drop{Port: vswitch.PortID(k.Port), Reason: ReasonName(k.Reason), Layer: LayerName(k.Layer)}
+		for _, c := range perCPU {
+			drop.Packets += c.Packets
+			drop.Bytes += c.Bytes
+		}
+		all = append(all, drop)
+	}
+	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+		return nil, fmt.Errorf("read drop counters: %w", err)
+	}
+	slices.SortFunc(all, func(a, b Drop) int {
+		return cmp.Or(cmp.Compare(b.Packets, a.Packets), cmp.Compare(a.Port, b.Port), strings.Compare(a.Reason, b.Reason))
+	})
+	return all, nil
+}

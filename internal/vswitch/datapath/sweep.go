@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"gatehouse.dev/gatehouse/internal/vswitch"
+	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
+)
+
+// Idle times in seconds after which a flow is over, by state; the programs treat
+// an older entry as absent, the sweeper frees its space.
+var flowTimeout = [...]uint32{
+	bpf.SwitchGhFlowStateGH_FLOW_SYN:   30,
+	bpf.SwitchGhFlowStateGH_FLOW_EST:   7440, // RFC 5382 REQ-5: at least 2 hours 4 minutes
+	bpf.SwitchGhFlowStateGH_FLOW_FIN:   300,
+	bpf.SwitchGhFlowStateGH_FLOW_TW:    120,
+	bpf.SwitchGhFlowStateGH_FLOW_RST:   10,
+	bpf.SwitchGhFlowStateGH_FLOW_UDP1:  30,
+	bpf.SwitchGhFlowStateGH_FLOW_UDP2:  180,
+	bpf.SwitchGhFlowStateGH_FLOW_ICMP:  30,
+	bpf.SwitchGhFlowStateGH_FLOW_OTHER: 600,
+	bpf.SwitchGhFlowStateGH_FLOW_DROP:  5,
+}
+
+// crowdedSYN replaces the time of half-open connections in a table that is
+// more than 80 % full: a flood of them must not drive out the others.
+const crowdedSYN = 8
+
+func timeout(s bpf.FlowState, crowded bool) uint32 {
+	switch {
+	case int(s) >= len(flowTimeout) || s == 0:
+		return flowTimeout[bpf.SwitchGhFlowStateGH_FLOW_OTHER]
+	case crowded && s == bpf.SwitchGhFlowStateGH_FLOW_SYN:
+		return crowdedSYN
+	}
+	return flowTimeout[s]
+}
+
+func (h *half[K]) expired(now uint32, crowded bool) bool {
+	// last may be a moment ahead of now: other CPU, later read.
+	return int32(now-h.last) > int32(timeout(h.state, crowded))
+}
+
+// Sweep periods: the fuller the tables, the more often.
+const (
+	periodCrowded = 1 * time.Second
+	periodBusy    = 5 * time.Second
+	periodIdle    = 30 * time.Second
+)
+
+// Run removes flows that are over and passes on events until ctx ends, whose
+// error it returns. The data plane works without it; only space is not freed.
+func (d *Datapath) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return d.readEvents(ctx) })
+	g.Go(func() error {
+		period := periodBusy
+		for {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(period):
+			}
+			r, err := d.Sweep()
+			if err != nil {
+				d.log.Warn("flow sweep incomplete", "error", err)
+			}
+			period = r.next()
+		}
+	})
+	return g.Wait()
+}
+
+// SweepResult is what one sweep found.
+type SweepResult struct {
+	Entries4, Entries6 int // before
+	Removed            int
+	crowded            bool
+}
+
+func (r SweepResult) next() time.Duration {
+	switch n := r.Entries4 + r.Entries6; {
+	case r.crowded:
+		return periodCrowded
+	case n < 1024:
+		return periodIdle
+	}
+	return periodBusy
+}
+
+// Sweep removes the flows of which both directions are idle for longer than
+// their state allows. Run calls it.
+func (d *Datapath) Sweep() (SweepResult, error) {
+	now, err := monotonicSeconds()
+	if err != nil {
+		return SweepResult{}, err
+	}
+	perPort := map[vswitch.PortID]uint32{}
+	var r SweepResult
+	removed4, n4, crowded4, err4 := sweepTable(d.flow4(), now, d.count.crowded4.Load(), perPort)
+	removed6, n6, crowded6, err6 := sweepTable(d.flow6(), now, d.count.crowded6.Load(), perPort)
+	r.Entries4, r.Entries6, r.Removed, r.crowded = n4, n6, removed4+removed6, crowded4 || crowded6
+	d.count.crowded4.Store(crowded4)
+	d.count.crowded6.Store(crowded6)
+	d.count.flows4.Store(int64(n4 - removed4))
+	d.count.flows6.Store(int64(n6 - removed6))
+	d.count.sweeps.Add(1)
+	d.count.swept.Add(int64(r.Removed))
+	err = errors.Join(err4, err6)
+	if err == nil { // a partial walk counts too little
+		err = d.storePortFlows(perPort)
+	}
+	if err != nil {
+		return r, fmt.Errorf("sweep flows: %w", err)
+	}
+	return r, nil
+}
+
+func sweepTable[K comparable, V any](t flowTable[K, V], now uint32, crowded bool, perPort map[vswitch.PortID]uint32) (removed, n int, isCrowded bool, err error) {
+	type candidate struct {
+		key K
+		half[K]
+	}
+	var over []candidate
+	err = t.walk(func(k *K, v *V) bool {
+		n++
+		h := t.half(v)
+		if h.expired(now, crowded) {
+			over = append(over, candidate{*k, h})
+		} else if !h.reply {
+			perPort[h.in]++
+		}
+		return true
+	})
+	isCrowded = n > int(t.m.MaxEntries())/10*8
+	if err != nil {
+		return 0, n, isCrowded, err
+	}
+	for _, c := range over {
+		// Read both again: a packet may have come since.
+		h, ok, err := t.get(&c.key)
+		if err != nil {
+			return removed, n, isCrowded, err
+		}
+		if !ok {
+			continue // removed together with its pair
+		}
+		gone := h.expired(now, crowded)
+		if gone && !h.dropped {
+			p, ok, err := t.get(&h.pair)
+			if err != nil {
+				return removed, n, isCrowded, err
+			}
+			gone = !ok || p.expired(now, crowded)
+		}
+		if !gone {
+			if !h.reply {
+				perPort[h.in]++
+			}
+			continue
+		}
+		k, err := t.remove(c.key, h)
+		removed += k
+		if err != nil {
+			return removed, n, isCrowded, err
+		}
+	}
+	return removed, n, isCrowded, nil
+}
+
+// storePortFlows puts right what the programs' own counting has drifted by.
+func (d *Datapath) storePortFlows(perPort map[vswitch.PortID]uint32) error {
+	m := d.state[bpf.SwitchMapPflows]
+	keys, values := make([]uint32, m.MaxEntries()), make([]uint32, m.MaxEntries())
+	for i := range keys {
+		keys[i], values[i] = uint32(i), perPort[vswitch.PortID(i)]
+	}
+	if _, err := m.BatchUpdate(keys, values, nil); err != nil {
+		return fmt.Errorf("flows by port: %w", err)
+	}
+	return nil
+}
+
+// Purge removes the flows through a port that is gone, so that its number can be
+// used again. Translated connections in TIME_WAIT stay their time: the other
+// side must not see the NAT port again before.
+func (d *Datapath) Purge(port vswitch.PortID) error {
+	if err := errors.Join(purgeTable(d.flow4(), port), purgeTable(d.flow6(), port)); err != nil {
+		return fmt.Errorf("purge flows of port %d: %w", port, err)
+	}
+	return nil
+}
+
+func purgeTable[K comparable, V any](t flowTable[K, V], port vswitch.PortID) error {
+	type candidate struct {
+		key K
+		half[K]
+	}
+	var found []candidate
+	err := t.walk(func(k *K, v *V) bool {
+		h := t.half(v)
+		if (h.in == port || h.out == port) && !(h.nat && h.state == bpf.SwitchGhFlowStateGH_FLOW_TW) {
+			found = append(found, candidate{*k, h})
+		}
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	for _, c := range found {
+		if _, err := t.remove(c.key, c.half); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// monotonicSeconds is the clock the programs stamp flows with.
+func monotonicSeconds() (uint32, error) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &ts); err != nil {
+		return 0, fmt.Errorf("read clock: %w", err)
+	}
+	return uint32(ts.Sec), nil
+}
+
+func isNoSpace(err error) bool { return errors.Is(err, unix.ENOSPC) }
