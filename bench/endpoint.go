@@ -45,11 +45,11 @@ func benchEndpoint(b *bench, r *report, rounds int) error {
 	for i := range rounds {
 		settings, _ := json.Marshal(hcn.PortMappingPolicySetting{Protocol: 6, InternalPort: 80, ExternalPort: uint16(40000 + i)})
 		t0 := time.Now()
-		ns, err := c.CreateNamespace(ctx, hcn.HostComputeNamespace{Type: hcn.NamespaceTypeHost})
+		ns, err := c.CreateNamespace(ctx, &hcn.HostComputeNamespace{Type: hcn.NamespaceTypeHost})
 		if err != nil {
 			return err
 		}
-		ep, err := c.CreateEndpoint(ctx, hcn.HostComputeEndpoint{
+		ep, err := c.CreateEndpoint(ctx, &hcn.HostComputeEndpoint{
 			Name: fmt.Sprintf("bench%d", i), HostComputeNetwork: nets[0].Id, HostComputeNamespace: ns.Id,
 			Policies: []hcn.EndpointPolicy{{Type: hcn.PortMapping, Settings: settings}},
 		})

@@ -78,12 +78,12 @@ func (b *bench) ghPair() (*pair, error) {
 	}
 	p := &pair{name: "gatehouse vSwitch"}
 	for i := range 2 {
-		ns, err := c.CreateNamespace(ctx, hcn.HostComputeNamespace{Type: hcn.NamespaceTypeHost})
+		ns, err := c.CreateNamespace(ctx, &hcn.HostComputeNamespace{Type: hcn.NamespaceTypeHost})
 		if err != nil {
 			return nil, err
 		}
 		b.defer_(func() { _ = c.DeleteNamespace(ctx, ns.Id) })
-		ep, err := c.CreateEndpoint(ctx, hcn.HostComputeEndpoint{Name: fmt.Sprintf("path%d", i),
+		ep, err := c.CreateEndpoint(ctx, &hcn.HostComputeEndpoint{Name: fmt.Sprintf("path%d", i),
 			HostComputeNetwork: nets[0].Id, HostComputeNamespace: ns.Id})
 		if err != nil {
 			return nil, err
