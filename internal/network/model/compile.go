@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package model
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"gatehouse.dev/gatehouse/hcn"
+	"gatehouse.dev/gatehouse/internal/instance"
+	"gatehouse.dev/gatehouse/internal/network/ipam"
+	"gatehouse.dev/gatehouse/internal/vswitch"
+)
+
+// netPart is what one network adds to Desired.
+type netPart struct {
+	network  vswitch.Network
+	hostPort vswitch.Port
+	hostNIC  HostNIC
+	resolver Resolver
+	hasHost  bool
+}
+
+// endpointPart is what one endpoint adds, its vNIC aside.
+type endpointPart struct {
+	attached  bool
+	port      vswitch.Port
+	mappings  []vswitch.PortMapping
+	hostPorts []HostPort
+	names     []NameRecord
+}
+
+func compileNetwork(n *Network, inst instance.Instance) netPart {
+	p := netPart{network: vswitch.Network{
+		ID: n.Number, Zone: n.Zone, Name: n.Doc.Name, HostPort: n.HostPort, Flags: vswitch.NetFlood,
+	}}
+	if n.Doc.Type == hcn.NAT {
+		p.network.Flags |= vswitch.NetSNAT | vswitch.NetUplink
+	}
+	p.hasHost = n.HostPort != 0
+	var addrs []netip.Addr
+	for _, s := range n.subnets {
+		vs := vswitch.Subnet{Prefix: s.pool.Prefix}
+		if p.hasHost && s.gateway.IsValid() {
+			vs.Gateway = s.gateway
+			addrs = append(addrs, s.gateway)
+			p.hostNIC.Addrs = append(p.hostNIC.Addrs, netip.PrefixFrom(s.gateway, s.pool.Prefix.Bits()))
+		}
+		p.network.Subnets = append(p.network.Subnets, vs)
+	}
+	if !p.hasHost {
+		return p
+	}
+	p.network.Flags |= vswitch.NetHostNIC
+	p.hostNIC.Network = n.Doc.Id
+	p.hostNIC.Name = inst.HostDevice(uint16(n.Number))
+	p.hostNIC.SwitchName = inst.SwitchDevice(uint16(n.Number))
+	p.hostNIC.MAC = vswitch.MAC(ipam.HostMAC(n.Doc.Id))
+	p.hostPort = vswitch.Port{
+		ID: n.HostPort, Kind: vswitch.PortHost, Network: n.Number, Object: n.Doc.Id,
+		Interface: p.hostNIC.SwitchName, HostNIC: p.hostNIC.Name, MAC: p.hostNIC.MAC, Addrs: addrs, Up: true,
+	}
+	p.resolver = Resolver{Network: n.Doc.Id, Listen: addrs, Domain: canonicalName(n.Doc.Dns.Domain)}
+	for _, s := range n.Doc.Dns.ServerList {
+		if a, err := netip.ParseAddr(s); err == nil && !slices.Contains(addrs, a) {
+			p.resolver.Upstream = append(p.resolver.Upstream, a)
+		}
+	}
+	return p
+}
+
+func compileEndpoint(e *Endpoint, n *Network, ns *Namespace, inst instance.Instance) endpointPart {
+	var p endpointPart
+	for _, m := range e.mappings {
+		if !m.reserved {
+			p.hostPorts = append(p.hostPorts, m.hostPort(e.Doc.Id))
+		}
+	}
+	if n == nil || ns == nil || !ns.isCompartment() {
+		return p
+	}
+	p.attached = true
+	addrs := make([]netip.Addr, len(e.addrs))
+	for i, a := range e.addrs {
+		addrs[i] = a.Addr()
+	}
+	p.port = vswitch.Port{
+		ID: e.Port, Kind: vswitch.PortContainer, Network: n.Number, Object: e.Doc.Id,
+		Interface: inst.PortDevice(uint16(e.Port)), MAC: vswitch.MAC(e.mac), Addrs: addrs, Up: true,
+	}
+	for _, m := range e.mappings {
+		p.mappings = append(p.mappings, vswitch.PortMapping{
+			Object: e.Doc.Id, Proto: m.proto, HostAddr: m.host, HostPort: m.port,
+			Port: e.Port, Addr: m.addr, AddrPort: m.addrPort,
+		})
+	}
+	p.names = names(e, n, addrs)
+	return p
+}
+
+// names of an endpoint on its network: each of its name and aliases alone, within
+// the network's name and within its domain. The endpoint's own name comes first,
+// which is the one a reverse look-up answers.
+func names(e *Endpoint, n *Network, addrs []netip.Addr) []NameRecord {
+	var out []NameRecord
+	domains := []string{"", canonicalName(n.Doc.Name), canonicalName(n.Doc.Dns.Domain)}
+	for _, name := range append([]string{e.Doc.Name}, e.aliases...) {
+		name = canonicalName(name)
+		if name == "" {
+			continue
+		}
+		for i, d := range domains {
+			full := name
+			switch {
+			case i == 0:
+			case d == "" || i == 2 && d == domains[1]:
+				continue
+			default:
+				full += "." + d
+			}
+			if !slices.ContainsFunc(out, func(r NameRecord) bool { return r.Name == full }) {
+				out = append(out, NameRecord{Network: n.Doc.Id, Name: full, Addrs: addrs})
+			}
+		}
+	}
+	return out
+}
+
+// canonicalName is the lower-case form without final dot, "" for what is no host name.
+func canonicalName(s string) string {
+	s = strings.TrimSuffix(s, ".")
+	if !isHostName(s) {
+		return ""
+	}
+	return strings.ToLower(s)
+}
+
+func (w *World) compileNamespace(ns *Namespace) Compartment {
+	if !ns.isCompartment() {
+		return Compartment{}
+	}
+	c := Compartment{ID: ns.Doc.Id, Path: ns.Doc.NetNsPath, Foreign: ns.Foreign}
+	for _, nic := range ns.NICs {
+		e, ok := w.endpoints.get(nic.Endpoint)
+		if !ok {
+			continue
+		}
+		n, ok := w.networks.get(e.Doc.HostComputeNetwork)
+		if !ok {
+			continue
+		}
+		c.VNICs = append(c.VNICs, compileVNIC(e, n, nic.Index, w.inst))
+	}
+	return c
+}
+
+func compileVNIC(e *Endpoint, n *Network, index int, inst instance.Instance) VNIC {
+	v := VNIC{
+		Endpoint: e.Doc.Id, Port: e.Port, PortName: inst.PortDevice(uint16(e.Port)), Name: "eth" + itoa(index),
+		MAC: vswitch.MAC(e.mac), Addrs: e.addrs,
+	}
+	has := func(a netip.Addr) bool {
+		return slices.ContainsFunc(e.addrs, func(p netip.Prefix) bool { return p.Addr().Is4() == a.Is4() })
+	}
+	onLink := func(a netip.Addr) bool {
+		return slices.ContainsFunc(e.addrs, func(p netip.Prefix) bool { return p.Contains(a) })
+	}
+	var direct []netip.Addr
+	for _, r := range e.Doc.Routes {
+		dst, err := parsePrefix(r.DestinationPrefix)
+		if err != nil || !has(dst.Addr()) {
+			continue
+		}
+		route := Route{Dst: dst, Metric: int(r.Metric)}
+		if hop, err := netip.ParseAddr(r.NextHop); err == nil && !hop.IsUnspecified() {
+			route.NextHop = hop
+			if !onLink(hop) && !slices.Contains(direct, hop) {
+				// A router outside the vNIC's prefix (a /32 address): reach it directly.
+				direct = append(direct, hop)
+				v.Routes = append(v.Routes, Route{Dst: netip.PrefixFrom(hop, hop.BitLen())})
+			}
+		}
+		if r.Metric == 0 && dst.Bits() == 0 {
+			route.Metric = defaultMetric(e, index)
+		}
+		v.Routes = append(v.Routes, route)
+	}
+	if n.HostPort != 0 {
+		for _, g := range n.gateways() {
+			if has(g) {
+				v.Neighbours = append(v.Neighbours, Neighbour{Addr: g, MAC: vswitch.MAC(ipam.HostMAC(n.Doc.Id))})
+			}
+		}
+	}
+	return v
+}
+
+// defaultMetric lets several default routes stand in one namespace: the first
+// vNIC's wins (0 is the kernel's own choice, 1024 in IPv6), unless another asks
+// for a low metric.
+func defaultMetric(e *Endpoint, index int) int {
+	switch {
+	case e.Doc.Flags&enableLowInterfaceMetric != 0:
+		return 1 + index
+	case index == 0:
+		return 0
+	}
+	return 1024 + index
+}
+
+// Desired is what the hands should make true. It costs one walk over the objects:
+// each was compiled when its row was made. The slices inside are shared with the
+// World and must not be changed.
+func (w World) Desired() Desired {
+	nn, ne, ns := w.networks.len(), w.endpoints.len(), w.namespaces.len()
+	d := Desired{
+		Switch: vswitch.State{
+			Networks: make([]vswitch.Network, 0, nn),
+			Ports:    make([]vswitch.Port, 0, nn+ne),
+		},
+		HostNICs:     make([]HostNIC, 0, nn),
+		Compartments: make([]Compartment, 0, ns),
+		Resolvers:    make([]Resolver, 0, nn),
+	}
+	for _, n := range w.networks.all {
+		c := &n.compiled
+		d.Switch.Networks = append(d.Switch.Networks, c.network)
+		if c.hasHost {
+			d.Switch.Ports = append(d.Switch.Ports, c.hostPort)
+			d.HostNICs = append(d.HostNICs, c.hostNIC)
+			if len(c.resolver.Listen) > 0 {
+				d.Resolvers = append(d.Resolvers, c.resolver)
+			}
+		}
+	}
+	names, mappings, ports := 0, 0, 0
+	for _, e := range w.endpoints.all {
+		names, mappings, ports = names+len(e.compiled.names), mappings+len(e.compiled.mappings), ports+len(e.compiled.hostPorts)
+	}
+	d.Names = make([]NameRecord, 0, names)
+	d.Switch.Mappings = make([]vswitch.PortMapping, 0, mappings)
+	d.HostPorts = make([]HostPort, 0, ports)
+	for _, e := range w.endpoints.all {
+		c := &e.compiled
+		if c.attached {
+			d.Switch.Ports = append(d.Switch.Ports, c.port)
+		}
+		d.Switch.Mappings = append(d.Switch.Mappings, c.mappings...)
+		d.Names = append(d.Names, c.names...)
+		d.HostPorts = append(d.HostPorts, c.hostPorts...)
+	}
+	for _, n := range w.namespaces.all {
+		if n.compiled.ID != "" {
+			d.Compartments = append(d.Compartments, n.compiled)
+		}
+	}
+	return d
+}

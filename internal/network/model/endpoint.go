@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package model
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"gatehouse.dev/gatehouse/hcn"
+	"gatehouse.dev/gatehouse/internal/network/ipam"
+)
+
+// The schema's flags that have no Go names there.
+const (
+	disableInterComputeCommunication hcn.EndpointFlags = 2
+	enableLowInterfaceMetric         hcn.EndpointFlags = 8
+	enableDhcp                       hcn.EndpointFlags = 32
+	knownEndpointFlags               hcn.EndpointFlags = 1<<6 - 1
+)
+
+// CreateEndpoint adds an endpoint to the network that the document names, or to
+// network if that is not "". A document that names a namespace is attached to it.
+// created is false when the identical create, with its id, was done before.
+func (w World) CreateEndpoint(network string, body []byte, in Input) (next World, e *Endpoint, created bool, err error) {
+	d, err := DecodeEndpoint(body)
+	if err != nil {
+		return w, nil, false, err
+	}
+	id, err := takeID(d.Id, in.NewID)
+	if err != nil {
+		return w, nil, false, err
+	}
+	if old, ok := w.endpoints.get(id); ok {
+		if d.Id != "" && old.Body == digest(body) {
+			return w, old, false, nil
+		}
+		return w, nil, false, refuseAt(hcn.E_ALREADY_EXISTS, "ID", "endpoint %s exists", id)
+	}
+	if network != "" {
+		d.HostComputeNetwork = network
+	}
+	n, err := w.findNetwork(d.HostComputeNetwork)
+	if err != nil {
+		return w, nil, false, err
+	}
+	namespace := d.HostComputeNamespace
+	e = &Endpoint{Doc: d, Created: in.Now, Body: digest(body)}
+	e.Doc.Id, e.Doc.HostComputeNetwork, e.Doc.HostComputeNamespace = id, n.Doc.Id, ""
+	e.Doc.Version, e.Doc.State, e.Doc.Health = 1, StateCreated, hcn.Health{}
+	if e.Doc.Owner == "" {
+		e.Doc.Owner = in.Owner
+	}
+	if e.Doc.SchemaVersion, err = checkSchema(d.SchemaVersion); err != nil {
+		return w, nil, false, err
+	}
+	if err := checkEndpointFlags(d.Flags); err != nil {
+		return w, nil, false, err
+	}
+	if err := w.fillAddresses(e, n, in); err != nil {
+		return w, nil, false, err
+	}
+	if err := w.fillMAC(e, n); err != nil {
+		return w, nil, false, err
+	}
+	if err := fillRoutes(e, n); err != nil {
+		return w, nil, false, err
+	}
+	if err := checkDNS(d.Dns); err != nil {
+		return w, nil, false, at("Dns", err)
+	}
+	if emptyDNS(d.Dns) {
+		e.InheritDNS = true
+		e.Doc.Dns = n.inheritedDNS()
+	}
+	if _, err := aliasesOf(d.AdditionalParams); err != nil {
+		return w, nil, false, err
+	}
+	if err := w.setPolicies(e, nil, d.Policies, n, in); err != nil {
+		return w, nil, false, err
+	}
+	if e.Port, err = w.takePort(); err != nil {
+		return w, nil, false, err
+	}
+	e.Sequence = w.sequence()
+	if err := e.parse(n); err != nil {
+		return w, nil, false, err
+	}
+	w.putEndpoint(e)
+	w.event(hcn.EventEndpointCreate, "EndpointCreate", Endpoints, id, e.Doc)
+	if namespace != "" && namespace != zeroGUID {
+		ns, ok := w.Namespace(namespace)
+		if !ok {
+			return w, nil, false, at("HostComputeNamespace", namespaceMissing(namespace))
+		}
+		if e, err = w.attach(ns, e); err != nil {
+			return w, nil, false, err
+		}
+	}
+	return w, e, true, nil
+}
+
+// findNetwork resolves a reference: a GUID, or a name, with "name:" before it or not.
+func (w World) findNetwork(ref string) (*Network, error) {
+	if ref == "" || ref == zeroGUID {
+		return nil, refuseAt(hcn.HCN_E_NETWORK_NOT_FOUND, "HostComputeNetwork", "an endpoint needs a network: the network was not found")
+	}
+	if id, ok := parseGUID(ref); ok {
+		if n, ok := w.networks.get(id); ok {
+			return n, nil
+		}
+		return nil, at("HostComputeNetwork", networkMissing(ref))
+	}
+	if n, ok := w.NetworkNamed(strings.TrimPrefix(ref, "name:")); ok {
+		return n, nil
+	}
+	return nil, at("HostComputeNetwork", networkMissing(ref))
+}
+
+func checkEndpointFlags(f hcn.EndpointFlags) error {
+	switch {
+	case f&^knownEndpointFlags != 0:
+		return refuseAt(hcn.E_INVALID_PARAMETER, "Flags", "%d has unknown bits", f)
+	case f&hcn.EndpointFlagsRemoteEndpoint != 0:
+		return notBuilt("Flags", "a remote endpoint")
+	case f&disableInterComputeCommunication != 0:
+		return notBuilt("Flags", "DisableInterComputeCommunication")
+	case f&enableDhcp != 0:
+		return notBuilt("Flags", "EnableDhcp")
+	}
+	return nil
+}
+
+// usedIn yields the addresses in use on a network in ascending order within a family.
+func (w *World) usedIn(network string) func(yield func(netip.Addr) bool) {
+	return func(yield func(netip.Addr) bool) {
+		for k := range w.addrs.prefixed(network + "/") {
+			a, ok := netip.AddrFromSlice([]byte(k[len(network)+1:]))
+			if ok && !yield(a) {
+				return
+			}
+		}
+	}
+}
+
+func (w *World) releasedIn(network string) func(netip.Addr) (time.Time, bool) {
+	return func(a netip.Addr) (time.Time, bool) { return w.released.get(addrKey(network, a)) }
+}
+
+func (w *World) fillAddresses(e *Endpoint, n *Network, in Input) error {
+	var out []IpConfig
+	for i, c := range e.Doc.IpConfigurations {
+		field := fmt.Sprintf("IpConfigurations[%d]", i)
+		if c.IpAddress == "" && c.IpSubnetId == "" {
+			continue // {}: as if absent
+		}
+		if c.IpAddress == "" {
+			sub, pool, ok := n.poolByID(c.IpSubnetId)
+			if !ok {
+				return refuseAt(hcn.HCN_E_SUBNET_NOT_FOUND, field+".IpSubnetId", "no pool %q on %s", c.IpSubnetId, n.label())
+			}
+			a, err := w.lowest(n, pool, in.Now, out)
+			if err != nil {
+				return at(field, err)
+			}
+			c.IpAddress, c.PrefixLength = a.String(), uint8(sub.pool.Prefix.Bits())
+			out = append(out, c)
+			continue
+		}
+		a, err := netip.ParseAddr(c.IpAddress)
+		if err != nil || a.Zone() != "" || a.Is4In6() {
+			return refuseAt(hcn.HCN_E_INVALID_IP, field+".IpAddress", "%q is not an address", c.IpAddress)
+		}
+		sub, ok := n.subnetOf(a)
+		if !ok {
+			return refuseAt(hcn.HCN_E_INVALID_IP, field+".IpAddress", "%s is in no subnet of %s (%s)", a, n.label(), join(n.prefixes()))
+		}
+		if err := sub.pool.Check(a); err != nil {
+			return refuseAt(hcn.HCN_E_ADDR_INVALID_OR_RESERVED, field+".IpAddress", "%v", trimClass(err))
+		}
+		if other, ok := w.addrs.get(addrKey(n.Doc.Id, a)); ok {
+			return refuseAt(hcn.HCN_E_ADDR_INVALID_OR_RESERVED, field+".IpAddress", "%s is held by %s", a, w.endpointLabel(other))
+		}
+		if slices.ContainsFunc(out, func(o IpConfig) bool { return sameAddr(o.IpAddress, a) }) {
+			return refuseAt(hcn.HCN_E_ADDR_INVALID_OR_RESERVED, field+".IpAddress", "%s is listed twice", a)
+		}
+		switch {
+		case c.PrefixLength == 0:
+			c.PrefixLength = uint8(sub.pool.Prefix.Bits())
+		case int(c.PrefixLength) > a.BitLen():
+			return refuseAt(hcn.E_INVALID_PARAMETER, field+".PrefixLength", "%d is over %d", c.PrefixLength, a.BitLen())
+		}
+		c.IpAddress = a.String()
+		out = append(out, c)
+	}
+	if len(out) == 0 {
+		for _, v4 := range []bool{true, false} {
+			c, err := w.anyAddress(n, v4, in.Now)
+			if err != nil {
+				return err
+			}
+			if c != nil {
+				out = append(out, *c)
+			}
+		}
+	}
+	e.Doc.IpConfigurations = out
+	return nil
+}
+
+// anyAddress takes the lowest free address of the first subnet of a family that
+// has one; nil where the network has no such family.
+func (w *World) anyAddress(n *Network, v4 bool, now time.Time) (*IpConfig, error) {
+	var full error
+	for _, s := range n.subnets {
+		if s.pool.Prefix.Addr().Is4() != v4 {
+			continue
+		}
+		a, err := w.lowest(n, s.pool, now, nil)
+		if err == nil {
+			return &IpConfig{IpConfig: hcn.IpConfig{IpAddress: a.String(), PrefixLength: uint8(s.pool.Prefix.Bits())}}, nil
+		}
+		full = err
+	}
+	if full != nil {
+		return nil, at("IpConfigurations", full)
+	}
+	return nil, nil
+}
+
+func (w *World) lowest(n *Network, pool ipam.Pool, now time.Time, chosen []IpConfig) (netip.Addr, error) {
+	used := w.usedIn(n.Doc.Id)
+	if len(chosen) > 0 {
+		// The document's own earlier choices are not in the index yet.
+		var all []netip.Addr
+		for a := range w.usedIn(n.Doc.Id) {
+			all = append(all, a)
+		}
+		for _, c := range chosen {
+			if a, err := netip.ParseAddr(c.IpAddress); err == nil {
+				all = append(all, a)
+			}
+		}
+		slices.SortFunc(all, netip.Addr.Compare)
+		used = slices.Values(all)
+	}
+	a, err := pool.Lowest(now, used, w.releasedIn(n.Doc.Id))
+	if err != nil {
+		return a, refuse(hcn.HCN_E_ADDR_INVALID_OR_RESERVED, "no address is free in %s of %s; delete endpoints or use another network", pool.Prefix, n.label())
+	}
+	return a, nil
+}
+
+// poolByID finds a subnet, or a smaller pool in one, by its id.
+func (n *Network) poolByID(id string) (*subnet, ipam.Pool, bool) {
+	for i := range n.subnets {
+		for pid, prefix := range n.subnets[i].pools {
+			if strings.EqualFold(pid, id) {
+				p := n.subnets[i].pool
+				p.Prefix = prefix
+				return &n.subnets[i], p, true
+			}
+		}
+	}
+	return nil, ipam.Pool{}, false
+}
+
+func sameAddr(s string, a netip.Addr) bool {
+	b, err := netip.ParseAddr(s)
+	return err == nil && a == b
+}
+
+// trimClass drops the class that ipam appends: the code says it.
+func trimClass(err error) string {
+	s := err.Error()
+	for _, c := range []error{ipam.ErrReserved, ipam.ErrOutside} {
+		s = strings.TrimSuffix(s, ": "+c.Error())
+	}
+	return s
+}
+
+func join(ps []netip.Prefix) string {
+	var s []string
+	for _, p := range ps {
+		s = append(s, p.String())
+	}
+	return strings.Join(s, ", ")
+}
+
+// endpointLabel names an endpoint to people.
+func (w *World) endpointLabel(id string) string {
+	if e, ok := w.endpoints.get(id); ok && e.Doc.Name != "" {
+		return fmt.Sprintf("endpoint %q (%s)", e.Doc.Name, id)
+	}
+	return "endpoint " + id
+}
+
+func (w *World) fillMAC(e *Endpoint, n *Network) error {
+	if e.Doc.MacAddress == "" {
+		ranges, err := macRanges(n.Doc.MacPool)
+		if err != nil {
+			return err
+		}
+		last, _ := w.lastMAC.get(n.Doc.Id)
+		host := ipam.HostMAC(n.Doc.Id)
+		m, err := ipam.NextMAC(ranges, last, func(m ipam.MAC) bool {
+			return m == host || w.macs.has(macKey(n.Doc.Id, m))
+		})
+		if err != nil {
+			return refuseAt(hcn.HCN_E_INVALID_ENDPOINT, "MacAddress", "no MAC address is free on %s", n.label())
+		}
+		e.Doc.MacAddress = m.String()
+		return nil
+	}
+	m, err := ipam.ParseMAC(e.Doc.MacAddress)
+	switch {
+	case err != nil:
+		return refuseAt(hcn.E_INVALID_PARAMETER, "MacAddress", "%v", err)
+	case !m.IsUnicast():
+		return refuseAt(hcn.E_INVALID_PARAMETER, "MacAddress", "%s is not the address of one interface", m)
+	case m == ipam.HostMAC(n.Doc.Id):
+		return refuseAt(hcn.HCN_E_INVALID_ENDPOINT, "MacAddress", "%s is the gateway of %s", m, n.label())
+	}
+	if other, ok := w.macs.get(macKey(n.Doc.Id, m)); ok {
+		return refuseAt(hcn.HCN_E_INVALID_ENDPOINT, "MacAddress", "%s is held by %s", m, w.endpointLabel(other))
+	}
+	e.Doc.MacAddress = m.String()
+	return nil
+}
+
+// fillRoutes copies the subnets' routes of the families that the endpoint has.
+func fillRoutes(e *Endpoint, n *Network) error {
+	if len(e.Doc.Routes) > 0 {
+		return checkRoutes(e.Doc.Routes)
+	}
+	for _, im := range n.Doc.Ipams {
+		for _, s := range im.Subnets {
+			p, err := parsePrefix(s.IpAddressPrefix)
+			if err != nil || !slices.ContainsFunc(e.Doc.IpConfigurations, func(c IpConfig) bool {
+				a, err := netip.ParseAddr(c.IpAddress)
+				return err == nil && p.Contains(a)
+			}) {
+				continue
+			}
+			e.Doc.Routes = append(e.Doc.Routes, s.Routes...)
+		}
+	}
+	return nil
+}
+
+func emptyDNS(d hcn.Dns) bool {
+	return d.Domain == "" && len(d.Search) == 0 && len(d.ServerList) == 0 && len(d.Options) == 0
+}
+
+// aliasesOf reads {"Aliases":[…]} of AdditionalParams: more names of the endpoint
+// on its network.
+func aliasesOf(params json.RawMessage) ([]string, error) {
+	if len(bytes.TrimSpace(params)) == 0 {
+		return nil, nil
+	}
+	var p struct{ Aliases []string }
+	if err := json.Unmarshal(params, &p); err != nil {
+		var te *json.UnmarshalTypeError
+		if errors.As(err, &te) && te.Field == "" {
+			return nil, nil // not an object: nothing of ours
+		}
+		return nil, refuseAt(hcn.HCN_E_INVALID_JSON, "AdditionalParams.Aliases", "not a list of names")
+	}
+	for i, a := range p.Aliases {
+		if !isHostName(a) {
+			return nil, refuseAt(hcn.E_INVALID_PARAMETER, fmt.Sprintf("AdditionalParams.Aliases[%d]", i), "%q is not a host name", a)
+		}
+	}
+	return p.Aliases, nil
+}
+
+// parse derives what the indexes and the compiler look at from the document.
+func (e *Endpoint) parse(n *Network) error {
+	var err error
+	if e.mac, err = ipam.ParseMAC(e.Doc.MacAddress); err != nil {
+		return refuseAt(hcn.E_INVALID_PARAMETER, "MacAddress", "%v", err)
+	}
+	e.addrs = nil
+	for i, c := range e.Doc.IpConfigurations {
+		a, err := netip.ParseAddr(c.IpAddress)
+		if err != nil || int(c.PrefixLength) > a.BitLen() {
+			return refuseAt(hcn.HCN_E_INVALID_IP, fmt.Sprintf("IpConfigurations[%d]", i), "%q/%d is not an address", c.IpAddress, c.PrefixLength)
+		}
+		e.addrs = append(e.addrs, netip.PrefixFrom(a, int(c.PrefixLength)))
+	}
+	if e.aliases, err = aliasesOf(e.Doc.AdditionalParams); err != nil {
+		return err
+	}
+	e.mappings, err = expandMappings(e, n)
+	return err
+}
+
+// DeleteEndpoint detaches and removes an endpoint.
+func (w World) DeleteEndpoint(id string, match uint64, in Input) (World, error) {
+	e, ok := w.Endpoint(id)
+	if !ok {
+		return w, endpointMissing(id)
+	}
+	if match != 0 && match != e.Doc.Version {
+		return w, versionMismatch(e.Doc.Version, match)
+	}
+	w.removeEndpoint(e, in)
+	return w, nil
+}
+
+func (w *World) removeEndpoint(e *Endpoint, in Input) {
+	if ns, ok := w.namespaces.get(e.Doc.HostComputeNamespace); ok {
+		e = w.detach(ns, e)
+	}
+	w.dropEndpoint(e, in.Now)
+	w.event(hcn.EventEndpointDelete, "EndpointDelete", Endpoints, e.Doc.Id, struct{ ID, Name string }{e.Doc.Id, e.Doc.Name})
+}
+
+// ModifyEndpoint applies a modify request.
+func (w World) ModifyEndpoint(id string, body []byte, match uint64, in Input) (World, *Endpoint, error) {
+	e, ok := w.Endpoint(id)
+	if !ok {
+		return w, nil, endpointMissing(id)
+	}
+	if match != 0 && match != e.Doc.Version {
+		return w, nil, versionMismatch(e.Doc.Version, match)
+	}
+	r, err := decodeModify(body)
+	if err != nil {
+		return w, nil, err
+	}
+	switch hcn.EndpointResourceType(r.ResourceType) {
+	case hcn.EndpointResourceTypePolicy:
+	case hcn.EndpointResourceTypePort:
+		return w, nil, notBuilt("ResourceType", "the port of a virtual machine")
+	default:
+		return w, nil, refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "ResourceType", "%q: an endpoint has Policy and Port", r.ResourceType)
+	}
+	n, _ := w.networks.get(e.Doc.HostComputeNetwork)
+	wanted, err := requestedPolicies(e.Doc.Policies, r)
+	if err != nil {
+		return w, nil, err
+	}
+	c := *e
+	if err := w.setPolicies(&c, e.mappings, wanted, n, in); err != nil {
+		return w, nil, at("Settings", err)
+	}
+	if err := c.parse(n); err != nil {
+		return w, nil, at("Settings", err)
+	}
+	c.Doc.Version++
+	w.putEndpoint(&c)
+	w.event(hcn.EventEndpointModify, "EndpointModify", Endpoints, c.Doc.Id, c.Doc)
+	return w, &c, nil
+}

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package model
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"gatehouse.dev/gatehouse/hcn"
+)
+
+// checkNetworkPolicy says whether a policy can stand on a network of a type.
+func checkNetworkPolicy(p hcn.NetworkPolicy, t hcn.NetworkType) error {
+	switch p.Type {
+	case hcn.VSwitchExtension, hcn.AutomaticDNS:
+		// Stored. Extensions have no effect; the resolver forwards to the host's
+		// resolvers whether asked to or not.
+		var v struct {
+			ExtensionID string
+			Enable      bool
+		}
+		return decodeSettings(p.Settings, &v)
+	case hcn.SourceMacAddress, hcn.DrMacAddress, hcn.RemoteSubnetRoute, hcn.VxlanPort, hcn.HostRoute:
+		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "%s cannot stand on a network of type %s", p.Type, t)
+	case hcn.NetAdapterName, hcn.InterfaceConstraint, hcn.ProviderAddress, hcn.LayerConstraint,
+		hcn.SetPolicy, hcn.NetworkL4Proxy, hcn.NetworkACL, "NeighborDiscovery":
+		return notBuilt("Type", "policy %s on a network of type %s", p.Type, t)
+	}
+	return refuseAt(hcn.HCN_E_INVALID_POLICY_TYPE, "Type", "%q is not a policy of networks", p.Type)
+}
+
+// checkEndpointPolicy says whether a policy can stand on an endpoint of a network.
+func checkEndpointPolicy(p hcn.EndpointPolicy, n *Network) error {
+	switch p.Type {
+	case hcn.PortMapping:
+		if n.Doc.Type != hcn.NAT {
+			return refuseAt(hcn.HCN_E_MAPPING_NOT_SUPPORTED, "Type", "ports are published from NAT networks, not from type %s", n.Doc.Type)
+		}
+		_, err := parsePortMapping(p.Settings)
+		return at("Settings", err)
+	case hcn.OutBoundNAT:
+		if n.Doc.Type == hcn.NAT && isEmptySettings(p.Settings) {
+			return nil // what a NAT network does anyway
+		}
+		return notBuilt("Type", "policy OutBoundNAT with settings")
+	case hcn.ACL, hcn.QOS, hcn.L2Driver, hcn.SDNRoute, hcn.L4Proxy, hcn.L4WFPPROXY, hcn.PortName, hcn.EncapOverhead, hcn.IOV,
+		hcn.NetworkProviderAddress, hcn.NetworkInterfaceConstraint, hcn.TierAcl, "VLAN", "InterfaceParameters", "FirewallPolicy":
+		return notBuilt("Type", "policy %s", p.Type)
+	case "Encryption":
+		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "policy Encryption is not supported")
+	}
+	return refuseAt(hcn.HCN_E_INVALID_POLICY_TYPE, "Type", "%q is not a policy of endpoints", p.Type)
+}
+
+// decodeSettings reads settings into out; absent and null are {}.
+func decodeSettings(raw json.RawMessage, out any) error {
+	trimmed := bytes.TrimSpace(raw)
+	if len(trimmed) == 0 || string(trimmed) == "null" {
+		return nil
+	}
+	err := json.Unmarshal(trimmed, out)
+	var te *json.UnmarshalTypeError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &te):
+		f := "Settings"
+		if te.Field != "" {
+			f += "." + te.Field
+		}
+		return refuseAt(hcn.HCN_E_INVALID_POLICY, f, "a %s is not a %s", te.Value, kindName(te.Type.Kind().String()))
+	}
+	return refuseAt(hcn.HCN_E_INVALID_POLICY, "Settings", "%v", err)
+}
+
+// natFlagPortReserved: the caller holds the host's port already.
+const (
+	natFlagPortReserved hcn.NatFlags = 4
+	knownNatFlags       hcn.NatFlags = 7
+)
+
+// portMapping is the settings, checked.
+type portMapping struct {
+	hcn.PortMappingPolicySetting
+	vip netip.Addr // invalid = every host address
+}
+
+func parsePortMapping(raw json.RawMessage) (portMapping, error) {
+	var m portMapping
+	if err := decodeSettings(raw, &m.PortMappingPolicySetting); err != nil {
+		var e *Error
+		if errors.As(err, &e) {
+			c := *e
+			c.Field = strings.TrimPrefix(strings.TrimPrefix(c.Field, "Settings"), ".")
+			return m, &c
+		}
+		return m, err
+	}
+	switch m.Protocol {
+	case 0, 6, 17, 132:
+	default:
+		return m, refuseAt(hcn.HCN_E_INVALID_POLICY, "Protocol", "%d: only 6 (TCP), 17 (UDP), 132 (SCTP) and 0 (TCP and UDP) have ports", m.Protocol)
+	}
+	if m.Flags&^knownNatFlags != 0 {
+		return m, refuseAt(hcn.HCN_E_INVALID_POLICY, "Flags", "%d has unknown bits", m.Flags)
+	}
+	if m.Protocol == 132 && m.InternalPort != 0 && m.ExternalPort != 0 && m.InternalPort != m.ExternalPort {
+		return m, refuseAt(hcn.HCN_E_INVALID_POLICY, "InternalPort", "SCTP ports cannot be translated: make it %d", m.ExternalPort)
+	}
+	if m.VIP != "" {
+		a, err := netip.ParseAddr(m.VIP)
+		if err != nil || a.Zone() != "" || a.IsMulticast() || a.Is4In6() {
+			return m, refuseAt(hcn.HCN_E_INVALID_POLICY, "VIP", "%q is not an address", m.VIP)
+		}
+		if a.Is4() && m.Flags&hcn.NatFlagsIPv6 != 0 {
+			return m, refuseAt(hcn.HCN_E_INVALID_POLICY, "VIP", "%s is not IPv6, as Flags says", m.VIP)
+		}
+		m.vip = a
+	}
+	return m, nil
+}
+
+// key is what two mappings of one endpoint may not share.
+func (m portMapping) key() string {
+	return fmt.Sprintf("%d %s %d %v", m.Protocol, m.vip, m.ExternalPort, m.Flags&hcn.NatFlagsIPv6 != 0)
+}
+
+// requestedPolicies is the list of policies that a modify request leads to.
+func requestedPolicies(have []hcn.EndpointPolicy, r modifyRequest) ([]hcn.EndpointPolicy, error) {
+	var req hcn.PolicyEndpointRequest
+	if len(bytes.TrimSpace(r.Settings)) > 0 && string(bytes.TrimSpace(r.Settings)) != "null" {
+		if err := decode(r.Settings, &req); err != nil {
+			return nil, at("Settings", err)
+		}
+	}
+	switch r.RequestType {
+	case hcn.RequestTypeAdd:
+		return append(slices.Clip(have), req.Policies...), nil
+	case hcn.RequestTypeRemove:
+		return removePolicies(have, req.Policies), nil
+	case hcn.RequestTypeUpdate:
+		return updatePolicies(have, req.Policies), nil
+	case hcn.RequestTypeRefresh:
+		return have, nil
+	case "Reset":
+		if len(req.Policies) == 0 {
+			return nil, nil
+		}
+		return slices.DeleteFunc(slices.Clone(have), func(p hcn.EndpointPolicy) bool {
+			return slices.ContainsFunc(req.Policies, func(q hcn.EndpointPolicy) bool { return q.Type == p.Type })
+		}), nil
+	}
+	return nil, badRequestType(r.RequestType)
+}
+
+// removePolicies takes away every entry whose named members equal the request's.
+func removePolicies(have, gone []hcn.EndpointPolicy) []hcn.EndpointPolicy {
+	return slices.DeleteFunc(slices.Clone(have), func(p hcn.EndpointPolicy) bool {
+		return slices.ContainsFunc(gone, func(q hcn.EndpointPolicy) bool { return p.Type == q.Type && matches(p, q) })
+	})
+}
+
+// matches: all members named in q are equal in p.
+func matches(p, q hcn.EndpointPolicy) bool {
+	if isEmptySettings(q.Settings) {
+		return true
+	}
+	if p.Type != hcn.PortMapping {
+		return canonical(p.Settings) == canonical(q.Settings)
+	}
+	have, err1 := parsePortMapping(p.Settings)
+	want, err2 := parsePortMapping(q.Settings)
+	var named map[string]json.RawMessage
+	if err1 != nil || err2 != nil || json.Unmarshal(q.Settings, &named) != nil {
+		return false
+	}
+	for k := range named {
+		equal := true
+		switch strings.ToLower(k) {
+		case "protocol":
+			equal = have.Protocol == want.Protocol
+		case "internalport":
+			equal = have.InternalPort == want.InternalPort
+		case "externalport":
+			equal = have.ExternalPort == want.ExternalPort
+		case "vip":
+			equal = have.vip == want.vip
+		case "flags":
+			equal = have.Flags == want.Flags
+		}
+		if !equal {
+			return false
+		}
+	}
+	return true
+}
+
+// updatePolicies replaces the types that are named; a request that repeats every
+// stored policy but ACLs, or is empty, is a full list.
+func updatePolicies(have, want []hcn.EndpointPolicy) []hcn.EndpointPolicy {
+	named := map[hcn.EndpointPolicyType]bool{}
+	for _, p := range want {
+		named[p.Type] = true
+	}
+	if !named[hcn.ACL] {
+		full := true
+		for _, p := range have {
+			full = full && (p.Type == hcn.ACL || slices.ContainsFunc(want, func(q hcn.EndpointPolicy) bool {
+				return p.Type == q.Type && canonical(p.Settings) == canonical(q.Settings)
+			}))
+		}
+		if full || len(want) == 0 {
+			named[hcn.ACL] = true
+		}
+	}
+	out := slices.DeleteFunc(slices.Clone(have), func(p hcn.EndpointPolicy) bool { return named[p.Type] })
+	for _, p := range want {
+		if isEmptySettings(p.Settings) && p.Type == hcn.PortMapping {
+			continue // a type with no settings is cleared
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// setPolicies checks the wanted list, lets the server fill it in, and puts it into
+// e. old is what e publishes already.
+func (w *World) setPolicies(e *Endpoint, old []mapping, wanted []hcn.EndpointPolicy, n *Network, in Input) error {
+	var out []hcn.EndpointPolicy
+	keys := map[string]string{} // of mappings: key -> canonical settings
+	for i, p := range wanted {
+		field := fmt.Sprintf("Policies[%d]", i)
+		if err := checkEndpointPolicy(p, n); err != nil {
+			return at(field, err)
+		}
+		if p.Type != hcn.PortMapping {
+			if !slices.ContainsFunc(out, func(q hcn.EndpointPolicy) bool {
+				return p.Type == q.Type && canonical(p.Settings) == canonical(q.Settings)
+			}) {
+				out = append(out, p)
+			}
+			continue
+		}
+		m, _ := parsePortMapping(p.Settings)
+		if m.ExternalPort == 0 {
+			port, err := w.pickPort(e, m, out, in)
+			if err != nil {
+				return at(field+".Settings.ExternalPort", err)
+			}
+			m.ExternalPort = port
+			p.Settings = setMember(p.Settings, "ExternalPort", strconv.AppendUint(nil, uint64(port), 10))
+		}
+		if same, ok := keys[m.key()]; ok {
+			if same == canonical(p.Settings) {
+				continue
+			}
+			return refuseAt(hcn.HCN_E_POLICY_ALREADY_EXISTS, field+".Settings", "port %d is published twice with different settings", m.ExternalPort)
+		}
+		keys[m.key()] = canonical(p.Settings)
+		out = append(out, p)
+	}
+	e.Doc.Policies = out
+	rows, err := expandMappings(e, n)
+	if err != nil {
+		return err
+	}
+	return w.checkPublished(e, old, rows, in)
+}
+
+// modifyNetworkPolicies applies a Policy request to a network. The types that stand
+// on NAT and Internal networks have the key "one".
+func modifyNetworkPolicies(n *Network, r modifyRequest) ([]hcn.NetworkPolicy, error) {
+	var req hcn.PolicyNetworkRequest
+	if len(bytes.TrimSpace(r.Settings)) > 0 && string(bytes.TrimSpace(r.Settings)) != "null" {
+		if err := decode(r.Settings, &req); err != nil {
+			return nil, at("Settings", err)
+		}
+	}
+	have := slices.Clone(n.Doc.Policies)
+	drop := func(t hcn.NetworkPolicyType) {
+		have = slices.DeleteFunc(have, func(p hcn.NetworkPolicy) bool { return p.Type == t })
+	}
+	switch r.RequestType {
+	case hcn.RequestTypeAdd, hcn.RequestTypeUpdate:
+		for i, p := range req.Policies {
+			field := fmt.Sprintf("Settings.Policies[%d]", i)
+			if err := checkNetworkPolicy(p, n.Doc.Type); err != nil {
+				return nil, at(field, err)
+			}
+			k := slices.IndexFunc(have, func(q hcn.NetworkPolicy) bool { return networkPolicyKey(p) == networkPolicyKey(q) })
+			switch {
+			case k < 0:
+				have = append(have, p)
+			case canonical(have[k].Settings) == canonical(p.Settings):
+			case r.RequestType == hcn.RequestTypeUpdate:
+				have[k] = p
+			default:
+				return nil, refuseAt(hcn.HCN_E_POLICY_ALREADY_EXISTS, field, "%s is set already with other settings", p.Type)
+			}
+		}
+	case hcn.RequestTypeRemove:
+		for _, p := range req.Policies {
+			if p.Type == hcn.VSwitchExtension && !isEmptySettings(p.Settings) {
+				have = slices.DeleteFunc(have, func(q hcn.NetworkPolicy) bool { return networkPolicyKey(p) == networkPolicyKey(q) })
+				continue
+			}
+			drop(p.Type)
+		}
+	case "Reset":
+		if len(req.Policies) == 0 {
+			have = nil
+		}
+		for _, p := range req.Policies {
+			drop(p.Type)
+		}
+	case hcn.RequestTypeRefresh:
+	default:
+		return nil, badRequestType(r.RequestType)
+	}
+	return have, nil
+}
+
+func networkPolicyKey(p hcn.NetworkPolicy) string {
+	if p.Type == hcn.VSwitchExtension {
+		var v hcn.VSwitchExtensionNetworkPolicySetting
+		_ = json.Unmarshal(p.Settings, &v)
+		return string(p.Type) + " " + strings.ToLower(v.ExtensionID)
+	}
+	return string(p.Type)
+}

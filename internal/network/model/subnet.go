@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package model
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"gatehouse.dev/gatehouse/hcn"
+	"gatehouse.dev/gatehouse/internal/network/ipam"
+)
+
+// fillSubnets checks the subnets of a new network and adds what is left out.
+func (w *World) fillSubnets(d *NetworkDoc, in Input) error {
+	taken := w.prefixesTaken()
+	d.Ipams = slices.Clone(d.Ipams)
+	count := 0
+	for i := range d.Ipams {
+		if err := checkIpamType(d.Ipams[i].Type); err != nil {
+			return at(fmt.Sprintf("Ipams[%d]", i), err)
+		}
+		d.Ipams[i].Subnets = slices.Clone(d.Ipams[i].Subnets)
+		count += len(d.Ipams[i].Subnets)
+	}
+	dual := false
+	if count == 0 {
+		// Addresses of our choice: IPv4, and for NAT also IPv6.
+		d.Ipams = []Ipam{{Type: "Static", Subnets: []Subnet{{}}}}
+		dual = d.Type == hcn.NAT
+	}
+	// Explicit prefixes first: automatic ones keep clear of them.
+	own := map[string]netip.Prefix{}
+	for _, automatic := range []bool{false, true} {
+		for i := range d.Ipams {
+			for j := range d.Ipams[i].Subnets {
+				s := &d.Ipams[i].Subnets[j]
+				field := fmt.Sprintf("Ipams[%d].Subnets[%d]", i, j)
+				if (s.IpAddressPrefix == "") != automatic {
+					continue
+				}
+				p, err := choosePrefix(s.IpAddressPrefix, field, taken, own, in.Avoid)
+				if err != nil {
+					return err
+				}
+				own[field] = p
+				if err := fillSubnet(s, p, d, in); err != nil {
+					return at(field, err)
+				}
+			}
+		}
+	}
+	if p := ipam.UniqueLocal(d.Id); dual && !slices.ContainsFunc(in.Avoid, func(o netip.Prefix) bool { return o.Bits() > 0 && o.Overlaps(p) }) {
+		var s Subnet
+		if err := fillSubnet(&s, p, d, in); err != nil {
+			return err
+		}
+		d.Ipams[0].Subnets = append(d.Ipams[0].Subnets, s)
+	}
+	return nil
+}
+
+// prefixesTaken of other networks, with the network's name.
+func (w *World) prefixesTaken() map[netip.Prefix]string {
+	taken := map[netip.Prefix]string{}
+	for _, n := range w.networks.all {
+		for _, p := range n.prefixes() {
+			taken[p] = n.label()
+		}
+	}
+	return taken
+}
+
+// label names a network to people.
+func (n *Network) label() string {
+	if n.Doc.Name != "" {
+		return fmt.Sprintf("network %q", n.Doc.Name)
+	}
+	return "network " + n.Doc.Id
+}
+
+func choosePrefix(text, field string, taken map[netip.Prefix]string, own map[string]netip.Prefix, avoid []netip.Prefix) (netip.Prefix, error) {
+	if text == "" {
+		all := slices.Clone(avoid)
+		for p := range taken {
+			all = append(all, p)
+		}
+		for _, p := range own {
+			all = append(all, p)
+		}
+		p, err := ipam.ChoosePrefix(all)
+		if err != nil {
+			return p, refuseAt(hcn.HCN_E_INVALID_SUBNET, field, "no prefix is free: %v; name one", err)
+		}
+		return p, nil
+	}
+	field += ".IpAddressPrefix"
+	p, err := parsePrefix(text)
+	if err != nil {
+		return p, refuseAt(hcn.HCN_E_INVALID_PREFIX, field, "%q: %v", text, err)
+	}
+	if err := checkLocalPrefix(p); err != nil {
+		return p, refuseAt(hcn.HCN_E_INVALID_PREFIX, field, "%q: %v", text, err)
+	}
+	for o, who := range taken {
+		if o.Overlaps(p) {
+			return p, refuseAt(hcn.E_DUPLICATE_NAME, field, "%s overlaps %s of %s", p, o, who)
+		}
+	}
+	for other, o := range own {
+		if o.Overlaps(p) {
+			return p, refuseAt(hcn.E_DUPLICATE_NAME, field, "%s overlaps %s of %s", p, o, other)
+		}
+	}
+	for _, o := range avoid {
+		if o.Bits() > 0 && o.Overlaps(p) {
+			return p, refuseAt(hcn.E_DUPLICATE_NAME, field, "%s overlaps %s, which the host routes already", p, o)
+		}
+	}
+	return p, nil
+}
+
+// parsePrefix accepts host bits and masks them.
+func parsePrefix(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return p, fmt.Errorf("not a prefix such as 10.1.0.0/24")
+	}
+	if p.Addr().Is4In6() {
+		return p, fmt.Errorf("write an IPv4 prefix as IPv4")
+	}
+	return p.Masked(), nil
+}
+
+func checkLocalPrefix(p netip.Prefix) error {
+	a := p.Addr()
+	switch {
+	case p.Bits() == 0:
+		return fmt.Errorf("that is every address")
+	case a.IsMulticast() || a.Is4() && a.As4()[0] >= 224:
+		return fmt.Errorf("that is multicast or reserved")
+	case a.IsLoopback() || a.Is4() && (a.As4()[0] == 127 || a.As4()[0] == 0):
+		return fmt.Errorf("that is the host itself")
+	case a.Is4() && p.Bits() < 8 || a.Is6() && p.Bits() < 16:
+		return fmt.Errorf("too large for one network")
+	case a.BitLen()-p.Bits() < 1:
+		return fmt.Errorf("no room for a gateway and an endpoint")
+	}
+	return nil
+}
+
+func checkIpamType(t string) error {
+	switch {
+	case t == "" || strings.EqualFold(t, "Static"):
+		return nil
+	case strings.EqualFold(t, "Dhcp"):
+		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "Dhcp needs a network with an uplink (Transparent, L2Bridge)")
+	}
+	return refuseAt(hcn.HCN_E_INVALID_NETWORK, "Type", "%q is not Static or Dhcp", t)
+}
+
+// fillSubnet checks one subnet whose prefix is chosen, and adds id and gateway.
+func fillSubnet(s *Subnet, p netip.Prefix, d *NetworkDoc, in Input) error {
+	if s.IpAddressPrefix == "" {
+		s.IpAddressPrefix = p.String()
+	}
+	var err error
+	if s.ID, err = takeID(s.ID, in.NewID); err != nil {
+		return err
+	}
+	if s.Flags&^hcn.SubnetFlagsDoNotReserveGatewayAddress != 0 {
+		return refuseAt(hcn.E_INVALID_PARAMETER, "Flags", "%d has unknown bits", s.Flags)
+	}
+	for i, raw := range s.Policies {
+		if err := checkSubnetPolicy(raw); err != nil {
+			return at(fmt.Sprintf("Policies[%d]", i), err)
+		}
+	}
+	s.IpSubnets = slices.Clone(s.IpSubnets)
+	for i := range s.IpSubnets {
+		is := &s.IpSubnets[i]
+		ip, err := parsePrefix(is.IpAddressPrefix)
+		if err != nil || !p.Contains(ip.Addr()) || ip.Bits() < p.Bits() {
+			return refuseAt(hcn.HCN_E_INVALID_IP_SUBNET, fmt.Sprintf("IpSubnets[%d].IpAddressPrefix", i), "%q is not a part of %s", is.IpAddressPrefix, p)
+		}
+		if is.ID, err = takeID(is.ID, in.NewID); err != nil {
+			return at(fmt.Sprintf("IpSubnets[%d]", i), err)
+		}
+	}
+	if err := checkRoutes(s.Routes); err != nil {
+		return err
+	}
+	if hasDefault := slices.ContainsFunc(s.Routes, isDefault); !hasDefault && hasHostNIC(d) {
+		s.Routes = append(slices.Clone(s.Routes), hcn.Route{
+			NextHop: ipam.First(p).String(), DestinationPrefix: defaultOf(p.Addr()).String(),
+		})
+	}
+	sub, err := parseSubnet(*s)
+	if err != nil {
+		return err
+	}
+	if g := sub.gateway; g.IsValid() {
+		if err := (ipam.Pool{Prefix: p}).Check(g); err != nil {
+			return refuseAt(hcn.HCN_E_INVALID_IP, "Routes", "the gateway: %v", err)
+		}
+	}
+	return nil
+}
+
+func checkRoutes(rs []hcn.Route) error {
+	for i, r := range rs {
+		if _, err := parsePrefix(r.DestinationPrefix); err != nil {
+			return refuseAt(hcn.HCN_E_INVALID_PREFIX, fmt.Sprintf("Routes[%d].DestinationPrefix", i), "%q: %v", r.DestinationPrefix, err)
+		}
+		if r.NextHop == "" {
+			continue
+		}
+		if a, err := netip.ParseAddr(r.NextHop); err != nil || a.Zone() != "" || a.IsMulticast() {
+			return refuseAt(hcn.HCN_E_INVALID_IP, fmt.Sprintf("Routes[%d].NextHop", i), "%q is not the address of a router", r.NextHop)
+		}
+	}
+	return nil
+}
+
+func isDefault(r hcn.Route) bool {
+	p, err := parsePrefix(r.DestinationPrefix)
+	return err == nil && p.Bits() == 0
+}
+
+func defaultOf(a netip.Addr) netip.Prefix {
+	if a.Is4() {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+}
+
+func parseSubnet(s Subnet) (subnet, error) {
+	p, err := parsePrefix(s.IpAddressPrefix)
+	if err != nil {
+		return subnet{}, refuseAt(hcn.HCN_E_INVALID_PREFIX, "IpAddressPrefix", "%q: %v", s.IpAddressPrefix, err)
+	}
+	out := subnet{id: s.ID, pool: ipam.Pool{Prefix: p}, pools: map[string]netip.Prefix{s.ID: p}}
+	for _, r := range s.Routes {
+		if isDefault(r) && r.NextHop != "" {
+			if g, err := netip.ParseAddr(r.NextHop); err == nil && g.Is4() == p.Addr().Is4() && !g.IsUnspecified() {
+				out.gateway = g
+				break
+			}
+		}
+	}
+	if s.Flags&hcn.SubnetFlagsDoNotReserveGatewayAddress == 0 {
+		out.pool.Gateway = out.gateway
+	}
+	for _, is := range s.IpSubnets {
+		if ip, err := parsePrefix(is.IpAddressPrefix); err == nil {
+			out.pools[is.ID] = ip
+		}
+	}
+	return out, nil
+}
+
+func checkSubnetPolicy(raw json.RawMessage) error {
+	var p hcn.SubnetPolicy
+	if err := json.Unmarshal(raw, &p); err != nil {
+		return refuse(hcn.HCN_E_INVALID_POLICY, "not a policy: %v", err)
+	}
+	switch p.Type {
+	case hcn.VLAN, hcn.VSID:
+		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "%s needs a network with an uplink", p.Type)
+	}
+	return refuseAt(hcn.HCN_E_INVALID_POLICY_TYPE, "Type", "%q is not a policy of subnets", p.Type)
+}
+
+// checkDNS refuses what no resolver could use.
+func checkDNS(d hcn.Dns) error {
+	for i, s := range d.ServerList {
+		if a, err := netip.ParseAddr(s); err != nil || a.IsUnspecified() || a.IsMulticast() {
+			return refuseAt(hcn.HCN_E_INVALID_IP, fmt.Sprintf("ServerList[%d]", i), "%q is not the address of a server", s)
+		}
+	}
+	if d.Domain != "" && !isHostName(d.Domain) {
+		return refuseAt(hcn.E_INVALID_PARAMETER, "Domain", "%q is not a domain name", d.Domain)
+	}
+	for i, s := range d.Search {
+		if !isHostName(s) && s != "." {
+			return refuseAt(hcn.E_INVALID_PARAMETER, fmt.Sprintf("Search[%d]", i), "%q is not a domain name", s)
+		}
+	}
+	for i, s := range d.Options {
+		if strings.ContainsAny(s, "\n\r\x00") {
+			return refuseAt(hcn.E_INVALID_PARAMETER, fmt.Sprintf("Options[%d]", i), "more than one line")
+		}
+	}
+	return nil
+}
+
+// isHostName: labels of RFC 1123 and the underscores that people use.
+func isHostName(s string) bool {
+	s = strings.TrimSuffix(s, ".")
+	if s == "" || len(s) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		for i := range len(label) {
+			c := label[i]
+			if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func modifyDNS(have hcn.Dns, r modifyRequest) (hcn.Dns, error) {
+	switch r.RequestType {
+	case hcn.RequestTypeAdd, hcn.RequestTypeUpdate:
+		var d hcn.Dns
+		if err := decode(r.Settings, &d); err != nil {
+			return d, at("Settings", err)
+		}
+		return d, at("Settings", checkDNS(d))
+	case hcn.RequestTypeRemove, "Reset":
+		return hcn.Dns{}, nil
+	case hcn.RequestTypeRefresh:
+		return have, nil
+	}
+	return have, badRequestType(r.RequestType)
+}
+
+func badRequestType(t hcn.RequestType) error {
+	return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "RequestType", "%q is not one of Add, Remove, Update, Refresh, Reset", t)
+}
+
+// inheritedDNS is what endpoints without their own get: the network's, served by
+// the resolver on the gateway unless the network names servers.
+func (n *Network) inheritedDNS() hcn.Dns {
+	d := n.Doc.Dns
+	if len(d.ServerList) == 0 && n.HostPort != 0 {
+		for _, g := range n.gateways() {
+			d.ServerList = append(slices.Clip(d.ServerList), g.String())
+		}
+	}
+	return d
+}

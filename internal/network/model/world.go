@@ -1,0 +1,526 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package model
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"gatehouse.dev/gatehouse/hcn"
+	"gatehouse.dev/gatehouse/internal/instance"
+	"gatehouse.dev/gatehouse/internal/network/ipam"
+	"gatehouse.dev/gatehouse/internal/vswitch"
+)
+
+// Kind names a collection; it is also the bucket of its rows.
+type Kind string
+
+// Kinds.
+const (
+	Networks   Kind = "networks"
+	Endpoints  Kind = "endpoints"
+	Namespaces Kind = "namespaces"
+)
+
+// World is every network, endpoint and namespace of one host. Make it with New or
+// Load. It is a value: verbs return the next one.
+type World struct {
+	inst instance.Instance
+
+	networks   pmap[*Network]
+	endpoints  pmap[*Endpoint]
+	namespaces pmap[*Namespace]
+
+	// Indexes; each follows from the rows.
+	byName    pmap[string]    // network name -> id
+	addrs     pmap[string]    // network id / address bytes -> endpoint id
+	macs      pmap[string]    // network id / MAC bytes -> endpoint id
+	members   pmap[string]    // network id / sequence -> endpoint id
+	published pmap[[]publish] // family proto port -> who, on which addresses
+	numbersIn [3]pmap[struct{}]
+
+	// released is the quarantine of addresses: network id / address bytes -> when.
+	// It is not stored: a restart ends it.
+	released pmap[time.Time]
+	sweepAt  time.Time
+	lastMAC  pmap[ipam.MAC] // network id -> last given out
+
+	numbers Numbers
+	loading bool
+	changes []Change
+	events  []Event
+}
+
+// Numbers are counters of what is handed out and stored.
+type Numbers struct {
+	Sequence  uint64 // order of creation, over all kinds
+	Port      vswitch.PortID
+	Network   vswitch.NetworkID
+	Namespace uint32
+}
+
+// Which numbersIn a number is in.
+const (
+	portNumbers = iota
+	networkNumbers
+	namespaceNumbers
+)
+
+// Network is a stored row.
+type Network struct {
+	Doc      NetworkDoc
+	Number   vswitch.NetworkID
+	Zone     vswitch.Zone
+	HostPort vswitch.PortID // 0 = no host vNIC
+	Sequence uint64
+	Created  time.Time
+	Body     string // digest of the create
+
+	subnets  []subnet
+	compiled netPart
+}
+
+// subnet is a Subnet, parsed.
+type subnet struct {
+	id      string
+	pool    ipam.Pool
+	gateway netip.Addr // also where it is not reserved
+	pools   map[string]netip.Prefix
+}
+
+// Endpoint is a stored row.
+type Endpoint struct {
+	Doc EndpointDoc
+	// Port is the endpoint's number at the switch for as long as it lives.
+	Port     vswitch.PortID
+	Sequence uint64
+	Created  time.Time
+	Body     string
+	// InheritDNS: the Dns in Doc is the network's.
+	InheritDNS bool `json:",omitempty"`
+	// Instance counts attachments, for statistics that restart with each.
+	Instance uint32 `json:",omitempty"`
+
+	mac      ipam.MAC
+	addrs    []netip.Prefix // address and length, in order of IpConfigurations
+	aliases  []string
+	mappings []mapping
+	compiled endpointPart
+}
+
+// Namespace is a stored row.
+type Namespace struct {
+	Doc      NamespaceDoc
+	Sequence uint64
+	Created  time.Time
+	Body     string
+	// Foreign: NetNsPath was handed in.
+	Foreign bool `json:",omitempty"`
+	// NICs are the attached endpoints in order; Index is the n of eth<n>.
+	NICs       []NIC    `json:",omitempty"`
+	Containers []string `json:",omitempty"`
+	// Plug is the owner given to Plug, and what it made; empty otherwise.
+	Plug          string   `json:",omitempty"`
+	PlugEndpoints []string `json:",omitempty"`
+
+	compiled Compartment
+}
+
+// NIC is an endpoint's place in a namespace.
+type NIC struct {
+	Endpoint string
+	Index    int
+}
+
+// Input is what a verb needs besides the document.
+type Input struct {
+	Now   time.Time
+	Owner string        // default owner
+	NewID func() string // a fresh GUID, lower case
+	// Avoid is every route and address of the host: automatic prefixes keep clear
+	// of them, explicit ones that overlap are refused.
+	Avoid []netip.Prefix
+	// Ports knows what others hold on the host; nil = nothing.
+	Ports Ports
+}
+
+// Ports is what the model asks about ports of the host outside the World.
+type Ports interface {
+	// Check fails if somebody else holds p.
+	Check(p HostPort) error
+	// Free returns a port that nobody holds for any of want, whose Port is not set,
+	// and that taken does not refuse.
+	Free(want []HostPort, taken func(port uint16) bool) (uint16, error)
+}
+
+// Change is one row written, or deleted (Row nil).
+type Change struct {
+	Kind Kind
+	ID   string
+	Row  any // *Network, *Endpoint, *Namespace
+}
+
+// Event is one fact for the event ring.
+type Event struct {
+	Type uint32
+	Name string
+	Kind Kind
+	ID   string
+	Data json.RawMessage
+}
+
+// New returns an empty World of the instance whose names it compiles.
+func New(inst instance.Instance) World { return World{inst: inst} }
+
+// Load makes a World of stored rows. The error names a row that contradicts the others.
+func Load(inst instance.Instance, numbers Numbers, networks []*Network, endpoints []*Endpoint, namespaces []*Namespace) (World, error) {
+	w := New(inst)
+	w.numbers, w.loading = numbers, true
+	for _, n := range networks {
+		c := *n
+		if err := c.parse(); err != nil {
+			return World{}, fmt.Errorf("stored network %s: %w", n.Doc.Id, err)
+		}
+		w.putNetwork(&c)
+	}
+	// Endpoints look up their namespace, and namespaces are compiled from their endpoints.
+	for _, ns := range namespaces {
+		c := *ns
+		w.namespaces = w.namespaces.set(c.Doc.Id, &c)
+	}
+	endpoints = slices.Clone(endpoints)
+	slices.SortFunc(endpoints, func(a, b *Endpoint) int { return cmp.Compare(a.Sequence, b.Sequence) })
+	for _, e := range endpoints {
+		c := *e
+		n, ok := w.networks.get(c.Doc.HostComputeNetwork)
+		if !ok {
+			return World{}, fmt.Errorf("stored endpoint %s: its network %s is missing", c.Doc.Id, c.Doc.HostComputeNetwork)
+		}
+		if err := c.parse(n); err != nil {
+			return World{}, fmt.Errorf("stored endpoint %s: %w", c.Doc.Id, err)
+		}
+		w.putEndpoint(&c)
+	}
+	for _, ns := range namespaces {
+		c := *ns
+		w.putNamespace(&c)
+	}
+	w.loading = false
+	return w, nil
+}
+
+// Changes since the last Clean: the newest row of each object, in order of first change.
+func (w World) Changes() []Change {
+	last := make(map[string]int, len(w.changes))
+	var out []Change
+	for _, c := range w.changes {
+		k := string(c.Kind) + c.ID
+		if i, ok := last[k]; ok {
+			out[i] = c
+			continue
+		}
+		last[k] = len(out)
+		out = append(out, c)
+	}
+	return out
+}
+
+// Events since the last Clean.
+func (w World) Events() []Event { return w.events }
+
+// Numbers to store with the changes.
+func (w World) Numbers() Numbers { return w.numbers }
+
+// Clean returns the World without memory of how it came about.
+func (w World) Clean() World {
+	w.changes, w.events = nil, nil
+	return w
+}
+
+// Undo returns the changes that lead back from w to old: the inverse of w.Changes().
+func (w World) Undo(old World) []Change {
+	out := w.Changes()
+	for i, c := range out {
+		out[i].Row = nil
+		switch c.Kind {
+		case Networks:
+			if r, ok := old.networks.get(c.ID); ok {
+				out[i].Row = r
+			}
+		case Endpoints:
+			if r, ok := old.endpoints.get(c.ID); ok {
+				out[i].Row = r
+			}
+		case Namespaces:
+			if r, ok := old.namespaces.get(c.ID); ok {
+				out[i].Row = r
+			}
+		}
+	}
+	return out
+}
+
+// With returns w with numbers that are at least those of later, so that what a
+// verb that was undone had handed out is not handed out again at once.
+func (w World) With(later Numbers) World {
+	w.numbers = later
+	return w
+}
+
+func (w *World) changed(k Kind, id string, row any) {
+	if w.loading {
+		return
+	}
+	w.changes = append(slices.Clip(w.changes), Change{k, id, row})
+}
+
+func (w *World) event(typ uint32, name string, k Kind, id string, data any) {
+	raw, err := Encode(data)
+	if err != nil {
+		raw = nil
+	}
+	w.events = append(slices.Clip(w.events), Event{typ, name, k, id, raw})
+}
+
+// Network by id.
+func (w World) Network(id string) (*Network, bool) { return w.networks.get(strings.ToLower(id)) }
+
+// Endpoint by id.
+func (w World) Endpoint(id string) (*Endpoint, bool) { return w.endpoints.get(strings.ToLower(id)) }
+
+// Namespace by id.
+func (w World) Namespace(id string) (*Namespace, bool) { return w.namespaces.get(strings.ToLower(id)) }
+
+// NetworkNamed finds by exact name.
+func (w World) NetworkNamed(name string) (*Network, bool) {
+	id, ok := w.byName.get(name)
+	if !ok || name == "" {
+		return nil, false
+	}
+	return w.networks.get(id)
+}
+
+// AllNetworks in order of creation.
+func (w World) AllNetworks() []*Network {
+	return sorted(w.networks, func(n *Network) uint64 { return n.Sequence })
+}
+
+// AllEndpoints in order of creation.
+func (w World) AllEndpoints() []*Endpoint {
+	return sorted(w.endpoints, func(e *Endpoint) uint64 { return e.Sequence })
+}
+
+// AllNamespaces in order of creation.
+func (w World) AllNamespaces() []*Namespace {
+	return sorted(w.namespaces, func(n *Namespace) uint64 { return n.Sequence })
+}
+
+func sorted[V any](m pmap[V], seq func(V) uint64) []V {
+	out := make([]V, 0, m.len())
+	for _, v := range m.all {
+		out = append(out, v)
+	}
+	slices.SortFunc(out, func(a, b V) int { return cmp.Compare(seq(a), seq(b)) })
+	return out
+}
+
+// EndpointsOf a network in order of creation.
+func (w World) EndpointsOf(network string) []*Endpoint {
+	var out []*Endpoint
+	for _, id := range w.members.prefixed(network + "/") {
+		if e, ok := w.endpoints.get(id); ok {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+func addrKey(network string, a netip.Addr) string { return network + "/" + string(a.AsSlice()) }
+func macKey(network string, m ipam.MAC) string    { return network + "/" + string(m[:]) }
+func memberKey(e *Endpoint) string {
+	return fmt.Sprintf("%s/%016x", e.Doc.HostComputeNetwork, e.Sequence)
+}
+
+func numberKey(n uint32) string {
+	return string([]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
+}
+
+func (w *World) putNetwork(n *Network) {
+	id := n.Doc.Id
+	if old, ok := w.networks.get(id); ok {
+		w.unindexNetwork(old)
+	}
+	n.compiled = compileNetwork(n, w.inst)
+	w.networks = w.networks.set(id, n)
+	if n.Doc.Name != "" {
+		w.byName = w.byName.set(n.Doc.Name, id)
+	}
+	w.use(networkNumbers, uint32(n.Number))
+	if n.HostPort != 0 {
+		w.use(portNumbers, uint32(n.HostPort))
+	}
+	w.changed(Networks, id, n)
+}
+
+func (w *World) unindexNetwork(n *Network) {
+	if n.Doc.Name != "" {
+		w.byName = w.byName.del(n.Doc.Name)
+	}
+}
+
+func (w *World) dropNetwork(n *Network) {
+	w.unindexNetwork(n)
+	w.networks = w.networks.del(n.Doc.Id)
+	w.lastMAC = w.lastMAC.del(n.Doc.Id)
+	for k := range w.released.prefixed(n.Doc.Id + "/") {
+		w.released = w.released.del(k)
+	}
+	w.free(networkNumbers, uint32(n.Number))
+	if n.HostPort != 0 {
+		w.free(portNumbers, uint32(n.HostPort))
+	}
+	w.changed(Networks, n.Doc.Id, nil)
+}
+
+func (w *World) putEndpoint(e *Endpoint) {
+	id, net := e.Doc.Id, e.Doc.HostComputeNetwork
+	if old, ok := w.endpoints.get(id); ok {
+		w.unindexEndpoint(old)
+	}
+	n, _ := w.networks.get(net)
+	var ns *Namespace
+	if e.Doc.HostComputeNamespace != "" {
+		ns, _ = w.namespaces.get(e.Doc.HostComputeNamespace)
+	}
+	e.compiled = compileEndpoint(e, n, ns, w.inst)
+	w.endpoints = w.endpoints.set(id, e)
+	for _, a := range e.addrs {
+		w.addrs = w.addrs.set(addrKey(net, a.Addr()), id)
+		w.released = w.released.del(addrKey(net, a.Addr()))
+	}
+	w.macs = w.macs.set(macKey(net, e.mac), id)
+	w.lastMAC = w.lastMAC.set(net, e.mac)
+	w.members = w.members.set(memberKey(e), id)
+	w.use(portNumbers, uint32(e.Port))
+	w.publish(e)
+	w.changed(Endpoints, id, e)
+}
+
+func (w *World) unindexEndpoint(e *Endpoint) {
+	net := e.Doc.HostComputeNetwork
+	for _, a := range e.addrs {
+		w.addrs = w.addrs.del(addrKey(net, a.Addr()))
+	}
+	w.macs = w.macs.del(macKey(net, e.mac))
+	w.members = w.members.del(memberKey(e))
+	w.unpublish(e)
+}
+
+func (w *World) dropEndpoint(e *Endpoint, now time.Time) {
+	w.unindexEndpoint(e)
+	w.endpoints = w.endpoints.del(e.Doc.Id)
+	w.free(portNumbers, uint32(e.Port))
+	w.sweep(now)
+	for _, a := range e.addrs {
+		w.released = w.released.set(addrKey(e.Doc.HostComputeNetwork, a.Addr()), now)
+	}
+	w.changed(Endpoints, e.Doc.Id, nil)
+}
+
+// sweep forgets who left the quarantine, at most once in its length.
+func (w *World) sweep(now time.Time) {
+	if now.Before(w.sweepAt) {
+		return
+	}
+	w.sweepAt = now.Add(ipam.Quarantine)
+	for k, at := range w.released.all {
+		if now.Sub(at) >= ipam.Quarantine {
+			w.released = w.released.del(k)
+		}
+	}
+}
+
+func (w *World) putNamespace(ns *Namespace) {
+	w.numbersIn[namespaceNumbers] = w.numbersIn[namespaceNumbers].set(numberKey(ns.Doc.NamespaceId)+ns.Doc.Id, struct{}{})
+	ns.compiled = w.compileNamespace(ns)
+	w.namespaces = w.namespaces.set(ns.Doc.Id, ns)
+	w.changed(Namespaces, ns.Doc.Id, ns)
+}
+
+func (w *World) dropNamespace(ns *Namespace) {
+	w.numbersIn[namespaceNumbers] = w.numbersIn[namespaceNumbers].del(numberKey(ns.Doc.NamespaceId) + ns.Doc.Id)
+	w.namespaces = w.namespaces.del(ns.Doc.Id)
+	w.changed(Namespaces, ns.Doc.Id, nil)
+}
+
+func (w *World) use(set int, n uint32) {
+	w.numbersIn[set] = w.numbersIn[set].set(numberKey(n), struct{}{})
+}
+func (w *World) free(set int, n uint32) { w.numbersIn[set] = w.numbersIn[set].del(numberKey(n)) }
+
+// next hands out the number after last, cyclic in low..high, that is not in use:
+// so one that was given back is not given out again at once.
+func (w *World) next(set int, last, low, high uint32) (uint32, bool) {
+	n := last
+	for range high - low + 1 {
+		n++
+		if n < low || n > high {
+			n = low
+		}
+		if !w.numbersIn[set].has(numberKey(n)) {
+			w.use(set, n)
+			return n, true
+		}
+	}
+	return 0, false
+}
+
+func (w *World) takePort() (vswitch.PortID, error) {
+	n, ok := w.next(portNumbers, uint32(w.numbers.Port), 1, uint32(vswitch.FirstUplinkPort)-1)
+	if !ok {
+		return 0, refuse(hcn.HCN_E_DEGRADED_OPERATION, "all %d ports of the switch are in use; delete endpoints that are not needed", vswitch.FirstUplinkPort-1)
+	}
+	w.numbers.Port = vswitch.PortID(n)
+	return vswitch.PortID(n), nil
+}
+
+func (w *World) takeNetworkNumber() (vswitch.NetworkID, error) {
+	n, ok := w.next(networkNumbers, uint32(w.numbers.Network), 1, vswitch.MaxNetworks-1)
+	if !ok {
+		return 0, refuse(hcn.HCN_E_DEGRADED_OPERATION, "all %d networks of the switch are in use; delete networks that are not needed", vswitch.MaxNetworks-1)
+	}
+	w.numbers.Network = vswitch.NetworkID(n)
+	return vswitch.NetworkID(n), nil
+}
+
+// takeNamespaceNumber: numbers of namespaces need not be unique where the caller
+// chooses them; ours are. 1 is the host's own compartment.
+func (w *World) takeNamespaceNumber() uint32 {
+	n := w.numbers.Namespace
+	for {
+		n++
+		if n < 2 {
+			n = 2
+		}
+		used := false
+		for range w.numbersIn[namespaceNumbers].prefixed(numberKey(n)) {
+			used = true
+			break
+		}
+		if !used {
+			w.numbers.Namespace = n
+			return n
+		}
+	}
+}
+
+func (w *World) sequence() uint64 {
+	w.numbers.Sequence++
+	return w.numbers.Sequence
+}
