@@ -118,8 +118,8 @@ func Diff(old, new Tables) Delta {
 	// been led away by then is overwritten last.
 	s.insert(backend).put(slot).overwrite(backend)
 	s.put(addr).put(ifport).put(svc)
-	s.remove(addr).remove(ifport).remove(slot).zero(backend).remove(flood).remove(portip).remove(route)
-	s.zero(floodn).zero(port).remove(busy).zero(natpool).zero(net).zero(cfg)
+	s.remove(addr).remove(ifport).remove(slot).zero(backend).zero(floodn).remove(flood).remove(portip).remove(route)
+	s.zero(port).remove(busy).zero(natpool).zero(net).zero(cfg)
 	d.Steps = s.steps
 	return d
 }

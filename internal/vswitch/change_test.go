@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package vswitch
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"reflect"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/txtar"
+)
+
+// world is a State and Facts that change a little at a time.
+type world struct {
+	s State
+	f Facts
+}
+
+func newWorld() *world { return &world{f: testFacts()} }
+
+// change does one small thing, chosen by op; n picks to which object. Some
+// results are invalid on purpose.
+func (w *world) change(op, n byte) {
+	s := &w.s
+	pick := func(l int) int { return int(n) % max(l, 1) }
+	switch op % 16 {
+	case 0, 1: // add a network with its host port, or take it away with all in it
+		id := NetworkID(n%6 + 1)
+		if i := slices.IndexFunc(s.Networks, func(x Network) bool { return x.ID == id }); i >= 0 {
+			if op&16 == 0 {
+				return
+			}
+			s.Networks = slices.Delete(s.Networks, i, i+1)
+			s.Ports = slices.DeleteFunc(s.Ports, func(p Port) bool { return p.Network == id })
+			w.dropMappings()
+			return
+		}
+		s.Networks = append(s.Networks, testNetwork(id))
+		s.Ports = append(s.Ports, testHostPort(id, w.f))
+	case 2, 3, 4: // add a port
+		if len(s.Networks) == 0 {
+			return
+		}
+		id := PortID(n%40) + 20
+		if slices.ContainsFunc(s.Ports, func(p Port) bool { return p.ID == id }) {
+			return
+		}
+		s.Ports = append(s.Ports, testPort(id, s.Networks[pick(len(s.Networks))].ID, w.f))
+	case 5: // remove a port
+		if len(s.Ports) > 0 {
+			i := pick(len(s.Ports))
+			if s.Ports[i].Kind != PortHost {
+				s.Ports = slices.Delete(s.Ports, i, i+1)
+				w.dropMappings()
+			}
+		}
+	case 6: // publish
+		if len(s.Ports) > 0 {
+			p := s.Ports[pick(len(s.Ports))]
+			if len(p.Addrs) > 0 {
+				m := testMapping(p, []byte{6, 17, 132}[n%3], 79+uint16(n)%7*3000)
+				if n%5 == 0 {
+					m.HostAddr = netip.MustParseAddr("127.0.0.1")
+				}
+				s.Mappings = append(s.Mappings, m)
+			}
+		}
+	case 7: // publish no longer
+		if len(s.Mappings) > 0 {
+			i := pick(len(s.Mappings))
+			s.Mappings = slices.Delete(s.Mappings, i, i+1)
+		}
+	case 8: // publish for somebody else
+		if len(s.Mappings) > 0 && len(s.Ports) > 0 {
+			m, p := &s.Mappings[pick(len(s.Mappings))], s.Ports[int(n/3)%len(s.Ports)]
+			if len(p.Addrs) > 0 {
+				m.Object, m.Port, m.Addr = p.Object, p.ID, p.Addrs[0]
+			}
+		}
+	case 9: // up, down
+		if len(s.Ports) > 0 {
+			p := &s.Ports[pick(len(s.Ports))]
+			p.Up = !p.Up
+		}
+	case 10: // a device comes or goes
+		if len(s.Ports) > 0 {
+			p := s.Ports[pick(len(s.Ports))]
+			if _, ok := w.f.Ifindex[p.Interface]; ok {
+				delete(w.f.Ifindex, p.Interface)
+			} else {
+				w.f.Ifindex[p.Interface] = 1000 + int(p.ID)
+			}
+		}
+	case 11: // an uplink comes or goes; some of these collide
+		ifindex := []int{2, 3, 2 + MaxUplinks, 3 + 2*MaxUplinks}[n%4]
+		if i := slices.IndexFunc(w.f.Uplinks, func(u Uplink) bool { return u.Ifindex == ifindex }); i >= 0 {
+			w.f.Uplinks = slices.Delete(slices.Clone(w.f.Uplinks), i, i+1)
+		} else {
+			w.f.Uplinks = append(slices.Clone(w.f.Uplinks), Uplink{
+				Name: fmt.Sprint("eth", ifindex), Ifindex: ifindex, MTU: 1300 + uint16(n),
+				Addrs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(ifindex)}), 24)},
+			})
+		}
+	case 12: // addresses move: two ports swap theirs
+		if len(s.Ports) > 1 {
+			a, b := &s.Ports[pick(len(s.Ports))], &s.Ports[int(n/7)%len(s.Ports)]
+			if a.Network == b.Network && a.Kind == PortContainer && b.Kind == PortContainer {
+				a.Addrs, b.Addrs = b.Addrs, a.Addrs
+			}
+		}
+	case 13: // an address is taken twice
+		if len(s.Ports) > 0 {
+			p := &s.Ports[pick(len(s.Ports))]
+			p.Addrs = append(slices.Clone(p.Addrs), netip.AddrFrom4([4]byte{10, byte(p.Network), 9, n % 4}))
+		}
+	case 14: // a network changes
+		if len(s.Networks) > 0 {
+			x := &s.Networks[pick(len(s.Networks))]
+			switch n % 4 {
+			case 0:
+				x.Flags ^= NetFlood
+			case 1:
+				x.MTU = 1280 + uint16(n)
+			case 2:
+				x.Zone ^= 64
+			case 3:
+				x.Flags ^= NetUplink
+			}
+		}
+	case 15: // the host changes
+		switch n % 3 {
+		case 0:
+			w.f.Anchor = int(n) + 5
+		case 1:
+			w.f.HostAddrs = append(slices.Clone(w.f.HostAddrs[:2]), netip.AddrFrom4([4]byte{203, 0, 113, n}))
+		case 2:
+			w.f.NetnsCookie = uint64(n)
+		}
+	}
+}
+
+func (w *world) dropMappings() {
+	w.s.Mappings = slices.DeleteFunc(w.s.Mappings, func(m PortMapping) bool {
+		return !slices.ContainsFunc(w.s.Ports, func(p Port) bool { return p.ID == m.Port && slices.Contains(p.Addrs, m.Addr) })
+	})
+}
+
+// kernel is what maps hold: by map, key to value.
+type kernel map[string]map[any]any
+
+var arrays = map[string]bool{"port": true, "net": true, "backend": true, "natpool": true, "floodn": true, "cfg": true}
+
+func (k kernel) do(t testing.TB, s Step) {
+	m := k[s.Map]
+	if m == nil {
+		m = map[any]any{}
+		k[s.Map] = m
+	}
+	for i := range s.Rows {
+		key, value := s.At(i)
+		kk := reflect.ValueOf(key).Elem().Interface()
+		if value == nil {
+			if arrays[s.Map] {
+				t.Fatalf("map %s: an array has no removal", s.Map)
+			}
+			if _, ok := m[kk]; !ok {
+				t.Errorf("map %s: key %v removed but not there", s.Map, kk)
+			}
+			delete(m, kk)
+			continue
+		}
+		v := reflect.ValueOf(value).Elem()
+		if arrays[s.Map] && v.IsZero() {
+			delete(m, kk)
+			continue
+		}
+		m[kk] = v.Interface()
+	}
+}
+
+// whole checks that no row points to a missing one.
+func (k kernel) whole(t testing.TB, when string) {
+	for key, v := range k["ifport"] {
+		if _, ok := k["port"][v]; !ok {
+			t.Errorf("%s: ifport %v points to port %v, which is not there", when, key, v)
+		}
+	}
+	for key, v := range k["addr"] {
+		a := v.(AddrRow)
+		if p, ok := k["port"][uint32(a.Port)]; a.Port != 0 && (!ok || p.(PortRow).Ifindex == 0 && p.(PortRow).Net == 0) {
+			t.Errorf("%s: addr %v points to port %d, which is not there", when, key, a.Port)
+		}
+	}
+	for key, v := range k["svc"] {
+		s := v.(SvcRow)
+		b, ok := k["slot"][SlotKey{Svc: s.Id, Bank: uint16(s.Bank)}]
+		if !ok {
+			t.Errorf("%s: svc %v has no slot", when, key)
+			continue
+		}
+		row, ok := k["backend"][b]
+		if !ok {
+			t.Errorf("%s: svc %v has no backend", when, key)
+			continue
+		}
+		if _, ok := k["port"][uint32(row.(BackendRow).Port)]; !ok {
+			t.Errorf("%s: svc %v: port %d of its backend is not there", when, key, row.(BackendRow).Port)
+		}
+	}
+	for key, v := range k["port"] {
+		p := v.(PortRow)
+		if p.Net != 0 {
+			if _, ok := k["net"][uint32(p.Net)]; !ok {
+				t.Errorf("%s: port %v: its network is not there", when, key)
+			}
+		}
+		for _, pool := range []uint16{p.Natpool4, p.Natpool6} {
+			if _, ok := k["natpool"][uint32(pool)]; pool != 0 && !ok {
+				t.Errorf("%s: port %v: its NAT pool is not there", when, key)
+			}
+		}
+	}
+	for key, v := range k["floodn"] {
+		for i := range v.(uint32) {
+			if _, ok := k["flood"][FloodKey{Net: uint16(key.(uint32)), I: uint16(i)}]; !ok {
+				t.Errorf("%s: flood member %d of network %v is not there", when, i, key)
+			}
+		}
+	}
+}
+
+// checkChanges makes changes and checks after each that compiling the part gives
+// what compiling the whole does, and that Diff leads there without a half state.
+func checkChanges(t testing.TB, ops []byte) {
+	w := newWorld()
+	var c Compiler
+	var last Tables
+	k := kernel{}
+	for i := 0; i+1 < len(ops); i += 2 {
+		before := world{State{slices.Clone(w.s.Networks), slices.Clone(w.s.Ports), slices.Clone(w.s.Mappings)}, w.f}
+		w.change(ops[i], ops[i+1])
+		want, wantErr := Compile(w.s, w.f)
+		got, err := c.Compile(w.s, w.f)
+		if (err == nil) != (wantErr == nil) {
+			t.Fatalf("change %d (%d %d): part: %v; whole: %v", i/2, ops[i], ops[i+1], err, wantErr)
+		}
+		if err != nil {
+			before.f.Ifindex = w.f.Ifindex
+			w.s, w.f = before.s, before.f // refused
+			if _, err := Compile(w.s, w.f); err != nil {
+				return // a device came back to a used ifindex
+			}
+			continue
+		}
+		if diff := cmp.Diff(want.String(), got.String()); diff != "" {
+			t.Fatalf("change %d (%d %d): whole and part differ (-whole +part):\n%s", i/2, ops[i], ops[i+1], diff)
+		}
+		d := Diff(last, got)
+		for j, s := range d.Steps {
+			k.do(t, s)
+			k.whole(t, fmt.Sprintf("change %d (%d %d), step %d (%s)", i/2, ops[i], ops[i+1], j, s.Map))
+		}
+		full := kernel{}
+		for _, s := range Diff(Tables{}, want).Steps {
+			full.do(t, s)
+		}
+		if diff := cmp.Diff(prune(full), prune(k)); diff != "" {
+			t.Fatalf("change %d (%d %d): after Diff the maps differ (-want +got):\n%s", i/2, ops[i], ops[i+1], diff)
+		}
+		if d2 := Diff(last, want); len(d2.Steps) != len(d.Steps) || !slices.Equal(d2.Epochs, d.Epochs) {
+			t.Fatalf("change %d (%d %d): Diff depends on what is shared: %d steps, epochs %v; %d steps, epochs %v",
+				i/2, ops[i], ops[i+1], len(d.Steps), d.Epochs, len(d2.Steps), d2.Epochs)
+		}
+		if d := Diff(got, want); !d.Empty() {
+			t.Fatalf("change %d: equal Tables differ by %v", i/2, d)
+		}
+		if len(d.Steps) > 0 && len(d.Epochs) == 0 {
+			t.Fatalf("change %d (%d %d): rows changed but no epoch", i/2, ops[i], ops[i+1])
+		}
+		last = got
+		if t.Failed() {
+			t.FailNow()
+		}
+	}
+}
+
+// prune makes maps comparable: text instead of structs, no empty ones.
+func prune(k kernel) map[string]map[string]string {
+	out := map[string]map[string]string{}
+	for name, m := range k {
+		for key, v := range m {
+			if out[name] == nil {
+				out[name] = map[string]string{}
+			}
+			out[name][fmt.Sprint(key)] = fmt.Sprint(v)
+		}
+	}
+	return out
+}
+
+func TestWholeAndPartAgree(t *testing.T) {
+	for seed := range uint64(60) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		ops := make([]byte, 300)
+		for i := range ops {
+			ops[i] = byte(r.Uint32())
+		}
+		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) { checkChanges(t, ops) })
+	}
+}
+
+func FuzzChanges(f *testing.F) {
+	f.Add([]byte{0, 0, 2, 0, 3, 1, 6, 1, 12, 1, 5, 2, 11, 2})
+	f.Fuzz(func(t *testing.T, ops []byte) {
+		if len(ops) > 200 {
+			ops = ops[:200]
+		}
+		checkChanges(t, ops)
+	})
+}
+
+// FuzzCompile takes any document as State and Facts: it is refused or compiled,
+// and what is compiled has every row once.
+func FuzzCompile(f *testing.F) {
+	for _, name := range []string{"nat", "internal", "refused"} {
+		a, err := txtar.ParseFile("testdata/" + name + ".txtar")
+		if err != nil {
+			f.Fatal(err)
+		}
+		var s, facts []byte
+		for _, file := range a.Files {
+			switch file.Name {
+			case "state.json":
+				s = file.Data
+			case "facts.json":
+				facts = file.Data
+			}
+		}
+		f.Add(s, facts)
+	}
+	f.Fuzz(func(t *testing.T, s, facts []byte) {
+		var state State
+		var fs Facts
+		if json.Unmarshal(s, &state) != nil || json.Unmarshal(facts, &fs) != nil {
+			return
+		}
+		tables, err := Compile(state, fs)
+		if err != nil {
+			return
+		}
+		rows := 0
+		for b := range tables.blocks {
+			rows += len(b.port) + len(b.net) + len(b.ifport) + len(b.portip) + len(b.addr) + len(b.route) + len(b.svc) +
+				len(b.slot) + len(b.backend) + len(b.natpool) + len(b.busy) + len(b.flood) + len(b.floodn) + len(b.cfg)
+		}
+		k := kernel{}
+		put := 0
+		for _, st := range Diff(Tables{}, tables).Steps {
+			put += st.Rows
+			k.do(t, st)
+		}
+		if put != rows {
+			t.Errorf("%d rows, %d written", rows, put)
+		}
+		seen := 0
+		for _, m := range k {
+			seen += len(m)
+		}
+		if zeros := rows - seen; zeros > 2+len(state.Networks) { // a zero cfg, counts of 0
+			t.Errorf("%d rows, %d keys: some key twice", rows, seen)
+		}
+		k.whole(t, "whole")
+		_ = tables.String()
+	})
+}
