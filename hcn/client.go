@@ -77,7 +77,7 @@ func (c *Client) SocketPath() string {
 	return DefaultSocket
 }
 
-// Call does one request below /hcn/v2: in (nil, json.RawMessage, or anything that
+// Call does one request below /hcn/v2, or to a whole path below /host/v1: in (nil, json.RawMessage, or anything that
 // marshals) goes as the body, the answer is decoded into out (nil, or *json.RawMessage
 // for the raw bytes). A refusal is an *HcnError whose text begins with op.
 func (c *Client) Call(ctx context.Context, op, method, path string, in, out any) error {
@@ -113,7 +113,10 @@ func (c *Client) Call(ctx context.Context, op, method, path string, in, out any)
 
 // do returns a response with a success status; its body is the caller's to close.
 func (c *Client) do(ctx context.Context, op, method, path string, body io.Reader) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://gatehouse/hcn/v2"+path, body)
+	if !strings.HasPrefix(path, "/host/v1/") {
+		path = "/hcn/v2" + path
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://gatehouse"+path, body)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", op, err)
 	}
@@ -364,13 +367,13 @@ func (c *Client) Features(ctx context.Context) (SupportedFeatures, error) {
 // Graph returns the host's networks with what hangs on them.
 func (c *Client) Graph(ctx context.Context) (Graph, error) {
 	var out Graph
-	return out, c.Call(ctx, "hcnQueryGraph", "GET", "/graph", nil, &out)
+	return out, c.Call(ctx, "hcnQueryGraph", "GET", "/host/v1/graph", nil, &out)
 }
 
 // Who returns the holders of an address, a MAC or a published port ("8080", "8080/udp").
 func (c *Client) Who(ctx context.Context, query string) ([]Holder, error) {
 	var out []Holder
-	return out, c.Call(ctx, "hcnQueryWho", "GET", "/who?q="+url.QueryEscape(query), nil, &out)
+	return out, c.Call(ctx, "hcnQueryWho", "GET", "/host/v1/who?q="+url.QueryEscape(query), nil, &out)
 }
 
 // owned adds the client's Owner to a document, which the Go documents have no member for.

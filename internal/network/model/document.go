@@ -55,6 +55,9 @@ type EndpointDoc struct {
 	Version          uint64          `json:",omitempty"`
 	AdditionalParams json.RawMessage `json:",omitempty"`
 	State            uint16          `json:",omitempty"`
+	// Aliases are more names of the endpoint on its network. AdditionalParams
+	// {"Aliases":[…]} means the same, for clients whose Go struct lacks the member.
+	Aliases []string `json:",omitempty"`
 }
 
 // IpConfig with the pool it was asked from.

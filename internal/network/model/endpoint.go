@@ -79,7 +79,7 @@ func (w World) CreateEndpoint(network string, body []byte, in Input) (next World
 		e.InheritDNS = true
 		e.Doc.Dns = n.inheritedDNS()
 	}
-	if _, err := aliasesOf(d.AdditionalParams); err != nil {
+	if _, err := aliasesOf(&d); err != nil {
 		return w, nil, false, err
 	}
 	if err := w.setPolicies(e, nil, d.Policies, n, in); err != nil {
@@ -358,26 +358,27 @@ func emptyDNS(d hcn.Dns) bool {
 	return d.Domain == "" && len(d.Search) == 0 && len(d.ServerList) == 0 && len(d.Options) == 0
 }
 
-// aliasesOf reads {"Aliases":[…]} of AdditionalParams: more names of the endpoint
-// on its network.
-func aliasesOf(params json.RawMessage) ([]string, error) {
-	if len(bytes.TrimSpace(params)) == 0 {
-		return nil, nil
-	}
-	var p struct{ Aliases []string }
-	if err := json.Unmarshal(params, &p); err != nil {
+// aliasesOf reads the Aliases of the document and of its AdditionalParams.
+func aliasesOf(d *EndpointDoc) ([]string, error) {
+	out := slices.Clone(d.Aliases)
+	if len(bytes.TrimSpace(d.AdditionalParams)) > 0 {
+		var p struct{ Aliases []string }
+		err := json.Unmarshal(d.AdditionalParams, &p)
 		var te *json.UnmarshalTypeError
-		if errors.As(err, &te) && te.Field == "" {
-			return nil, nil // not an object: nothing of ours
+		switch {
+		case errors.As(err, &te) && te.Field == "": // not an object: nothing of ours
+		case err != nil:
+			return nil, refuseAt(hcn.HCN_E_INVALID_JSON, "AdditionalParams.Aliases", "not a list of names")
+		default:
+			out = append(out, p.Aliases...)
 		}
-		return nil, refuseAt(hcn.HCN_E_INVALID_JSON, "AdditionalParams.Aliases", "not a list of names")
 	}
-	for i, a := range p.Aliases {
+	for i, a := range out {
 		if !isHostName(a) {
-			return nil, refuseAt(hcn.E_INVALID_PARAMETER, fmt.Sprintf("AdditionalParams.Aliases[%d]", i), "%q is not a host name", a)
+			return nil, refuseAt(hcn.E_INVALID_PARAMETER, fmt.Sprintf("Aliases[%d]", i), "%q is not a host name", a)
 		}
 	}
-	return p.Aliases, nil
+	return out, nil
 }
 
 // parse derives what the indexes and the compiler look at from the document.
@@ -394,7 +395,7 @@ func (e *Endpoint) parse(n *Network) error {
 		}
 		e.addrs = append(e.addrs, netip.PrefixFrom(a, int(c.PrefixLength)))
 	}
-	if e.aliases, err = aliasesOf(e.Doc.AdditionalParams); err != nil {
+	if e.aliases, err = aliasesOf(&e.Doc); err != nil {
 		return err
 	}
 	e.mappings, err = expandMappings(e, n)
