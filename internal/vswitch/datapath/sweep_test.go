@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package datapath
+
+import (
+	"testing"
+
+	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
+)
+
+func TestSweep(t *testing.T) {
+	l := newLab(t)
+	d := l.open()
+	now, err := monotonicSeconds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const est, tw, udp1, drop = uint8(bpf.SwitchGhFlowStateGH_FLOW_EST), uint8(bpf.SwitchGhFlowStateGH_FLOW_TW),
+		uint8(bpf.SwitchGhFlowStateGH_FLOW_UDP1), uint8(bpf.SwitchGhFlowStateGH_FLOW_DROP)
+	m := d.state["flow4"]
+	// put makes a conversation n with both halves of given ages; -1 = no half.
+	put := func(n uint32, state uint8, forward, reply int, nat uint8) {
+		t.Helper()
+		f := bpf.FlowKey4{SrcBe: n, DstBe: 99, Port: 10, Zone: 1, Proto: 17}
+		r := bpf.FlowKey4{SrcBe: 99, DstBe: n, Port: 11, Zone: 1, Proto: 17}
+		if forward >= 0 {
+			v := bpf.Flow4{State: state, LastS: now - uint32(forward), InPort: 10, OutPort: 11, Pair: r, Verdict: 1}
+			if state == drop {
+				v.Verdict, v.Pair = uint8(bpf.SwitchGhVerdictGH_VERDICT_DROP), bpf.FlowKey4{}
+			}
+			if err := m.Put(f, v); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if reply >= 0 {
+			if err := m.Put(r, bpf.Flow4{State: state, LastS: now - uint32(reply), InPort: 11, OutPort: 10, Pair: f, Verdict: 1, Reply: 1, Nat: nat}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	there := func(n uint32) (halves int) {
+		for _, k := range []bpf.FlowKey4{{SrcBe: n, DstBe: 99, Port: 10, Zone: 1, Proto: 17}, {SrcBe: 99, DstBe: n, Port: 11, Zone: 1, Proto: 17}} {
+			if b, err := m.LookupBytes(k); err == nil && b != nil {
+				halves++
+			}
+		}
+		return halves
+	}
+	for _, c := range []struct {
+		n              uint32
+		name           string
+		state          uint8
+		forward, reply int
+		want           int
+	}{
+		{1, "busy", udp1, 0, 0, 2},
+		{2, "both idle", udp1, 100, 100, 0},
+		{3, "answers still come", udp1, 100, 1, 2},
+		{4, "requests still come", udp1, 1, 100, 2},
+		{5, "established, idle an hour", est, 3600, 3600, 2},
+		{6, "established, idle three hours", est, 10800, 10800, 0},
+		{7, "lone and old", udp1, 100, -1, 0},
+		{8, "lone answer and old", udp1, -1, 100, 0},
+		{9, "lone and new", udp1, 0, -1, 1},
+		{10, "old drop", drop, 10, -1, 0},
+		{11, "new drop", drop, 1, -1, 1},
+		{12, "closed", tw, 100, 100, 2},
+		{13, "closed long ago", tw, 130, 130, 0},
+	} {
+		put(c.n, c.state, c.forward, c.reply, 0)
+		defer func() {
+			if got := there(c.n); got != c.want {
+				t.Errorf("%s: %d halves left, want %d", c.name, got, c.want)
+			}
+		}()
+	}
+	r, err := d.Sweep()
+	if err != nil || r.Entries4 != 21 || r.Removed != 9 {
+		t.Errorf("sweep: %+v, %v; want 21 entries, 9 removed", r, err)
+	}
+	var n uint32
+	if err := d.state["pflows"].Lookup(uint32(10), &n); err != nil || n != 7 {
+		t.Errorf("flows of port 10: %d, %v; want 7", n, err)
+	}
+}
+
+func TestPurgeKeepsTimeWait(t *testing.T) {
+	l := newLab(t)
+	d := l.open()
+	now, err := monotonicSeconds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := d.state["flow6"]
+	put := func(n byte, in, out uint16, state bpf.FlowState, nat uint8) {
+		k := bpf.FlowKey6{Port: in, Proto: 6}
+		k.Src.B[15] = n
+		p := bpf.FlowKey6{Port: out, Proto: 6}
+		p.Dst.B[15] = n
+		if err := m.Put(k, bpf.Flow6{State: uint8(state), LastS: now, InPort: in, OutPort: out, Nat: nat, Pair: p, Verdict: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(1, 10, 0, bpf.SwitchGhFlowStateGH_FLOW_EST, 1)
+	put(2, 10, 0, bpf.SwitchGhFlowStateGH_FLOW_TW, 1)
+	put(3, 10, 12, bpf.SwitchGhFlowStateGH_FLOW_TW, 0)
+	put(4, 12, 10, bpf.SwitchGhFlowStateGH_FLOW_EST, 0)
+	put(5, 12, 13, bpf.SwitchGhFlowStateGH_FLOW_EST, 0)
+	if err := d.Purge(10); err != nil {
+		t.Fatal(err)
+	}
+	var left []byte
+	err = d.flow6().walk(func(k *bpf.FlowKey6, _ *bpf.Flow6) bool { left = append(left, k.Src.B[15]); return true })
+	if err != nil || len(left) != 2 || left[0]+left[1] != 7 {
+		t.Errorf("left %v, %v; want 2 and 5", left, err)
+	}
+}
+
+func TestFlowsDecode(t *testing.T) {
+	l := newLab(t)
+	d := l.open()
+	now, _ := monotonicSeconds()
+	k := bpf.FlowKey4{SrcBe: be32(10, 1, 0, 10), DstBe: be32(192, 0, 2, 1), SportBe: port(1234), DportBe: port(80), Port: 10, Zone: 1, Proto: 6}
+	v := bpf.Flow4{
+		Verdict: 1, State: uint8(bpf.SwitchGhFlowStateGH_FLOW_EST), LastS: now - 3, BornS: now - 5, OutPort: 0, Net: 1, Packets: 7, Bytes: 700,
+		Ops: uint16(bpf.SwitchGhOpGH_OP_NSRC | bpf.SwitchGhOpGH_OP_NSPORT), NsrcBe: be32(198, 51, 100, 1), NsportBe: port(10001),
+	}
+	if err := d.state["flow4"].Put(k, v); err != nil {
+		t.Fatal(err)
+	}
+	var got []Flow
+	if err := d.Flows(func(f Flow) bool { got = append(got, f); return true }); err != nil || len(got) != 1 {
+		t.Fatalf("%v, %v", got, err)
+	}
+	f := got[0]
+	if f.Src.String() != "10.1.0.10:1234" || f.Dst.String() != "192.0.2.1:80" || f.NewSrc.String() != "198.51.100.1:10001" ||
+		f.NewDst != f.Dst || f.State != "est" || f.In != 10 || f.Packets != 7 || f.Idle.Seconds() < 3 || f.Age.Seconds() < 5 {
+		t.Errorf("flow %+v", f)
+	}
+}
+
+func be32(b ...byte) uint32 {
+	var v uint32
+	for i, x := range b {
+		v |= uint32(x) << (8 * i) // this machine is little endian, as the object is
+	}
+	return v
+}
+
+func TestNames(t *testing.T) {
+	if ReasonName(6) != "spoof_ip" || ReasonName(200) != "200" || LayerName(0) != "port" || stateName(2) != "est" {
+		t.Error(ReasonName(6), ReasonName(200), LayerName(0), stateName(2))
+	}
+}
+
+func FuzzDecodeEvent(f *testing.F) {
+	f.Add(make([]byte, 128))
+	f.Add([]byte{1})
+	f.Fuzz(func(t *testing.T, b []byte) { _, _ = decodeEvent(b) })
+}
