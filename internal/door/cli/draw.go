@@ -73,7 +73,7 @@ func drawText(g hcn.Graph) string {
 					line += " ──"
 				}
 			}
-			b.WriteString(strings.TrimRight(line+" "+r[3], " ") + "\n")
+			b.WriteString(strings.TrimRight(line+" "+r[3], " ─") + "\n")
 		}
 	}
 	return b.String()

@@ -89,7 +89,7 @@ type caller struct {
 // Annotations that only this door reads.
 const annotationStopTimeout = "io.gatehouse.stop-timeout"
 
-// networks resolves what --network named, once the document is otherwise ready.
+// wish is what the flags ask for.
 type wish struct {
 	Doc hcs.ComputeSystem
 	// Endpoint is the endpoint document, without its network; nil when the system
@@ -286,8 +286,9 @@ func (f *runFlags) networking(w *wish) error {
 	return nil
 }
 
-// hostNetNs stands for the daemon's own network namespace: pid 1's.
-const hostNetNs = "/proc/1/ns/net"
+// hostNetNs is resolved by the OCI runtime, which runs in the daemon's network
+// namespace: what "host" means, whichever process asks.
+const hostNetNs = "/proc/self/ns/net"
 
 func (f *runFlags) endpoint() (map[string]any, error) {
 	ep := map[string]any{}
@@ -329,7 +330,7 @@ func (f *runFlags) endpoint() (map[string]any, error) {
 		ep["Dns"] = dns
 	}
 	if len(f.alias) > 0 {
-		ep["Aliases"] = f.alias
+		ep["AdditionalParams"] = map[string]any{"Aliases": f.alias}
 	}
 	pol, err := publishPolicies(f.publish)
 	if err != nil {
