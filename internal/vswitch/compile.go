@@ -31,6 +31,10 @@ const (
 	// MaxBackends is the size of the backend map, of which entry 0 means none.
 	MaxBackends = 65536
 
+	// MaxFlood is how many ports of a network get a copy of a broadcast; the
+	// programs copy to no more (GH_FLOOD_MAX).
+	MaxFlood = 256
+
 	// defaultMTU serves a host without uplinks: Ethernet's.
 	defaultMTU = 1500
 	// minMTU4 is what RFC 791 section 3.2 demands of every link, minMTU6 is

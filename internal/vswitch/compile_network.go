@@ -193,8 +193,13 @@ func (c *Compiler) compileFloods(s State, _ Facts, t *Tables) error {
 	}
 	shared := true
 	for id, l := range members {
-		slices.Sort(l)
 		m := c.nets[id]
+		slices.Sort(l)
+		if i, ok := slices.BinarySearch(l, m.was.HostPort); ok { // the gateway comes first
+			copy(l[1:i+1], l[:i])
+			l[0] = m.was.HostPort
+		}
+		l = l[:min(len(l), MaxFlood)]
 		if t.floods[id] != nil && slices.Equal(m.flood, l) {
 			continue
 		}

@@ -312,4 +312,3 @@ func BenchmarkCompileWhole(b *testing.B) {
 		}
 	}
 }
-

@@ -8,12 +8,14 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
 
 	"gatehouse.dev/gatehouse/internal/vswitch"
+	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
 )
 
 func TestOpenApplyClose(t *testing.T) {
@@ -82,6 +84,75 @@ func TestUplinksComeAndGo(t *testing.T) {
 			l.f.Uplinks = []vswitch.Uplink{{Name: "ghost", Ifindex: 1 << 20}}
 			l.apply(d)
 		})
+	}
+}
+
+func TestRepair(t *testing.T) {
+	for _, noTCX := range []bool{false, true} {
+		l := newLab(t)
+		l.o.NoTCX = noTCX
+		d := l.open()
+		if fixed, err := d.Repair(); err != nil || len(fixed) > 0 {
+			t.Errorf("repair before the first Apply: %v, %v", fixed, err)
+		}
+		l.apply(d)
+		if fixed, err := d.Repair(); err != nil || len(fixed) > 0 {
+			t.Errorf("repair of what is whole: %v, %v", fixed, err)
+		}
+		filters, err := findFilters(l.nl, l.o.Block)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range filters {
+			if err := removeFilter(l.nl, f); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.RemoveAll(filepath.Join(l.o.Pins, "links")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(filepath.Join(l.o.Pins, "links"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if fixed, err := d.Repair(); err != nil || len(fixed) != 2 {
+			t.Errorf("repair: %v, %v; want block and uplink", fixed, err)
+		}
+		owned(t, l.o, "filter gh_ep", 1)
+		owned(t, l.o, "uplink", 1)
+		if err := Destroy(l.o); err != nil {
+			t.Error(err)
+		}
+		d.Close()
+	}
+}
+
+// TestObjectFits holds the sizes that Compile counts on against the object.
+func TestObjectFits(t *testing.T) {
+	spec, err := bpf.LoadSwitch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]uint32{
+		"port": vswitch.MaxPorts, "net": vswitch.MaxNetworks, "floodn": vswitch.MaxNetworks, "backend": vswitch.MaxBackends,
+		"natpool": 2*vswitch.MaxUplinks + 2, "epoch": vswitch.EpochGlobal + 1,
+	} {
+		if m := spec.Maps[name]; m == nil || m.MaxEntries != want {
+			t.Errorf("map %s: %v, want %d entries", name, m, want)
+		}
+	}
+	known := map[string]bool{".rodata": true, ".bss": true, ".data": true}
+	for _, n := range slices.Concat(bpf.StateMaps(), bpf.ConfigMaps(), bpf.PrivateMaps()) {
+		known[n] = true
+	}
+	for name := range spec.Maps {
+		if !known[name] && !strings.HasPrefix(name, ".") {
+			t.Errorf("map %s is in no list: neither pinned nor kept", name)
+		}
+	}
+	for _, h := range socketHooks {
+		if p := spec.Programs[h.program]; p == nil || p.AttachType != h.attach {
+			t.Errorf("program %s: %v, want attach type %v", h.program, p, h.attach)
+		}
 	}
 }
 

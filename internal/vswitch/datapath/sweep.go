@@ -57,8 +57,9 @@ const (
 	periodIdle    = 30 * time.Second
 )
 
-// Run removes flows that are over and passes on events until ctx ends, whose
-// error it returns. The data plane works without it; only space is not freed.
+// Run removes flows that are over, repairs attachments and passes on events until
+// ctx ends, whose error it returns. The data plane works without it; only space
+// is not freed.
 func (d *Datapath) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.readEvents(ctx) })
@@ -75,6 +76,12 @@ func (d *Datapath) Run(ctx context.Context) error {
 				d.log.Warn("flow sweep incomplete", "error", err)
 			}
 			period = r.next()
+			switch fixed, err := d.Repair(); {
+			case err != nil:
+				d.log.Warn("data plane incomplete", "error", err)
+			case len(fixed) > 0:
+				d.log.Warn("attachments were taken away, put back", "attachments", fixed)
+			}
 		}
 	})
 	return g.Wait()
