@@ -89,40 +89,42 @@ func TestUplinksComeAndGo(t *testing.T) {
 
 func TestRepair(t *testing.T) {
 	for _, noTCX := range []bool{false, true} {
-		l := newLab(t)
-		l.o.NoTCX = noTCX
-		d := l.open()
-		if fixed, err := d.Repair(); err != nil || len(fixed) > 0 {
-			t.Errorf("repair before the first Apply: %v, %v", fixed, err)
-		}
-		l.apply(d)
-		if fixed, err := d.Repair(); err != nil || len(fixed) > 0 {
-			t.Errorf("repair of what is whole: %v, %v", fixed, err)
-		}
-		filters, err := findFilters(l.nl, l.o.Block)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range filters {
-			if err := removeFilter(l.nl, f); err != nil {
+		name := map[bool]string{false: "tcx", true: "clsact"}[noTCX]
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			l.o.NoTCX = noTCX
+			d := l.open()
+			if fixed, err := d.Repair(); err != nil || len(fixed) > 0 {
+				t.Errorf("repair before the first Apply: %v, %v", fixed, err)
+			}
+			l.apply(d)
+			if fixed, err := d.Repair(); err != nil || len(fixed) > 0 {
+				t.Errorf("repair of what is whole: %v, %v", fixed, err)
+			}
+			filters, err := findFilters(l.nl, l.o.Block)
+			if err != nil {
 				t.Fatal(err)
 			}
-		}
-		if err := os.RemoveAll(filepath.Join(l.o.Pins, "links")); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Mkdir(filepath.Join(l.o.Pins, "links"), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if fixed, err := d.Repair(); err != nil || len(fixed) != 2 {
-			t.Errorf("repair: %v, %v; want block and uplink", fixed, err)
-		}
-		owned(t, l.o, "filter gh_ep", 1)
-		owned(t, l.o, "uplink", 1)
-		if err := Destroy(l.o); err != nil {
-			t.Error(err)
-		}
-		d.Close()
+			for _, f := range filters {
+				if err := removeFilter(l.nl, f); err != nil {
+					t.Fatal(err)
+				}
+			}
+			links, err := pinnedLinks(d.linkDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range links {
+				if err := d.removeLink(name); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if fixed, err := d.Repair(); err != nil || len(fixed) != 2 {
+				t.Errorf("repair: %v, %v; want block and uplink", fixed, err)
+			}
+			owned(t, l.o, "filter gh_ep", 1)
+			owned(t, l.o, map[bool]string{false: "links/uplink_", true: "filter gh_uplink"}[noTCX], 1)
+		})
 	}
 }
 
