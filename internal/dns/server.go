@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+// Package dns answers the names of endpoints on each network's gateway address
+// and forwards everything else.
+//
+// A question that came to a network's address is answered from that network's
+// names alone, so one name may mean different things in two networks. Names of
+// one label that nobody has are never asked outside: a container's mistyped name
+// is nobody else's business, and the answer comes at once.
+//
+// Be aware:
+//   - it listens in the namespace that the process runs in, on the very gateway
+//     addresses, and waits for those that are not there yet;
+//   - it keeps no cache: our own answers are cheap and forwarded ones belong to
+//     the server that gave them.
+package dns
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"gatehouse.dev/gatehouse/internal/network/model"
+)
+
+// Options of New.
+type Options struct {
+	Log *slog.Logger // nil = nowhere
+	// ResolvConf names the upstream servers for networks that name none;
+	// "" = /etc/resolv.conf. It is read again when it changes.
+	ResolvConf string
+}
+
+// Server is all resolvers of one host. Make it with New; Close ends it.
+type Server struct {
+	log     *slog.Logger
+	names   atomic.Pointer[tables]
+	forward *forwarder
+	ctx     context.Context
+	cancel  context.CancelFunc
+
+	mu        sync.Mutex
+	closed    bool
+	listeners map[netip.Addr]*listener
+	running   sync.WaitGroup // listeners, those on their way out included
+}
+
+// New returns a server that listens nowhere yet.
+func New(o Options) *Server {
+	log := o.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	path := o.ResolvConf
+	if path == "" {
+		path = "/etc/resolv.conf"
+	}
+	s := &Server{log: log, listeners: map[netip.Addr]*listener{}}
+	s.forward = &forwarder{log: log, conf: &resolvConf{path: path}, slots: make(chan struct{}, maxInFlight)}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.names.Store(newTables(nil, nil))
+	return s
+}
+
+// Set swaps what is answered and where, all at once for each question: it is
+// answered from the old tables or from the new. Both slices must not change
+// afterwards. Listeners whose address stays go on undisturbed.
+func (s *Server) Set(names []model.NameRecord, resolvers []model.Resolver) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.names.Store(newTables(names, resolvers))
+	want := map[netip.Addr]string{}
+	for _, r := range resolvers {
+		for _, a := range r.Listen {
+			want[a.Unmap()] = r.Network
+		}
+	}
+	own := make(map[netip.Addr]bool, len(want))
+	for addr := range want {
+		own[addr] = true
+	}
+	s.forward.own.Store(&own)
+	for addr, l := range s.listeners {
+		if _, stays := want[addr]; !stays {
+			l.stop()
+			delete(s.listeners, addr)
+		}
+	}
+	for addr, network := range want {
+		if l := s.listeners[addr]; l != nil {
+			l.network.Store(&network)
+			continue
+		}
+		s.listeners[addr] = s.listen(addr, network)
+	}
+}
+
+// Listening returns the addresses that questions can be sent to now.
+func (s *Server) Listening() []netip.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []netip.Addr
+	for addr, l := range s.listeners {
+		if l.ready.Load() {
+			all = append(all, addr)
+		}
+	}
+	return all
+}
+
+// Close stops listening and waits for what is being answered.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	s.cancel()
+	clear(s.listeners)
+	s.mu.Unlock()
+	s.running.Wait()
+	return nil
+}
