@@ -145,7 +145,7 @@ func ExitCodeOf(msg string) int {
 		return false
 	}
 	switch {
-	case has("executable file not found", "no such file or directory"):
+	case has("executable file not found", "no such file or directory", "not a directory"):
 		return 127
 	case has("permission denied", "is a directory", "exec format error"):
 		return 126

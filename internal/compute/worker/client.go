@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -87,6 +86,11 @@ func (c *client) open(ctx context.Context, method string, p, result any, fds ...
 		if req.Params, err = json.Marshal(p); err != nil {
 			return nil, nil, err
 		}
+	}
+	if d, ok := ctx.Deadline(); ok && method != "journal" {
+		// A little less than we wait, so that the worker's words reach us.
+		left := time.Until(d)
+		req.LimitMs = max(1, (left - min(left/10, 500*time.Millisecond)).Milliseconds())
 	}
 	conn, err = c.dial(ctx)
 	if err != nil {
@@ -250,9 +254,15 @@ func (c *client) Update(ctx context.Context, r specs.LinuxResources) error {
 }
 
 func (c *client) Close(ctx context.Context) error {
-	err := c.call(ctx, "close", nil, nil)
-	if errors.Is(err, io.EOF) {
-		return ErrGone
+	conn, stop, err := c.open(ctx, "close", nil, nil)
+	if err != nil {
+		return err
 	}
-	return err
+	defer conn.Close()
+	defer stop()
+	// The connection ends with the process, which may stay for a while to give
+	// attached clients the rest of their output: that is not waited for.
+	_ = conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	_, _ = conn.Read(make([]byte, 1))
+	return nil
 }

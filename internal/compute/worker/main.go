@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"gatehouse.dev/gatehouse/hcs"
 	"gatehouse.dev/gatehouse/internal/compute/silo"
 )
 
@@ -63,6 +64,7 @@ func Main(args []string) int {
 		return 1
 	}
 	go reaper.Run(ctx)
+	warm()
 	code := 0
 	go func() {
 		defer cancel()
@@ -70,6 +72,20 @@ func Main(args []string) int {
 	}()
 	thread.Run(ctx)
 	return code
+}
+
+// warm touches what an order will need while there is none: the tables that
+// encoding/json makes of a type, and their pages of the program.
+func warm() {
+	var s Spec
+	_ = json.Unmarshal([]byte(`{"OCI":{"process":{"args":["x"],"user":{},"rlimits":[{}],"capabilities":{"bounding":["x"]}},`+
+		`"mounts":[{"options":["x"]}],"linux":{"namespaces":[{}],"resources":{"devices":[{}],"memory":{},"pids":{}},`+
+		`"seccomp":{"syscalls":[{"names":["x"],"args":[{}]}]},"maskedPaths":["x"]}},"Root":{"Lower":["x"]}}`), &s)
+	_, _ = json.Marshal(s.OCI)
+	st := &hcs.ProcessStatus{}
+	_, _ = json.Marshal(JournalEntry{Status: st, Exit: classify(silo.Exit{}, false, 0, false)})
+	_ = jsonFrame(hcs.FrameExit, st)
+	_, _ = silo.LoadCgroups()
 }
 
 func work(control *net.UnixConn, thread *silo.Thread, reaper *silo.Reaper) int {
@@ -122,7 +138,7 @@ func open(o order, thread *silo.Thread, reaper *silo.Reaper) (*server, error) {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("system", spec.ID)
 	// The container's own score is in its spec; ours is that of what must not go.
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-998"), 0); err != nil {
-		log.Warn("oom score", "err", err)
+		log.Debug("oom score", "err", err) // requires CAP_SYS_RESOURCE
 	}
 	unix.Umask(0o022)
 	if err := thread.Isolate(); err != nil {

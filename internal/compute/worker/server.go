@@ -51,7 +51,12 @@ func (s *server) serve() {
 }
 
 func (s *server) connection(c *net.UnixConn) {
-	defer c.Close()
+	keep := false
+	defer func() {
+		if !keep {
+			c.Close()
+		}
+	}()
 	if uid, err := peerUID(c); err != nil || (uid != 0 && uid != os.Geteuid()) {
 		_ = send(c, response{V: wireVersion, Error: &wireError{Class: "precondition", Message: "worker: only its owner may talk to it"}})
 		return
@@ -67,6 +72,10 @@ func (s *server) connection(c *net.UnixConn) {
 	// The caller's hanging up cancels the call.
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	if r.LimitMs > 0 {
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(r.LimitMs)*time.Millisecond)
+		defer cancel()
+	}
 	go func() {
 		var b [1]byte
 		_, _ = c.Read(b[:])
@@ -89,6 +98,7 @@ func (s *server) connection(c *net.UnixConn) {
 		s.log.Warn("answer", "method", r.Method, "err", err)
 	}
 	if r.Method == "close" && resp.Error == nil {
+		keep = true // until the process ends: see client.Close
 		s.once.Do(func() { close(s.quit) })
 	}
 }

@@ -38,6 +38,8 @@ type request struct {
 	V      int
 	Method string
 	Params json.RawMessage `json:",omitempty"`
+	// LimitMs is how long the caller waits; 0 = as long as it holds the connection.
+	LimitMs int64 `json:",omitempty"`
 }
 
 type response struct {
