@@ -11,6 +11,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -180,6 +181,18 @@ func readRevision(tx *bolt.Tx) uint64 {
 	return 0
 }
 
+// encode is json.Marshal that leaves <, > and & in raw messages as they are:
+// documents hold members that clients compare byte for byte.
+func encode(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
 func be64(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v) }
 
 // Append adds an event to this transaction; Revision and, if zero, Time are set.
@@ -188,7 +201,7 @@ func (tx *Tx) Append(e Event) error {
 	if e.Time.IsZero() {
 		e.Time = time.Now().UTC()
 	}
-	v, err := json.Marshal(e)
+	v, err := encode(e)
 	if err != nil {
 		return fmt.Errorf("event %s: %w", e.Name, err)
 	}
@@ -261,7 +274,7 @@ func (b Bucket[T]) Put(tx *Tx, key string, v T) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", b.Name, err)
 	}
-	raw, err := json.Marshal(v)
+	raw, err := encode(v)
 	if err != nil {
 		return fmt.Errorf("%s %q: %w", b.Name, key, err)
 	}
