@@ -17,6 +17,10 @@ import (
 // fillSubnets checks the subnets of a new network and adds what is left out.
 func (w *World) fillSubnets(d *NetworkDoc, in Input) error {
 	taken := w.prefixesTaken()
+	var avoid []netip.Prefix
+	if in.Avoid != nil {
+		avoid = in.Avoid()
+	}
 	d.Ipams = slices.Clone(d.Ipams)
 	count := 0
 	for i := range d.Ipams {
@@ -42,7 +46,7 @@ func (w *World) fillSubnets(d *NetworkDoc, in Input) error {
 				if (s.IpAddressPrefix == "") != automatic {
 					continue
 				}
-				p, err := choosePrefix(s.IpAddressPrefix, field, taken, own, in.Avoid)
+				p, err := choosePrefix(s.IpAddressPrefix, field, taken, own, avoid)
 				if err != nil {
 					return err
 				}
@@ -53,7 +57,7 @@ func (w *World) fillSubnets(d *NetworkDoc, in Input) error {
 			}
 		}
 	}
-	if p := ipam.UniqueLocal(d.Id); dual && !slices.ContainsFunc(in.Avoid, func(o netip.Prefix) bool { return o.Bits() > 0 && o.Overlaps(p) }) {
+	if p := ipam.UniqueLocal(d.Id); dual && !slices.ContainsFunc(avoid, func(o netip.Prefix) bool { return o.Bits() > 0 && o.Overlaps(p) }) {
 		var s Subnet
 		if err := fillSubnet(&s, p, d, in); err != nil {
 			return err

@@ -143,9 +143,9 @@ type Input struct {
 	Now   time.Time
 	Owner string        // default owner
 	NewID func() string // a fresh GUID, lower case
-	// Avoid is every route and address of the host: automatic prefixes keep clear
-	// of them, explicit ones that overlap are refused.
-	Avoid []netip.Prefix
+	// Avoid tells every route and address of the host: automatic prefixes keep
+	// clear of them, explicit ones that overlap are refused. nil = none.
+	Avoid func() []netip.Prefix
 	// Ports knows what others hold on the host; nil = nothing.
 	Ports Ports
 }
