@@ -165,7 +165,7 @@ func TestNginxFromRegistry(t *testing.T) {
 	}
 	done := make(chan res, 1)
 	go func() {
-		out, err := h.at(h.out, h.hello, "get", "http://"+hostV4+":8080/", "-n", "1000", "-c", "2", "--rate", "500")
+		out, err := h.at(h.out, h.hello, "get", "http://"+hostV4+":8080/", "-n", "1000", "-c", "2", "-new", "-r", "500")
 		done <- res{out, err}
 	}()
 	time.Sleep(700 * time.Millisecond)

@@ -124,7 +124,7 @@ run "db -> outside through NAT" "$gh" exec db /hello get "http://$outside_ip/"
 say "The daemon is killed; packets and containers do not notice"
 kill -9 $daemon
 sleep 0.2
-run "outside -> host:$port, no daemon" outside_run "$hello" get "http://$host_ip:$port/" -n 200
+run "outside -> host:$port, no daemon" outside_run "$hello" get "http://$host_ip:$port/" -n 200 -new -new
 serve
 run "ps after the restart" "$gh" ps
 

@@ -25,6 +25,8 @@ func get(args []string) error {
 	timeout := fs.Float64("t", 10, "")
 	header := fs.String("H", "", "")
 	data := fs.String("d", "", "")
+	fresh := fs.Bool("new", false, "")
+	rate := fs.Float64("r", 0, "")
 	rest, err := parse(fs, args, 1, 1)
 	if err != nil {
 		return err
@@ -36,7 +38,7 @@ func get(args []string) error {
 	if err != nil || u.Scheme != "http" || u.Host == "" {
 		return fmt.Errorf("%q: must be http://host[:port]/path", rest[0])
 	}
-	req := request{u: u, timeout: time.Duration(*timeout * float64(time.Second)), header: *header, body: *data}
+	req := request{u: u, timeout: time.Duration(*timeout * float64(time.Second)), header: *header, body: *data, fresh: *fresh, rate: *rate}
 	if *n <= 0 {
 		return req.show()
 	}
@@ -48,6 +50,8 @@ type request struct {
 	timeout time.Duration
 	header  string
 	body    string
+	fresh   bool    // a new connection for each request
+	rate    float64 // requests a second over all workers; 0 = as fast as can be
 }
 
 // client is one connection that is kept from request to request.
@@ -152,9 +156,15 @@ func (q request) load(n, conc int) error {
 		wg.Go(func() {
 			c := &client{req: q}
 			defer c.close()
-			for range share(n, conc, w) {
+			for i := range share(n, conc, w) {
+				if q.rate > 0 {
+					time.Sleep(time.Until(start.Add(time.Duration(float64(i*conc+w) / q.rate * float64(time.Second)))))
+				}
 				t := time.Now()
 				m, err := c.do(io.Discard)
+				if q.fresh {
+					c.close()
+				}
 				d := time.Since(t)
 				if err == nil && m.status() != 200 {
 					err = fmt.Errorf("status %d", m.status())

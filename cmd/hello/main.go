@@ -24,7 +24,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"serve", "[-http :80] [-echo :7]", "HTTP, and TCP and UDP echo, until SIGTERM", serve},
-		{"get", "URL [-n N] [-c C] [-t SEC] [-H K:V] [-d BODY]", "HTTP request; with -n counts and latencies", get},
+		{"get", "URL [-n N] [-c C] [-r RATE] [-new] [-t SEC] [-H K:V] [-d BODY]", "HTTP request; with -n counts and latencies", get},
 		{"tcp", "ADDR TEXT", "send text, print the answer", tcp},
 		{"udp", "ADDR TEXT", "send a datagram, print the answer", udp},
 		{"ping", "HOST [-c N] [-i SEC] [-w SEC] [-s BYTES] [-4|-6]", "ICMP echo", ping},
@@ -41,7 +41,7 @@ func commands() []command {
 		{"rm", "PATH…", "remove", rm},
 		{"echo", "[-2] TEXT…", "print (-2: on stderr)", echo},
 		{"lines", "N [-d SEC] [-2]", "print numbered lines", lines},
-		{"sleep", "SEC", "wait; SIGTERM ends it with 143", sleep},
+		{"sleep", "SEC [-say TEXT] [-exit N]", "wait, then print and exit; SIGTERM ends it with 143", sleep},
 		{"trap", "", "print each signal; SIGTERM exits 0", trap},
 		{"exit", "N", "exit with N", exit},
 		{"memhog", "MB", "take memory, touch it, wait", memhog},

@@ -75,7 +75,10 @@ func untilSignal(d time.Duration) error {
 }
 
 func sleep(args []string) error {
-	rest, err := parse(flags(), args, 1, 1)
+	fs := flags()
+	say := fs.String("say", "", "")
+	code := fs.Int("exit", 0, "")
+	rest, err := parse(fs, args, 1, 1)
 	if err != nil {
 		return err
 	}
@@ -83,10 +86,21 @@ func sleep(args []string) error {
 		return untilSignal(0)
 	}
 	d, err := seconds(rest[0])
-	if err != nil || d == 0 {
+	if err != nil {
 		return err
 	}
-	return untilSignal(d)
+	if d > 0 {
+		if err := untilSignal(d); err != nil {
+			return err
+		}
+	}
+	if *say != "" {
+		fmt.Println(*say)
+	}
+	if *code != 0 {
+		return exitError(*code)
+	}
+	return nil
 }
 
 func trap(args []string) error {
