@@ -106,7 +106,7 @@ func (s *Store) add(ctx context.Context, src source, ref images.Reference, r rep
 	row.Digests = addTo(row.Digests, ref.Repository()+"@"+row.Digest)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.commit([]imageRow{row}, layers); err != nil {
+	if err := s.commit(l, []imageRow{row}, layers); err != nil {
 		return images.Image{}, err
 	}
 	return s.document(s.images[row.ID]), nil

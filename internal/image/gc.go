@@ -18,8 +18,9 @@ import (
 
 // lease keeps files from being swept while a verb relies on them without a row.
 type lease struct {
-	s    *Store
-	keys []string
+	s        *Store
+	keys     []string
+	replaced []string // not held, but looked at on release
 }
 
 func (s *Store) newLease() *lease { return &lease{s: s} }
@@ -44,16 +45,15 @@ func (l *lease) release() error {
 		}
 	}
 	l.s.mu.Unlock()
-	return l.s.sweep(l.keys)
+	return l.s.sweep(append(l.keys, l.replaced...))
 }
 
 // marked are the digests and diffIDs that rows or leases name. mu is held.
 func (s *Store) marked() map[string]bool {
 	m := map[string]bool{}
-	for id, r := range s.images {
-		m[id], m[r.Digest] = true, true
-		for _, l := range r.Layers {
-			m[l.Digest], m[l.DiffID] = true, true
+	for _, r := range s.images {
+		for _, f := range r.files() {
+			m[f] = true
 		}
 	}
 	for _, u := range s.uses {
@@ -246,11 +246,7 @@ func (s *Store) Remove(_ context.Context, ref string, force bool) (images.Remove
 		delete(s.images, r.ID)
 		s.writeIndex()
 		out = images.Removed{Untagged: r.Names, Deleted: []string{r.ID}}
-		candidates := []string{r.ID, r.Digest}
-		for _, l := range r.Layers {
-			candidates = append(candidates, l.Digest, l.DiffID)
-		}
-		return candidates, nil
+		return r.files(), nil
 	}()
 	if err != nil {
 		return images.Removed{}, classify(op, err)

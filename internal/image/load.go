@@ -40,6 +40,9 @@ func (s *Store) load(ctx context.Context, archive io.Reader, r report) ([]images
 		return nil, err
 	}
 	found, err := a.images(s.lim)
+	if err != nil && a.cut {
+		return nil, bad("the archive is truncated")
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +62,7 @@ func (s *Store) load(ctx context.Context, archive io.Reader, r report) ([]images
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.commit(rows, layers); err != nil {
+	if err := s.commit(l, rows, layers); err != nil {
 		return nil, err
 	}
 	var out []images.Image
@@ -72,8 +75,8 @@ func (s *Store) load(ctx context.Context, archive io.Reader, r report) ([]images
 // staged is an archive in pieces: each file by its name in the archive, on disk
 // under its number, hashed. Nothing of the archive's names reaches the disk.
 type staged struct {
-	dir   string
 	files map[string]stagedFile
+	cut   bool // it does not end as a tar does, at a block's end
 }
 
 type stagedFile struct {
@@ -92,9 +95,10 @@ func (s *Store) stage(ctx context.Context, archive io.Reader, dir string, r repo
 		return nil, err
 	}
 	defer zr.Close()
-	tr := tar.NewReader(&cappedReader{r: zr, left: s.lim.ArchiveBytes,
-		what: fmt.Sprintf("archive: more than %d bytes", s.lim.ArchiveBytes)})
-	a := &staged{dir: dir, files: map[string]stagedFile{}}
+	out := &meteredReader{ctx: ctx, r: &cappedReader{r: zr, left: s.lim.ArchiveBytes,
+		what: fmt.Sprintf("archive: more than %d bytes", s.lim.ArchiveBytes)}}
+	tr := tar.NewReader(out)
+	a := &staged{files: map[string]stagedFile{}}
 	for n := 0; ; n++ {
 		h, err := tr.Next()
 		if err == io.EOF {
@@ -134,6 +138,11 @@ func (s *Store) stage(ctx context.Context, archive io.Reader, dir string, r repo
 			return nil, wrapEntry(h.Name, bad("kind %q has no place in an archive of images", h.Typeflag))
 		}
 	}
+	// What follows the end mark belongs to the stream, whose check sum comes last.
+	if _, err := io.Copy(io.Discard, out); err != nil {
+		return nil, badStream(err)
+	}
+	a.cut = out.n%512 != 0
 	return a, nil
 }
 

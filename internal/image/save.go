@@ -64,10 +64,7 @@ func (s *Store) Save(_ context.Context, refs []string, format string) (*Saver, e
 		return nil, classify("save", err)
 	}
 	for _, r := range v.rows {
-		v.l.hold(r.ID, r.Digest)
-		for _, l := range r.Layers {
-			v.l.hold(l.Digest, l.DiffID)
-		}
+		v.l.hold(r.files()...)
 	}
 	return v, nil
 }

@@ -97,6 +97,15 @@ type (
 	}
 )
 
+// files are the digests and diffIDs an image is made of.
+func (r imageRow) files() []string {
+	out := []string{r.ID, r.Digest}
+	for _, l := range r.Layers {
+		out = append(out, l.Digest, l.DiffID)
+	}
+	return out
+}
+
 const formatOverlay = "overlay"
 
 var (
@@ -246,7 +255,7 @@ func (s *Store) Tag(_ context.Context, source, target string) (images.Image, err
 		return images.Image{}, classify(op, err)
 	}
 	r.Names = addTo(r.Names, t.String())
-	if err := s.commit([]imageRow{r}, nil); err != nil {
+	if err := s.commit(nil, []imageRow{r}, nil); err != nil {
 		return images.Image{}, classify(op, err)
 	}
 	return s.document(r), nil
@@ -260,8 +269,9 @@ func addTo(list []string, v ...string) []string {
 }
 
 // commit writes images and layers in one transaction. A name that one of them
-// carries is taken from whoever had it. mu is held.
-func (s *Store) commit(imgs []imageRow, layers []layerRow) error {
+// carries is taken from whoever had it. The release of l, which may be nil, sweeps
+// what the rows no longer name. mu is held.
+func (s *Store) commit(l *lease, imgs []imageRow, layers []layerRow) error {
 	changed := map[string]imageRow{}
 	get := func(id string) (imageRow, bool) {
 		if r, ok := changed[id]; ok {
@@ -299,6 +309,11 @@ func (s *Store) commit(imgs []imageRow, layers []layerRow) error {
 	})
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
+	}
+	for id := range changed {
+		if old, ok := s.images[id]; ok && l != nil {
+			l.replaced = append(l.replaced, old.files()...)
+		}
 	}
 	maps.Copy(s.images, changed)
 	for _, l := range layers {
