@@ -26,7 +26,7 @@ type Config struct {
 	// Socket overrides the API socket's path.
 	Socket string `toml:"socket"`
 	// SocketGroup may use the socket besides root. Default gatehouse, if it exists.
-	SocketGroup string `toml:"socket_group"`
+	SocketGroup string  `toml:"socket_group"`
 	Log         Log     `toml:"log"`
 	Network     Network `toml:"network"`
 	DNS         DNS     `toml:"dns"`
@@ -41,15 +41,13 @@ type Log struct {
 // Network is the default network and what the switch uses of the host.
 type Network struct {
 	// Default is the name of the NAT network that a system gets when it asks for
-	// none. Default nat; "none" makes no such network.
+	// none: nat, which is the default, or none. It is made at the first start only.
 	Default string `toml:"default"`
 	// Subnets of the default network: at most one of each family. Empty = chosen.
 	Subnets []string `toml:"subnets"`
 	// Uplinks are patterns of the host's interfaces that the switch may use
 	// (path.Match). Empty = all that carry addresses.
 	Uplinks []string `toml:"uplinks"`
-	// MTU of the default network; 0 = the uplinks'.
-	MTU int `toml:"mtu"`
 }
 
 // DNS configures the resolvers on the networks' gateway addresses.
@@ -125,8 +123,8 @@ func (c Config) check(text string) error {
 			return bad(fmt.Sprintf("%q is not a pattern like eth*", u), "network", "uplinks")
 		}
 	}
-	if m := c.Network.MTU; m != 0 && (m < 576 || m > 65535) {
-		return bad(fmt.Sprintf("%d is outside 576..65535", m), "network", "mtu")
+	if d := c.Network.Default; d != "" && d != "nat" && d != "none" {
+		return bad(fmt.Sprintf("%q is neither nat nor none", d), "network", "default")
 	}
 	for _, a := range c.DNS.Upstream {
 		if _, err := netip.ParseAddr(a); err != nil {

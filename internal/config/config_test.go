@@ -13,17 +13,17 @@ import (
 func TestParse(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
 		{"empty", "", ""},
-		{"all", "runtime='crun'\nsocket_group='adm'\n[log]\nlevel='debug'\nformat='json'\n[network]\ndefault='none'\nsubnets=['10.9.0.0/16','fd00::/64']\nuplinks=['eth*']\nmtu=1400\n[dns]\nupstream=['1.1.1.1']\n", ""},
+		{"all", "runtime='crun'\nsocket_group='adm'\n[log]\nlevel='debug'\nformat='json'\n[network]\ndefault='none'\nsubnets=['10.9.0.0/16','fd00::/64']\nuplinks=['eth*']\n[dns]\nupstream=['1.1.1.1']\n", ""},
 		{"unknown key", "runtime = 'runc'\nruntme = 'x'\n", `line 2: unknown key "runtme"; remove it or correct its name`},
 		{"unknown in table", "[log]\nlevel='info'\n\n[network]\nlevel='info'\n", `line 5: unknown key "network.level"`},
-		{"unknown table", "\n[netwrk]\nmtu=1\n", `line 2: unknown key "netwrk"`},
+		{"unknown table", "\n[netwrk]\nx=1\n", `line 2: unknown key "netwrk"`},
 		{"syntax", "runtime = \n", "line 1: "},
-		{"type", "[network]\nmtu='x'\n", "incompatible types"},
+		{"type", "[network]\nuplinks='x'\n", "incompatible types"},
 		{"level", "[log]\nlevel='loud'\n", `line 2: log.level: "loud" is none of debug, info, warn, error`},
-		{"subnet", "[network]\nmtu=1500\nsubnets=['10.0.0.0/33']\n", `line 3: network.subnets: "10.0.0.0/33" is not a prefix`},
+		{"subnet", "[network]\ndefault='nat'\nsubnets=['10.0.0.0/33']\n", `line 3: network.subnets: "10.0.0.0/33" is not a prefix`},
 		{"two of a family", "[network]\nsubnets=['10.0.0.0/24','10.1.0.0/24']\n", "at most one prefix of each family"},
 		{"upstream", "dns.upstream=['x']\n", `line 1: dns.upstream: "x" is not an IP address`},
-		{"mtu", "[network]\nmtu=10\n", "line 2: network.mtu: 10 is outside 576..65535"},
+		{"default", "[network]\ndefault='x'\n", `line 2: network.default: "x" is neither nat nor none`},
 		{"uplinks", "[network]\nuplinks=['[']\n", "is not a pattern"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

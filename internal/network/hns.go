@@ -92,6 +92,8 @@ type Options struct {
 	BootID string
 	// NoDefaultNetwork leaves out the network "nat" at the first start.
 	NoDefaultNetwork bool
+	// DefaultNetwork is the document of that network; nil = NAT, subnets chosen.
+	DefaultNetwork []byte
 	Log              *slog.Logger     // nil = discard
 	Now              func() time.Time // nil = time.Now
 	NewID            func() string    // nil = random GUIDs

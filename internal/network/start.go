@@ -34,6 +34,9 @@ func (h *HNS) Start(ctx context.Context) error {
 		return nil
 	}
 	body := []byte(`{"Name":"` + model.DefaultNetwork + `","Type":"NAT","Owner":"gatehouse"}`)
+	if h.o.DefaultNetwork != nil {
+		body = h.o.DefaultNetwork
+	}
 	if _, _, err := h.CreateNetwork(ctx, body); err != nil {
 		return wrap("start networking", err)
 	}

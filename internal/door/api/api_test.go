@@ -158,7 +158,7 @@ func newFixture(t *testing.T) *fixture {
 	f.s = New(Options{
 		HCN:     map[string]resource.Collection{"networks": f.nets, "endpoints": &things{db: db, kind: "endpoints"}},
 		Globals: map[string]int{"Major": 16},
-		Host:    map[string]Query{"echo": func(_ context.Context, q map[string][]string) (any, error) { return q, nil }},
+		Host:    map[string]Query{"echo": func(_ context.Context, q url.Values) (any, error) { return q, nil }},
 		Metrics: func(_ context.Context, w io.Writer) error { _, err := io.WriteString(w, "up 1\n"); return err },
 		Events:  db, GID: -1, Log: slog.New(slog.DiscardHandler),
 	})

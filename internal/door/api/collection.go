@@ -49,6 +49,9 @@ func (s *Server) routesHCN() {
 			}
 		}
 	}
+	for name, q := range s.o.HCNQueries {
+		s.mux.HandleFunc("GET /hcn/v2/"+name, s.query(q))
+	}
 	s.mux.HandleFunc("GET /hcn/v2/globals/version", func(w http.ResponseWriter, r *http.Request) {
 		s.reply(w, r, s.o.Globals, nil)
 	})
@@ -66,6 +69,15 @@ func (s *Server) reply(w http.ResponseWriter, r *http.Request, v any, err error)
 		s.fail(w, r, problem(http.StatusNotImplemented, codeNotImpl, "%s is not built into this daemon", r.URL.Path))
 	default:
 		writeJSON(w, http.StatusOK, v)
+	}
+}
+
+// query answers a question with whatever it finds.
+func (s *Server) query(q Query) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		s.readAt(w)
+		v, err := q(r.Context(), r.URL.Query())
+		s.reply(w, r, v, err)
 	}
 }
 

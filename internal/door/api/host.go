@@ -10,10 +10,7 @@ import (
 
 func (s *Server) routesHost() {
 	for name, q := range s.o.Host {
-		s.mux.HandleFunc("GET /host/v1/"+name, func(w http.ResponseWriter, r *http.Request) {
-			v, err := q(r.Context(), r.URL.Query())
-			s.reply(w, r, v, err)
-		})
+		s.mux.HandleFunc("GET /host/v1/"+name, s.query(q))
 	}
 	s.mux.HandleFunc("GET /host/v1/events", func(w http.ResponseWriter, r *http.Request) { s.stream(w, r, hostEvents) })
 	if s.o.Metrics != nil {

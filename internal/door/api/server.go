@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,13 +43,15 @@ type Events interface {
 	Revision() uint64
 }
 
-// Query answers one read-only question about the host under /host/v1.
-type Query func(ctx context.Context, q map[string][]string) (any, error)
+// Query answers one read-only question.
+type Query func(ctx context.Context, q url.Values) (any, error)
 
 // Options are the services behind the door. A nil service answers 501.
 type Options struct {
 	// HCN are the collections by the name of their kind: networks, endpoints …
 	HCN map[string]resource.Collection
+	// HCNQueries are read-only questions below /hcn/v2 by name: graph, who, ports.
+	HCNQueries map[string]Query
 	// Globals and Features answer their GETs.
 	Globals, Features any
 	// EndpointStats answers GET endpoints/ID/stats.

@@ -160,10 +160,10 @@ func (a *app) flowsCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				t := &table{head: []string{"PORT", "REASON", "PACKETS", "BYTES"}}
+				t := &table{head: []string{"PORT", "LAYER", "REASON", "PACKETS", "BYTES"}}
 				var names []string
 				for _, d := range ds {
-					t.add(fmt.Sprint(d.Port), d.Reason, fmt.Sprint(d.Packets), si(d.Bytes))
+					t.add(fmt.Sprint(d.Port), d.Layer, d.Reason, fmt.Sprint(d.Packets), si(d.Bytes))
 					names = append(names, d.Reason)
 				}
 				return a.list(t, ds, names)
@@ -176,6 +176,12 @@ func (a *app) flowsCmd() *cobra.Command {
 			var names []string
 			for _, f := range fl {
 				var nat []string
+				if f.Reply {
+					nat = append(nat, "reply")
+				}
+				if f.Dropped != "" {
+					nat = append(nat, "dropped: "+f.Dropped)
+				}
 				if f.NATSrc.IsValid() {
 					nat = append(nat, "from "+f.NATSrc.String())
 				}

@@ -135,16 +135,6 @@ func (c *Client) Leaks(ctx context.Context) (Leaks, error) {
 	return get[Leaks](ctx, c, "leaks", nil)
 }
 
-// Graph asks for the host's networks.
-func (c *Client) Graph(ctx context.Context) (Graph, error) {
-	return get[Graph](ctx, c, "graph", nil)
-}
-
-// Who asks what holds an address, a port (80, 80/udp), a MAC or a name.
-func (c *Client) Who(ctx context.Context, q string) ([]Holder, error) {
-	return get[[]Holder](ctx, c, "who", url.Values{"q": {q}})
-}
-
 // Flows lists the conversations that the switch tracks.
 func (c *Client) Flows(ctx context.Context) ([]Flow, error) {
 	return get[[]Flow](ctx, c, "flows", nil)

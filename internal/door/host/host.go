@@ -59,73 +59,29 @@ type Leaks struct {
 	Orphans []Object
 }
 
-// Graph is the host's networks as a drawing needs them.
-type Graph struct {
-	Uplinks  []Uplink
-	Networks []GraphNetwork
-}
-
-// Uplink is a host interface that traffic may leave by.
-type Uplink struct {
-	Name  string
-	Addrs []string
-}
-
-// GraphNetwork is one network with its switch.
-type GraphNetwork struct {
-	ID, Name, Type string
-	Subnets        []string
-	Gateways       []string `json:",omitempty"`
-	// HostDevice carries the gateway addresses in the host's stack.
-	HostDevice string `json:",omitempty"`
-	HostPort   int    `json:",omitempty"`
-	Endpoints  []GraphEndpoint
-}
-
-// GraphEndpoint is an endpoint and the port it is plugged into.
-type GraphEndpoint struct {
-	ID, Name  string
-	Addrs     []string
-	MAC       string
-	Port      int      `json:",omitempty"` // 0 = not attached
-	Device    string   `json:",omitempty"`
-	VNIC      string   `json:",omitempty"` // inside the namespace
-	Namespace string   `json:",omitempty"`
-	System    string   `json:",omitempty"` // the compute system that has it
-	Published []string `json:",omitempty"` // "8080/tcp -> 80"
-}
-
-// Holder answers who: what holds an address, a port, a MAC or a name.
-type Holder struct {
-	Kind    string // network, endpoint, gateway, publication, host
-	ID      string
-	Name    string
-	Network string    `json:",omitempty"`
-	System  string    `json:",omitempty"`
-	What    string    // "address 10.0.0.2", "port 8080/tcp"
-	Since   time.Time `json:",omitzero"`
-}
-
-// Flow is one conversation that the switch tracks.
+// Flow is one direction of a conversation that the switch tracks.
 type Flow struct {
-	Zone  uint16
-	Proto uint8
-	Src   netip.AddrPort
-	Dst   netip.AddrPort
-	State string `json:",omitempty"`
-	// NATSrc and NATDst are what the addresses become; invalid = unchanged.
+	Zone, Network uint16
+	Proto         uint8
+	Src, Dst      netip.AddrPort // as the packets arrive
+	// NATSrc and NATDst are what the addresses become; absent = unchanged.
 	NATSrc  netip.AddrPort `json:",omitzero"`
 	NATDst  netip.AddrPort `json:",omitzero"`
+	In, Out uint16         // ports; 0 = an uplink
+	State   string         `json:",omitempty"`
+	Reply   bool           `json:",omitempty"` // the answering direction
+	Dropped string         `json:",omitempty"` // reason of a remembered drop
 	Packets uint64
 	Bytes   uint64
-	// IdleSeconds since the last packet.
-	IdleSeconds float64
+	// IdleSeconds since the last packet, AgeSeconds since the first.
+	IdleSeconds, AgeSeconds float64
 }
 
 // Drop counts packets that the switch refused, by port and reason.
 type Drop struct {
-	Port    int `json:",omitempty"`
+	Port    int // 0 = a device the switch does not know
+	Layer   string
 	Reason  string
 	Packets uint64
-	Bytes   uint64 `json:",omitempty"`
+	Bytes   uint64
 }

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"gatehouse.dev/gatehouse/hcn"
+	"gatehouse.dev/gatehouse/hcs"
+	"gatehouse.dev/gatehouse/internal/compartment"
+	"gatehouse.dev/gatehouse/internal/compute"
+	"gatehouse.dev/gatehouse/internal/compute/worker"
+	"gatehouse.dev/gatehouse/internal/config"
+	"gatehouse.dev/gatehouse/internal/dns"
+	"gatehouse.dev/gatehouse/internal/hostport"
+	"gatehouse.dev/gatehouse/internal/network"
+	"gatehouse.dev/gatehouse/internal/network/model"
+	"gatehouse.dev/gatehouse/internal/vswitch"
+	"gatehouse.dev/gatehouse/internal/vswitch/datapath"
+)
+
+// openNetwork loads the switch, takes hold of the host's devices and starts the
+// networking service over both.
+func (d *daemon) openNetwork(ctx context.Context) (err error) {
+	if d.dp, err = datapath.Open(d.datapathOptions()); err != nil {
+		return err
+	}
+	if d.comp, err = compartment.Open(compartment.Options{Instance: d.inst, Log: d.log}); err != nil {
+		return errors.Join(err, d.dp.Close())
+	}
+	resolv, err := d.resolvConf()
+	if err != nil {
+		return errors.Join(err, d.comp.Close(), d.dp.Close())
+	}
+	d.dns = dns.New(dns.Options{Log: d.log, ResolvConf: resolv})
+	d.ports = &hostport.Holder{}
+	body, err := defaultNetwork(d.cfg.Network)
+	if err != nil {
+		return err
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		d.log.Warn("no boot id; networks that end with a boot do not", "error", err)
+	}
+	d.hns = network.New(network.Options{
+		Instance: d.inst, Store: d.db, Compartments: compartmentHand{d.comp, d.cfg.Network.Uplinks}, Datapath: d.dp,
+		Names: d.dns, Ports: d.ports, BootID: strings.TrimSpace(string(boot)),
+		NoDefaultNetwork: d.cfg.Network.Default == "none", DefaultNetwork: body, Log: d.log,
+		Stats: func(p vswitch.PortID) (network.PortCounters, error) {
+			s, err := d.dp.Stats(p)
+			return network.PortCounters(s), err
+		},
+	})
+	d.later(d.closeNetwork)
+	if err := d.hns.Start(ctx); err != nil {
+		return err
+	}
+	if why := d.hns.Trouble(); why != "" {
+		d.log.Warn("the network is not all as it should be", "why", why)
+	}
+	return nil
+}
+
+// closeNetwork lets go of the switch, which goes on; but when nothing is plugged
+// into it, nothing is left of it: the next start makes it anew.
+func (d *daemon) closeNetwork() error {
+	d.hns.Stop()
+	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
+	defer cancel()
+	w := d.hns.World()
+	empty := len(w.AllEndpoints()) == 0 && !slices.ContainsFunc(w.AllNamespaces(), func(n *model.Namespace) bool { return n.Doc.NetNsPath != "" })
+	errs := []error{d.dns.Close(), d.ports.Close(), d.comp.Settle(ctx), d.dp.Close()}
+	if empty {
+		errs = append(errs, datapath.Destroy(d.datapathOptions()), d.comp.Destroy(ctx), worker.Sweep(ctx, d.inst))
+	}
+	errs = append(errs, d.comp.Close())
+	return errors.Join(errs...)
+}
+
+// defaultNetwork is the document of the default network as configured; nil when
+// nothing is.
+func defaultNetwork(c config.Network) ([]byte, error) {
+	if len(c.Subnets) == 0 {
+		return nil, nil
+	}
+	n := hcn.HostComputeNetwork{Name: model.DefaultNetwork, Type: hcn.NAT, SchemaVersion: hcn.V2SchemaVersion(), Ipams: []hcn.Ipam{{Type: "Static"}}}
+	for _, s := range c.Subnets {
+		n.Ipams[0].Subnets = append(n.Ipams[0].Subnets, hcn.Subnet{IpAddressPrefix: s})
+	}
+	return json.Marshal(n)
+}
+
+// resolvConf is the file that names the upstream servers: the host's own, or one
+// made of the configuration.
+func (d *daemon) resolvConf() (string, error) {
+	if len(d.cfg.DNS.Upstream) == 0 {
+		return "", nil
+	}
+	var b strings.Builder
+	for _, a := range d.cfg.DNS.Upstream {
+		fmt.Fprintf(&b, "nameserver %s\n", a)
+	}
+	path := filepath.Join(d.inst.Run, "resolv.conf")
+	if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
+		return "", fmt.Errorf("dns.upstream: %w", err)
+	}
+	return path, nil
+}
+
+// compartmentHand hides the uplinks that the configuration leaves out.
+type compartmentHand struct {
+	*compartment.Host
+	uplinks []string
+}
+
+func (h compartmentHand) Ensure(ctx context.Context, want model.Desired) (vswitch.Facts, error) {
+	f, err := h.Host.Ensure(ctx, want)
+	if len(h.uplinks) > 0 {
+		f.Uplinks = slices.DeleteFunc(slices.Clone(f.Uplinks), func(u vswitch.Uplink) bool {
+			return !slices.ContainsFunc(h.uplinks, func(p string) bool { ok, _ := path.Match(p, u.Name); return ok })
+		})
+	}
+	return f, err
+}
+
+// networkHand is the networking service as the compute service asks for it.
+type networkHand struct{ *network.HNS }
+
+func (h networkHand) Plug(ctx context.Context, owner, namespaceID string, endpoints []json.RawMessage) (compute.Plugged, error) {
+	p, err := h.HNS.Plug(ctx, owner, namespaceID, endpoints)
+	return compute.Plugged(p), err
+}
+
+func (h networkHand) Look(ctx context.Context, namespaceID string) (compute.Plugged, error) {
+	p, err := h.HNS.Look(ctx, namespaceID)
+	return compute.Plugged(p), err
+}
+
+// statsHand gives an endpoint's counters in the compute service's document.
+type statsHand struct{ *network.HNS }
+
+func (h statsHand) EndpointStats(ctx context.Context, id string) (hcs.NetworkStats, error) {
+	s, err := h.HNS.EndpointStats(ctx, id)
+	return hcs.NetworkStats(s), err
+}
+
+// watch has the networking service follow the host: an uplink that comes or goes,
+// an address, a device of ours that somebody removed.
+func (d *daemon) watch(ctx context.Context) {
+	for range d.comp.Watch(ctx) {
+		if err := d.hns.Recompile(ctx); err != nil && ctx.Err() == nil {
+			d.log.Warn("host changed and the switch could not follow; tried again at the next change", "error", err)
+		}
+	}
+}
+
+// unplugOrphans removes the networks of systems that are gone.
+func (d *daemon) unplugOrphans(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	rows, err := systemRows(d.db)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for ns, owner := range d.hns.Plugs() {
+		if rows[owner].owns() {
+			continue
+		}
+		d.log.Info("network of a system that is gone is removed", "namespace", ns, "runtime", owner)
+		errs = append(errs, d.hns.Unplug(ctx, ns))
+	}
+	return errors.Join(errs...)
+}
