@@ -93,6 +93,8 @@ struct gh_net {
 	__u32 pad1;
 	struct gh_addr hairpin4; /* source an endpoint sees when it reaches itself by a published port */
 	struct gh_addr hairpin6;
+	struct gh_addr gw4; /* source of ICMP errors made here; zero: the address that was asked for */
+	struct gh_addr gw6;
 };
 
 /* configuration: index = network id. */
@@ -616,6 +618,9 @@ enum gh_stage {
 	GH_STAGE_FLOOD = 6,
 	GH_STAGE_REJECT = 7, /* TCP RST, ICMP unreachable, too big, time exceeded */
 	GH_STAGE_STATE = 8,  /* TCP SYN/FIN/RST on a flow, first UDP answer */
+	GH_STAGE_DROP = 9,   /* the one place that counts a drop and reports it */
+	GH_STAGE_NEW4 = 10,  /* the pipeline's second half: a new conversation's entries */
+	GH_STAGE_NEW6 = 11,
 	GH_STAGES = 16,
 };
 

@@ -2,13 +2,20 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Copyright The gatehouse authors */
 
+/*
+ * The programs. ep_in and uplink_in stand at devices; st_* are their tail-call
+ * stages; sock_* stand at the root cgroup. README.md draws the way of a packet.
+ */
 #include "maps.h"
 #include "drop.h"
+#include "fast.h"
+#include "slow.h"
+#include "icmp.h"
+#include "reject.h"
+#include "flood.h"
+#include "sock.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
-
-/* Test mode: the verdict is also written to cb[] and the result map. */
-const volatile __u32 unit = 0;
 
 /* Types of the contract that no map mentions, so that Go gets them too. */
 struct gh_types {
@@ -33,30 +40,340 @@ struct gh_types {
 };
 const volatile struct gh_types gh_types = {};
 
-#define STUB(name) SEC("tc") int name(struct __sk_buff *skb) { return unit ? -1 : -1; }
-STUB(ep_in) STUB(uplink_in)
-STUB(st_v4) STUB(st_v6) STUB(st_arp) STUB(st_nd) STUB(st_icmp) STUB(st_frag) STUB(st_flood) STUB(st_reject) STUB(st_state)
+/*
+ * ep_in is the one filter of the shared ingress block: host sides of containers'
+ * veths, taps, and the switch sides of host vNICs. Closed by default.
+ */
+SEC("tc")
+int ep_in(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct ethhdr *eth = data;
+	const struct gh_port *pt;
+	struct gh_scratch *s;
+	__u32 reason, proto, group;
+	struct gh_in in;
+	__u32 id;
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, GH_STAGES);
-	__uint(key_size, sizeof(__u32));
-	__array(values, int(void *));
-} stages SEC(".maps") = {
-	.values = {
-		[GH_STAGE_V4] = (void *)&st_v4,
-		[GH_STAGE_V6] = (void *)&st_v6,
-		[GH_STAGE_ARP] = (void *)&st_arp,
-		[GH_STAGE_ND] = (void *)&st_nd,
-		[GH_STAGE_ICMP] = (void *)&st_icmp,
-		[GH_STAGE_FRAG] = (void *)&st_frag,
-		[GH_STAGE_FLOOD] = (void *)&st_flood,
-		[GH_STAGE_REJECT] = (void *)&st_reject,
-		[GH_STAGE_STATE] = (void *)&st_state,
-	},
-};
-#define SSTUB(name, sec) SEC("cgroup/" sec) int name(struct bpf_sock_addr *ctx) { return 1; }
-SSTUB(sock_connect4, "connect4") SSTUB(sock_connect6, "connect6")
-SSTUB(sock_sendmsg4, "sendmsg4") SSTUB(sock_sendmsg6, "sendmsg6")
-SSTUB(sock_recvmsg4, "recvmsg4") SSTUB(sock_recvmsg6, "recvmsg6")
-SSTUB(sock_getpeername4, "getpeername4") SSTUB(sock_getpeername6, "getpeername6")
+	if ((void *)(eth + 1) > end) {
+		proto = 0;
+		group = 0;
+	} else {
+		proto = eth->h_proto;
+		group = eth->h_dest[0] & 1;
+	}
+	id = gh_port_of(skb->ifindex);
+	pt = gh_port_get(id);
+	if (unlikely(!id || !pt || !(pt->flags & GH_PORT_UP) || pt->kind == GH_PORT_UPLINK)) {
+		reason = GH_DROP_PORT_DOWN;
+		goto drop;
+	}
+	if (unlikely(skb->vlan_present)) {
+		reason = GH_DROP_VLAN;
+		goto drop;
+	}
+	in.in_port = id;
+	in.port = id;
+	in.zone = pt->zone;
+	in.net = pt->net;
+	in.kind = pt->kind;
+	if (proto == bpf_htons(ETH_P_IP) && !group)
+		return gh_enter4(skb, &in, 0);
+	if (proto == bpf_htons(ETH_P_IPV6))
+		return gh_enter6(skb, &in, 0, group);
+
+	s = gh_scratch_get();
+	if (!s)
+		return TC_ACT_SHOT;
+	if (proto == bpf_htons(ETH_P_IP)) {
+		struct gh_fkey4 k __attribute__((aligned(8))) = {};
+		struct gh_hdr h __attribute__((aligned(8))) = {};
+		int next = gh_parse4(skb, &k, &h);
+
+		gh_save4(&s->p, &in, &k, &h);
+		s->p.h.group = 1;
+		if (next < 0)
+			return gh_drop(skb, s, -next, GH_LAYER_PORT);
+		return gh_stage(skb, s, GH_STAGE_FLOOD);
+	}
+	__builtin_memset(&s->p, 0, sizeof(s->p));
+	s->p.in_port = id;
+	s->p.port = id;
+	s->p.zone = in.zone;
+	s->p.net = in.net;
+	s->p.kind = in.kind;
+	s->p.h.group = group;
+	if (proto == bpf_htons(ETH_P_ARP))
+		return gh_stage(skb, s, GH_STAGE_ARP);
+	reason = proto ? GH_DROP_L2_PROTO : GH_DROP_PARSE;
+drop:
+	s = gh_scratch_get();
+	if (!s)
+		return TC_ACT_SHOT;
+	s->p.in_port = pt ? id : 0;
+	return gh_drop(skb, s, reason, GH_LAYER_PORT);
+}
+
+/*
+ * uplink_in stands at the host's other interfaces and takes only what is ours:
+ * answers to NAT, published ports, and the errors and fragments of both.
+ */
+SEC("tc")
+int uplink_in(struct __sk_buff *skb)
+{
+	const struct gh_port *pt;
+	struct gh_in in = {};
+	__u32 id;
+
+	/* Frames for others, groups and VLANs of the host's. */
+	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
+		return gh_pass(skb);
+	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
+		return gh_pass(skb);
+	id = gh_port_of(skb->ifindex);
+	pt = gh_port_get(id);
+	if (!id || !pt || pt->kind != GH_PORT_UPLINK || !(pt->flags & GH_PORT_UP))
+		return gh_pass(skb);
+	in.in_port = id;
+	in.port = GH_PORT_UPLINK_ANY;
+	in.zone = GH_ZONE_HOST;
+	in.kind = GH_PORT_UPLINK;
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return gh_enter4(skb, &in, 1);
+	return gh_enter6(skb, &in, 1, 0);
+}
+
+SEC("tc")
+int st_v4(struct __sk_buff *skb)
+{
+	return gh_slow(skb, 4);
+}
+
+SEC("tc")
+int st_v6(struct __sk_buff *skb)
+{
+	return gh_slow(skb, 6);
+}
+
+SEC("tc")
+int st_new4(struct __sk_buff *skb)
+{
+	return gh_new(skb, 4);
+}
+
+SEC("tc")
+int st_new6(struct __sk_buff *skb)
+{
+	return gh_new(skb, 6);
+}
+
+SEC("tc")
+int st_arp(struct __sk_buff *skb)
+{
+	return gh_arp_answer(skb);
+}
+
+SEC("tc")
+int st_nd(struct __sk_buff *skb)
+{
+	return gh_nd_answer(skb);
+}
+
+SEC("tc")
+int st_icmp(struct __sk_buff *skb)
+{
+	struct gh_scratch *s = gh_scratch_get();
+
+	if (!s)
+		return TC_ACT_SHOT;
+	if (s->p.fam == 4)
+		return gh_icmp_error(skb, s, 4);
+	return gh_icmp_error(skb, s, 6);
+}
+
+/* gh_hit() is the hit path for a packet in scratch. */
+static __always_inline int gh_hit(struct __sk_buff *skb, struct gh_scratch *s, int advance, int fam)
+{
+	struct gh_pkt *p = &s->p;
+	void *f = gh_flow_get(&s->key, fam);
+	__u32 mtu = 0;
+	int end = GH_END_MISS;
+
+	if (f && fam == 4) {
+		end = gh_hit4(skb, f, &s->key.k4, &p->h, p->h.l4_off & GH_L4_MASK4, p->in_port, p->now_s, advance);
+		mtu = ((struct gh_flow4 *)f)->out_mtu;
+	} else if (f) {
+		end = gh_hit6(skb, f, &s->key.k6, &p->h, p->h.l4_off & GH_L4_MASK6, p->in_port, p->now_s, advance);
+		mtu = ((struct gh_flow6 *)f)->out_mtu;
+	}
+	if (end >= 0)
+		return end;
+	return gh_finish(skb, s, end, mtu, fam);
+}
+
+static __always_inline int gh_fragment(struct __sk_buff *skb, struct gh_scratch *s, int fam)
+{
+	struct gh_pkt *p = &s->p;
+
+	if (p->h.frag == GH_FRAG_LATER) {
+		if (!gh_frag_find(p, fam)) {
+			if (p->kind == GH_PORT_UPLINK)
+				return gh_pass(skb);
+			p->kflags |= GH_FKEY_L3;
+		}
+	}
+	gh_key_make(&s->key, fam, &p->src, &p->dst, p->sport_be, p->dport_be, p->port, p->zone, p->proto, p->kflags);
+	/* Of the packets of an uplink only ours are remembered. */
+	if (p->h.frag == GH_FRAG_FIRST && gh_flow_get(&s->key, fam))
+		gh_frag_put(p, fam);
+	return gh_hit(skb, s, 0, fam);
+}
+
+SEC("tc")
+int st_frag(struct __sk_buff *skb)
+{
+	struct gh_scratch *s = gh_scratch_get();
+
+	if (!s)
+		return TC_ACT_SHOT;
+	if (s->p.fam == 4)
+		return gh_fragment(skb, s, 4);
+	return gh_fragment(skb, s, 6);
+}
+
+/*
+ * gh_advance() moves both halves of a conversation to the state that this packet
+ * brings. Two CPUs may do it at once for the two directions; flags are only ever
+ * added, so the last writer has seen at least its own, and a state that is one
+ * step behind only changes a timeout until the next packet that says so.
+ */
+static __always_inline int gh_advance(struct __sk_buff *skb, struct gh_scratch *s, int fam)
+{
+	struct gh_pkt *p = &s->p;
+	struct gh_track *t, *rt = NULL;
+	void *f, *r;
+	__u8 state;
+
+	gh_key_make(&s->key, fam, &p->src, &p->dst, p->sport_be, p->dport_be, p->port, p->zone, p->proto, p->kflags);
+	f = gh_flow_get(&s->key, fam);
+	if (!f)
+		return gh_stage(skb, s, fam == 4 ? GH_STAGE_V4 : GH_STAGE_V6);
+	t = gh_track(f, fam);
+	r = gh_flow_get(gh_pair(f, fam), fam);
+	if (r && gh_key_eq(gh_pair(r, fam), &s->key, fam))
+		rt = gh_track(r, fam);
+	state = t->state;
+	if (p->proto == IPPROTO_UDP) {
+		state = GH_FLOW_UDP2;
+	} else if (p->proto == IPPROTO_TCP) {
+		__u8 flags = p->h.tcp_flags, own, peer;
+
+		if (gh_reopened(t, flags)) {
+			gh_unlink(f, &s->key, &s->rkey, fam);
+			return gh_stage(skb, s, fam == 4 ? GH_STAGE_V4 : GH_STAGE_V6);
+		}
+		own = t->tcp_own | flags;
+		peer = t->tcp_peer;
+		t->tcp_own = own;
+		if (rt) {
+			peer |= rt->tcp_own;
+			rt->tcp_peer |= flags;
+		}
+		if (flags & GH_TCP_RST)
+			state = GH_FLOW_RST;
+		else if (state != GH_FLOW_RST && (own & peer & GH_TCP_FIN))
+			state = GH_FLOW_TW;
+		else if (state != GH_FLOW_RST && ((own | peer) & GH_TCP_FIN))
+			state = GH_FLOW_FIN;
+		else if (state == GH_FLOW_SYN && (own & peer & GH_TCP_SYN))
+			state = GH_FLOW_EST;
+	}
+	t->state = state;
+	if (rt)
+		rt->state = state;
+	return gh_hit(skb, s, 1, fam);
+}
+
+SEC("tc")
+int st_state(struct __sk_buff *skb)
+{
+	struct gh_scratch *s = gh_scratch_get();
+
+	if (!s)
+		return TC_ACT_SHOT;
+	if (s->p.fam == 4)
+		return gh_advance(skb, s, 4);
+	return gh_advance(skb, s, 6);
+}
+
+SEC("tc")
+int st_flood(struct __sk_buff *skb)
+{
+	return gh_flood(skb);
+}
+
+SEC("tc")
+int st_reject(struct __sk_buff *skb)
+{
+	return gh_reject(skb);
+}
+
+SEC("tc")
+int st_drop(struct __sk_buff *skb)
+{
+	struct gh_scratch *s = gh_scratch_get();
+
+	if (!s)
+		return TC_ACT_SHOT;
+	gh_account(skb, s);
+	gh_note(skb, GH_RESULT_DROP, 0, 0, 0, s->reason, s->layer, 0);
+	return TC_ACT_SHOT;
+}
+
+SEC("cgroup/connect4")
+int sock_connect4(struct bpf_sock_addr *ctx)
+{
+	return gh_sock_ask4(ctx);
+}
+
+SEC("cgroup/connect6")
+int sock_connect6(struct bpf_sock_addr *ctx)
+{
+	return gh_sock_ask6(ctx);
+}
+
+SEC("cgroup/sendmsg4")
+int sock_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return gh_sock_ask4(ctx);
+}
+
+SEC("cgroup/sendmsg6")
+int sock_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return gh_sock_ask6(ctx);
+}
+
+SEC("cgroup/recvmsg4")
+int sock_recvmsg4(struct bpf_sock_addr *ctx)
+{
+	return gh_sock_show4(ctx);
+}
+
+SEC("cgroup/recvmsg6")
+int sock_recvmsg6(struct bpf_sock_addr *ctx)
+{
+	return gh_sock_show6(ctx);
+}
+
+SEC("cgroup/getpeername4")
+int sock_getpeername4(struct bpf_sock_addr *ctx)
+{
+	return gh_sock_show4(ctx);
+}
+
+SEC("cgroup/getpeername6")
+int sock_getpeername6(struct bpf_sock_addr *ctx)
+{
+	return gh_sock_show6(ctx);
+}

@@ -376,6 +376,14 @@ type SwitchGhNet struct {
 		_ structs.HostLayout
 		B [16]uint8
 	}
+	Gw4 struct {
+		_ structs.HostLayout
+		B [16]uint8
+	}
+	Gw6 struct {
+		_ structs.HostLayout
+		B [16]uint8
+	}
 }
 
 type SwitchGhNetFlags uint32
@@ -524,6 +532,115 @@ type SwitchGhRouteVal struct {
 	Nh   uint32
 }
 
+type SwitchGhScratch struct {
+	_ structs.HostLayout
+	P struct {
+		_   structs.HostLayout
+		Src struct {
+			_ structs.HostLayout
+			B [16]uint8
+		}
+		Dst struct {
+			_ structs.HostLayout
+			B [16]uint8
+		}
+		H struct {
+			_        structs.HostLayout
+			FragId   uint32
+			L4Off    uint16
+			Zero     uint16
+			IpLen    uint32
+			L4       uint8
+			Frag     uint8
+			TcpFlags uint8
+			Ttl      uint8
+			IcmpType uint8
+			Tos      uint8
+			Group    uint8
+			Opts     uint8
+		}
+		SportBe uint16
+		DportBe uint16
+		Port    uint16
+		InPort  uint16
+		Zone    uint16
+		Net     uint16
+		Proto   uint8
+		Kflags  uint8
+		Kind    uint8
+		Fam     uint8
+		NowS    uint32
+	}
+	W struct {
+		_    structs.HostLayout
+		Nsrc struct {
+			_ structs.HostLayout
+			B [16]uint8
+		}
+		Ndst struct {
+			_ structs.HostLayout
+			B [16]uint8
+		}
+		Nh struct {
+			_ structs.HostLayout
+			B [16]uint8
+		}
+		NsportBe   uint16
+		NdportBe   uint16
+		OutPort    uint16
+		OkeyPort   uint16
+		Ozone      uint16
+		Net        uint16
+		Mtu        uint16
+		NatLo      uint16
+		NatHi      uint16
+		FirstBe    uint16
+		OutIfindex uint32
+		Svc        uint32
+		Backend    uint32
+		E_in       uint32
+		E_out      uint32
+		E_net      uint32
+		Tag        uint32
+		Dmac       [6]uint8
+		Smac       [6]uint8
+		OutKind    uint8
+		Routed     uint8
+		Reply      uint8
+		Keep       uint8
+		Snat       uint8
+		PoolBusy   uint8
+		State      uint8
+		Via        uint8
+	}
+	_   [4]byte
+	Key struct {
+		_  structs.HostLayout
+		K4 SwitchGhFkey4
+		_  [28]byte
+	}
+	Rkey struct {
+		_  structs.HostLayout
+		K4 SwitchGhFkey4
+		_  [28]byte
+	}
+	Val struct {
+		_  structs.HostLayout
+		V4 SwitchGhFlow4
+		_  [64]byte
+	}
+	Rval struct {
+		_  structs.HostLayout
+		V4 SwitchGhFlow4
+		_  [64]byte
+	}
+	Reason    uint32
+	Layer     uint32
+	Reject    uint32
+	RejectMtu uint32
+	Buf       [192]uint8
+}
+
 type SwitchGhSlotKey struct {
 	_    structs.HostLayout
 	Svc  uint32
@@ -566,6 +683,9 @@ const (
 	SwitchGhStageGH_STAGE_FLOOD  SwitchGhStage = 6
 	SwitchGhStageGH_STAGE_REJECT SwitchGhStage = 7
 	SwitchGhStageGH_STAGE_STATE  SwitchGhStage = 8
+	SwitchGhStageGH_STAGE_DROP   SwitchGhStage = 9
+	SwitchGhStageGH_STAGE_NEW4   SwitchGhStage = 10
+	SwitchGhStageGH_STAGE_NEW6   SwitchGhStage = 11
 	SwitchGhStageGH_STAGES       SwitchGhStage = 16
 )
 
@@ -679,6 +799,7 @@ const (
 	SwitchMapRate              = "rate"
 	SwitchMapResult            = "result"
 	SwitchMapRoute             = "route"
+	SwitchMapScratch           = "scratch"
 	SwitchMapSlot              = "slot"
 	SwitchMapSockrev           = "sockrev"
 	SwitchMapStages            = "stages"
@@ -693,15 +814,19 @@ const (
 	SwitchProgSockSendmsg4     = "sock_sendmsg4"
 	SwitchProgSockSendmsg6     = "sock_sendmsg6"
 	SwitchProgStArp            = "st_arp"
+	SwitchProgStDrop           = "st_drop"
 	SwitchProgStFlood          = "st_flood"
 	SwitchProgStFrag           = "st_frag"
 	SwitchProgStIcmp           = "st_icmp"
 	SwitchProgStNd             = "st_nd"
+	SwitchProgStNew4           = "st_new4"
+	SwitchProgStNew6           = "st_new6"
 	SwitchProgStReject         = "st_reject"
 	SwitchProgStState          = "st_state"
 	SwitchProgStV4             = "st_v4"
 	SwitchProgStV6             = "st_v6"
 	SwitchProgUplinkIn         = "uplink_in"
+	SwitchVarGhTimeouts        = "gh_timeouts"
 	SwitchVarGhTypes           = "gh_types"
 	SwitchVarUnit              = "unit"
 )
@@ -758,10 +883,13 @@ type SwitchProgramSpecs struct {
 	SockSendmsg4     *ebpf.ProgramSpec `ebpf:"sock_sendmsg4"`
 	SockSendmsg6     *ebpf.ProgramSpec `ebpf:"sock_sendmsg6"`
 	StArp            *ebpf.ProgramSpec `ebpf:"st_arp"`
+	StDrop           *ebpf.ProgramSpec `ebpf:"st_drop"`
 	StFlood          *ebpf.ProgramSpec `ebpf:"st_flood"`
 	StFrag           *ebpf.ProgramSpec `ebpf:"st_frag"`
 	StIcmp           *ebpf.ProgramSpec `ebpf:"st_icmp"`
 	StNd             *ebpf.ProgramSpec `ebpf:"st_nd"`
+	StNew4           *ebpf.ProgramSpec `ebpf:"st_new4"`
+	StNew6           *ebpf.ProgramSpec `ebpf:"st_new6"`
 	StReject         *ebpf.ProgramSpec `ebpf:"st_reject"`
 	StState          *ebpf.ProgramSpec `ebpf:"st_state"`
 	StV4             *ebpf.ProgramSpec `ebpf:"st_v4"`
@@ -796,6 +924,7 @@ type SwitchMapSpecs struct {
 	Rate     *ebpf.MapSpec `ebpf:"rate"`
 	Result   *ebpf.MapSpec `ebpf:"result"`
 	Route    *ebpf.MapSpec `ebpf:"route"`
+	Scratch  *ebpf.MapSpec `ebpf:"scratch"`
 	Slot     *ebpf.MapSpec `ebpf:"slot"`
 	Sockrev  *ebpf.MapSpec `ebpf:"sockrev"`
 	Stages   *ebpf.MapSpec `ebpf:"stages"`
@@ -806,8 +935,9 @@ type SwitchMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SwitchVariableSpecs struct {
-	GhTypes *ebpf.VariableSpec `ebpf:"gh_types"`
-	Unit    *ebpf.VariableSpec `ebpf:"unit"`
+	GhTimeouts *ebpf.VariableSpec `ebpf:"gh_timeouts"`
+	GhTypes    *ebpf.VariableSpec `ebpf:"gh_types"`
+	Unit       *ebpf.VariableSpec `ebpf:"unit"`
 }
 
 // SwitchObjects contains all objects after they have been loaded into the kernel.
@@ -853,6 +983,7 @@ type SwitchMaps struct {
 	Rate     *ebpf.Map `ebpf:"rate"`
 	Result   *ebpf.Map `ebpf:"result"`
 	Route    *ebpf.Map `ebpf:"route"`
+	Scratch  *ebpf.Map `ebpf:"scratch"`
 	Slot     *ebpf.Map `ebpf:"slot"`
 	Sockrev  *ebpf.Map `ebpf:"sockrev"`
 	Stages   *ebpf.Map `ebpf:"stages"`
@@ -884,6 +1015,7 @@ func (m *SwitchMaps) Close() error {
 		m.Rate,
 		m.Result,
 		m.Route,
+		m.Scratch,
 		m.Slot,
 		m.Sockrev,
 		m.Stages,
@@ -895,8 +1027,9 @@ func (m *SwitchMaps) Close() error {
 //
 // It can be passed to LoadSwitchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SwitchVariables struct {
-	GhTypes *ebpf.Variable `ebpf:"gh_types"`
-	Unit    *ebpf.Variable `ebpf:"unit"`
+	GhTimeouts *ebpf.Variable `ebpf:"gh_timeouts"`
+	GhTypes    *ebpf.Variable `ebpf:"gh_types"`
+	Unit       *ebpf.Variable `ebpf:"unit"`
 }
 
 // SwitchPrograms contains all programs after they have been loaded into the kernel.
@@ -913,10 +1046,13 @@ type SwitchPrograms struct {
 	SockSendmsg4     *ebpf.Program `ebpf:"sock_sendmsg4"`
 	SockSendmsg6     *ebpf.Program `ebpf:"sock_sendmsg6"`
 	StArp            *ebpf.Program `ebpf:"st_arp"`
+	StDrop           *ebpf.Program `ebpf:"st_drop"`
 	StFlood          *ebpf.Program `ebpf:"st_flood"`
 	StFrag           *ebpf.Program `ebpf:"st_frag"`
 	StIcmp           *ebpf.Program `ebpf:"st_icmp"`
 	StNd             *ebpf.Program `ebpf:"st_nd"`
+	StNew4           *ebpf.Program `ebpf:"st_new4"`
+	StNew6           *ebpf.Program `ebpf:"st_new6"`
 	StReject         *ebpf.Program `ebpf:"st_reject"`
 	StState          *ebpf.Program `ebpf:"st_state"`
 	StV4             *ebpf.Program `ebpf:"st_v4"`
@@ -936,10 +1072,13 @@ func (p *SwitchPrograms) Close() error {
 		p.SockSendmsg4,
 		p.SockSendmsg6,
 		p.StArp,
+		p.StDrop,
 		p.StFlood,
 		p.StFrag,
 		p.StIcmp,
 		p.StNd,
+		p.StNew4,
+		p.StNew6,
 		p.StReject,
 		p.StState,
 		p.StV4,

@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Copyright The gatehouse authors */
+
+/*
+ * The hit path: parse, look up, three epochs, rewrite, redirect. All inline in
+ * the entry programs; its budget is 180 ns. Everything else is a tail call.
+ */
+#ifndef GH_FAST_H
+#define GH_FAST_H
+
+#include "apply.h"
+#include "parse.h"
+
+/* Ends of the hit path that are not verdicts. */
+enum gh_end {
+	GH_END_MISS = -1,
+	GH_END_STATE = -2, /* a hit, but connection state changes */
+	GH_END_TTL = -3,
+	GH_END_MTU = -4,
+	GH_END_DROP = -5,  /* cached drop */
+	GH_END_ERROR = -6,
+};
+
+/* Second half of a hit: the line was copied between two reads of the same tag. */
+static __always_inline int gh_valid(const struct gh_head *hd, const struct gh_track *t, __u32 e_in, __u32 e_out,
+				    __u32 e_net, __u16 out_port, __u32 port_id, __u32 now_s)
+{
+	if (e_in != gh_epoch_at(port_id) || e_out != gh_epoch_at(out_port) || e_net != gh_epoch_net(t->net))
+		return 0;
+	return !gh_idle(t, now_s);
+}
+
+static __always_inline int gh_changes_state(const struct gh_track *t, const struct gh_hdr *h)
+{
+	return gh_tcp_change(h->tcp_flags) || (t->state == GH_FLOW_UDP1 && t->reply);
+}
+
+/*
+ * gh_hit4() looks for the flow of k and sends the packet by it. advance is set
+ * by the state stage, which has done what a change of state needs.
+ */
+static __always_inline int gh_hit4(struct __sk_buff *skb, struct gh_flow4 *f, const struct gh_fkey4 *k,
+				   const struct gh_hdr *h, __u32 l4_off, __u32 in_port, __u32 now_s, int advance)
+{
+	struct gh_track *t = gh_track(f, 4);
+	struct gh_act4 a __attribute__((aligned(8)));
+	__u32 tag = GH_READ(f->tag);
+	__u64 n = 0;
+
+	if (!advance)
+		n = __sync_fetch_and_add(&f->packets, 1);
+	else
+		gh_fence(t);
+	a = *(struct gh_act4 *)f;
+	if (!advance)
+		n += __sync_fetch_and_add(&f->bytes, skb->len);
+	else
+		gh_fence(t);
+	/* Used, so that the adds are the kind that are barriers. */
+	asm volatile("" : : "r"(n));
+	if ((tag & 1) || GH_READ(f->tag) != tag || (tag ^ gh_fold(k, 4)) >> 16)
+		return GH_END_MISS;
+	if (!gh_valid(&a.hd, t, a.e_in, a.e_out, a.e_net, a.out_port, k->port, now_s))
+		return GH_END_MISS;
+	if (!advance && unlikely(gh_changes_state(t, h)))
+		return GH_END_STATE;
+	gh_touch(t, now_s);
+	if (unlikely(a.hd.verdict != GH_VERDICT_FORWARD))
+		return GH_END_DROP;
+	if ((a.hd.ops & GH_OP_TTL) && h->ttl <= 1)
+		return GH_END_TTL;
+	if (gh_toobig(skb, h, a.out_mtu))
+		return GH_END_MTU;
+	if (gh_rewrite4(skb, l4_off, h->l4, h->frag, &a))
+		return GH_END_ERROR;
+	gh_count(in_port, a.out_port, skb->len);
+	gh_note(skb, GH_RESULT_FORWARD, a.hd.out_kind, a.hd.out_ifindex, a.out_port, 0, GH_LAYER_FLOW, GH_VIA_HIT);
+	return gh_send(skb, &a.hd, a.nh_be, NULL);
+}
+
+static __always_inline int gh_hit6(struct __sk_buff *skb, struct gh_flow6 *f, const struct gh_fkey6 *k,
+				   const struct gh_hdr *h, __u32 l4_off, __u32 in_port, __u32 now_s, int advance)
+{
+	struct gh_track *t = gh_track(f, 6);
+	struct gh_act6 a __attribute__((aligned(8)));
+	__u32 tag = GH_READ(f->tag);
+	__u64 n = 0;
+
+	if (!advance)
+		n = __sync_fetch_and_add(&f->packets, 1);
+	else
+		gh_fence(t);
+	a = *(struct gh_act6 *)f;
+	if (!advance)
+		n += __sync_fetch_and_add(&f->bytes, skb->len);
+	else
+		gh_fence(t);
+	asm volatile("" : : "r"(n));
+	if ((tag & 1) || GH_READ(f->tag) != tag || (tag ^ gh_fold(k, 6)) >> 16)
+		return GH_END_MISS;
+	if (!gh_valid(&a.hd, t, a.e_in, a.e_out, a.e_net, a.out_port, k->port, now_s))
+		return GH_END_MISS;
+	if (!advance && unlikely(gh_changes_state(t, h)))
+		return GH_END_STATE;
+	gh_touch(t, now_s);
+	if (unlikely(a.hd.verdict != GH_VERDICT_FORWARD))
+		return GH_END_DROP;
+	if ((a.hd.ops & GH_OP_TTL) && h->ttl <= 1)
+		return GH_END_TTL;
+	if (gh_toobig(skb, h, a.out_mtu))
+		return GH_END_MTU;
+	if (gh_rewrite6(skb, l4_off, h->l4, h->frag, &a))
+		return GH_END_ERROR;
+	gh_count(in_port, a.out_port, skb->len);
+	gh_note(skb, GH_RESULT_FORWARD, a.hd.out_kind, a.hd.out_ifindex, a.out_port, 0, GH_LAYER_FLOW, GH_VIA_HIT);
+	return gh_send(skb, &a.hd, 0, &a.nh);
+}
+
+/* gh_finish() turns an enum gh_end into a stage; scratch holds the packet. */
+static __always_inline int gh_finish(struct __sk_buff *skb, struct gh_scratch *s, int end, __u32 mtu, int fam)
+{
+	switch (end) {
+	case GH_END_STATE:
+		return gh_stage(skb, s, GH_STAGE_STATE);
+	case GH_END_TTL:
+		return gh_refuse(skb, s, GH_DROP_TTL, GH_LAYER_FLOW, GH_REJECT_TTL);
+	case GH_END_MTU:
+		s->reject_mtu = mtu;
+		return gh_refuse(skb, s, GH_DROP_MTU, GH_LAYER_FLOW, GH_REJECT_TOOBIG);
+	case GH_END_DROP:
+		return gh_drop(skb, s, GH_DROP_NO_ROUTE, GH_LAYER_FLOW);
+	case GH_END_ERROR:
+		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_FLOW);
+	}
+	return gh_stage(skb, s, fam == 4 ? GH_STAGE_V4 : GH_STAGE_V6);
+}
+
+/* What the entry knows about where the packet came in. */
+struct gh_in {
+	__u16 in_port, port, zone, net;
+	__u8 kind;
+};
+
+static __always_inline void gh_save_in(struct gh_pkt *p, const struct gh_in *in, const struct gh_hdr *h, int fam)
+{
+	p->h = *h;
+	p->in_port = in->in_port;
+	p->port = in->port;
+	p->zone = in->zone;
+	p->net = in->net;
+	p->kind = in->kind;
+	p->fam = fam;
+	p->now_s = gh_now_s();
+}
+
+static __always_inline void gh_save4(struct gh_pkt *p, const struct gh_in *in, const struct gh_fkey4 *k,
+				     const struct gh_hdr *h)
+{
+	gh_save_in(p, in, h, 4);
+	gh_addr4(&p->src, k->src_be);
+	gh_addr4(&p->dst, k->dst_be);
+	p->sport_be = k->sport_be;
+	p->dport_be = k->dport_be;
+	p->proto = k->proto;
+	p->kflags = k->flags;
+}
+
+static __always_inline void gh_save6(struct gh_pkt *p, const struct gh_in *in, const struct gh_fkey6 *k,
+				     const struct gh_hdr *h)
+{
+	gh_save_in(p, in, h, 6);
+	gh_addr_set(&p->src, &k->src);
+	gh_addr_set(&p->dst, &k->dst);
+	p->sport_be = k->sport_be;
+	p->dport_be = k->dport_be;
+	p->proto = k->proto;
+	p->kflags = k->flags;
+}
+
+/*
+ * gh_enter() is the way in of an IP packet. uplink is a constant of the program:
+ * what does not concern us there is left to the host, whatever it is.
+ */
+static __always_inline int gh_enter4(struct __sk_buff *skb, const struct gh_in *in, int uplink)
+{
+	struct gh_fkey4 k __attribute__((aligned(8))) = {};
+	struct gh_hdr h __attribute__((aligned(8))) = {};
+	int next, end = GH_END_MISS;
+	struct gh_scratch *s;
+	struct gh_flow4 *f;
+	__u32 mtu = 0;
+
+	next = gh_parse4(skb, &k, &h);
+	if (unlikely(next == -GH_DROP_PARSE) && gh_pull(skb)) {
+		__builtin_memset(&k, 0, sizeof(k));
+		__builtin_memset(&h, 0, sizeof(h));
+		next = gh_parse4(skb, &k, &h);
+	}
+	if (next < 0 && uplink)
+		return gh_pass(skb);
+	k.port = in->port;
+	k.zone = in->zone;
+	if (likely(next == GH_NEXT_FLOW)) {
+		f = bpf_map_lookup_elem(&flow4, &k);
+		if (likely(f)) {
+			end = gh_hit4(skb, f, &k, &h, h.l4_off, in->in_port, gh_now_s(), 0);
+			if (likely(end >= 0))
+				return end;
+			if (end == GH_END_MTU)
+				mtu = f->out_mtu;
+		}
+	}
+	s = gh_scratch_get();
+	if (!s)
+		return TC_ACT_SHOT;
+	gh_save4(&s->p, in, &k, &h);
+	if (next < 0)
+		return gh_drop(skb, s, -next, GH_LAYER_PORT);
+	if (next == GH_NEXT_FRAG)
+		return gh_stage(skb, s, GH_STAGE_FRAG);
+	if (next == GH_NEXT_ERROR)
+		return gh_stage(skb, s, GH_STAGE_ICMP);
+	return gh_finish(skb, s, end, mtu, 4);
+}
+
+static __always_inline int gh_enter6(struct __sk_buff *skb, const struct gh_in *in, int uplink, int group)
+{
+	struct gh_fkey6 k __attribute__((aligned(8))) = {};
+	struct gh_hdr h __attribute__((aligned(8))) = {};
+	int next, end = GH_END_MISS;
+	struct gh_scratch *s;
+	struct gh_flow6 *f;
+	__u32 mtu = 0;
+
+	next = gh_parse6(skb, &k, &h);
+	if (unlikely(next == -GH_DROP_PARSE) && gh_pull(skb)) {
+		__builtin_memset(&k, 0, sizeof(k));
+		__builtin_memset(&h, 0, sizeof(h));
+		next = gh_parse6(skb, &k, &h);
+	}
+	if (uplink && (next < 0 || next == GH_NEXT_ND))
+		return gh_pass(skb);
+	k.port = in->port;
+	k.zone = in->zone;
+	if (likely(next == GH_NEXT_FLOW && !group)) {
+		f = bpf_map_lookup_elem(&flow6, &k);
+		if (likely(f)) {
+			end = gh_hit6(skb, f, &k, &h, h.l4_off & GH_L4_MASK6, in->in_port, gh_now_s(), 0);
+			if (likely(end >= 0))
+				return end;
+			if (end == GH_END_MTU)
+				mtu = f->out_mtu;
+		}
+	}
+	s = gh_scratch_get();
+	if (!s)
+		return TC_ACT_SHOT;
+	gh_save6(&s->p, in, &k, &h);
+	s->p.h.group = group;
+	if (next < 0)
+		return gh_drop(skb, s, -next, GH_LAYER_PORT);
+	if (next == GH_NEXT_ND)
+		return gh_stage(skb, s, GH_STAGE_ND);
+	if (group)
+		return gh_stage(skb, s, GH_STAGE_FLOOD);
+	if (next == GH_NEXT_FRAG)
+		return gh_stage(skb, s, GH_STAGE_FRAG);
+	if (next == GH_NEXT_ERROR)
+		return gh_stage(skb, s, GH_STAGE_ICMP);
+	return gh_finish(skb, s, end, mtu, 6);
+}
+
+#endif /* GH_FAST_H */

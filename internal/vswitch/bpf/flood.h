@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Copyright The gatehouse authors */
+
+/* Broadcast and multicast inside a network that asks for it (GH_NET_FLOOD). */
+#ifndef GH_FLOOD_H
+#define GH_FLOOD_H
+
+#include "spoof.h"
+
+#define GH_FLOOD_MAX 256 /* members of one network that get a copy */
+#define GH_FLOOD_RATE 200 /* frames a second and port */
+
+static __always_inline int gh_flood(struct __sk_buff *skb)
+{
+	struct gh_scratch *s = gh_scratch_get();
+	__u32 netid, in_port, count, copies = 0, zero = 0, i, *np;
+	struct gh_result *res;
+	const struct gh_port *in;
+	const struct gh_net *n;
+	struct gh_rate *r;
+	int bad;
+
+	if (!s)
+		return TC_ACT_SHOT;
+	netid = s->p.net;
+	in_port = s->p.in_port;
+	in = gh_port_get(in_port);
+	n = gh_net_get(netid);
+	if (!in || !n)
+		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
+	if (!(n->flags & GH_NET_FLOOD))
+		return gh_drop(skb, s, GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE);
+	if (gh_is_endpoint(s->p.kind) && !gh_own_mac(skb, in))
+		return gh_drop(skb, s, GH_DROP_SPOOF_MAC, GH_LAYER_SPOOF);
+	/* ARP and ND came by their own stages, which looked at the sender. A host
+	 * without an address yet, or with its link-local one, may speak to groups. */
+	bad = s->p.fam ? gh_spoof(skb, &s->p, in) : 0;
+	if (bad == GH_DROP_SPOOF_IP && s->p.fam == 6 && s->p.src.b[0] == 0xfe && (s->p.src.b[1] & 0xc0) == 0x80)
+		bad = 0;
+	if (bad)
+		return gh_drop(skb, s, bad, GH_LAYER_SPOOF);
+	r = bpf_map_lookup_elem(&rate, &in_port);
+	if (!r || !gh_rate_ok(&r->flood_s, &r->flood_n, gh_now_s(), GH_FLOOD_RATE))
+		return gh_drop(skb, s, GH_DROP_METER, GH_LAYER_METER);
+	np = bpf_map_lookup_elem(&floodn, &netid);
+	count = np ? *np : 0;
+	/* From here on nothing of scratch is used: a copy's transmission may run
+	 * other programs on this CPU. */
+	for (i = 0; i < GH_FLOOD_MAX; i++) {
+		struct gh_flood_key k = { .net = netid, .i = i };
+		const struct gh_port *q;
+		__u32 *id;
+
+		if (i >= count)
+			break;
+		id = bpf_map_lookup_elem(&flood, &k);
+		if (!id || *id == in_port)
+			continue;
+		q = gh_port_get(*id);
+		if (!q || !(q->flags & GH_PORT_UP))
+			continue;
+		/* The host's vNIC is reached through its pair, as any other port. */
+		if (!bpf_clone_redirect(skb, q->ifindex, 0))
+			copies++;
+	}
+	if (unit) {
+		res = bpf_map_lookup_elem(&result, &zero);
+		if (res)
+			res->copies = copies;
+	}
+	return gh_consumed(skb, GH_LAYER_L2);
+}
+
+#endif /* GH_FLOOD_H */

@@ -1,0 +1,379 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Copyright The gatehouse authors */
+
+/*
+ * L7 and the birth of a flow. The answer's entry is inserted first and only if
+ * nobody has its key: that insert is the claim of a NAT tuple, atomic between
+ * CPUs without a lock. A conversation that another CPU is making at the same
+ * moment is recognised by its pair key and adopted; the candidates come in the
+ * same order on every CPU, so both arrive at the same port.
+ */
+#ifndef GH_NAT_H
+#define GH_NAT_H
+
+#include "apply.h"
+#include "frag.h"
+#include "lb.h"
+#include "route.h"
+
+#define GH_NAT_TRIES 32
+#define GH_EEXIST 17
+
+enum gh_snat {
+	GH_SNAT_NONE = 0,
+	GH_SNAT_FIXED = 1, /* source becomes w.nsrc: pool, host or hairpin address */
+};
+
+static __always_inline int gh_has_ports(const struct gh_pkt *p)
+{
+	return p->h.l4 == GH_L4_TCP || p->h.l4 == GH_L4_UDP || p->h.l4 == GH_L4_ICMP || p->h.l4 == GH_L4_ICMP6 ||
+	       (p->h.frag == GH_FRAG_LATER && !(p->kflags & GH_FKEY_L3));
+}
+
+/* An ICMP id stands in the source port's place in both directions. */
+static __always_inline int gh_is_echo(const struct gh_pkt *p)
+{
+	return p->proto == IPPROTO_ICMP || p->proto == IPPROTO_ICMPV6;
+}
+
+static __always_inline __u16 gh_ops(const struct gh_pkt *p, const struct gh_walk *w)
+{
+	__u16 ops = 0;
+
+	if (!gh_addr_eq(&w->nsrc, &p->src))
+		ops |= GH_OP_NSRC;
+	if (!gh_addr_eq(&w->ndst, &p->dst))
+		ops |= GH_OP_NDST;
+	if (w->nsport_be != p->sport_be)
+		ops |= GH_OP_NSPORT;
+	if (w->ndport_be != p->dport_be)
+		ops |= GH_OP_NDPORT;
+	if (w->routed)
+		ops |= GH_OP_TTL;
+	if (w->out_kind != GH_OUT_NEIGH)
+		ops |= GH_OP_MAC;
+	return ops;
+}
+
+/* gh_line() writes the first line of the packet's own direction, all but tag. */
+static __always_inline void gh_line(void *f, const struct gh_pkt *p, const struct gh_walk *w, int fam)
+{
+	struct gh_head *hd = f;
+
+	hd->ops = gh_ops(p, w);
+	hd->verdict = GH_VERDICT_FORWARD;
+	hd->out_kind = w->out_kind;
+	hd->out_ifindex = w->out_ifindex;
+	__builtin_memcpy(hd->dmac, w->dmac, ETH_ALEN);
+	__builtin_memcpy(hd->smac, w->smac, ETH_ALEN);
+	if (fam == 4) {
+		struct gh_act4 *a = f;
+
+		a->nsrc_be = gh_word(&w->nsrc, 3);
+		a->ndst_be = gh_word(&w->ndst, 3);
+		a->nsport_be = w->nsport_be;
+		a->ndport_be = w->ndport_be;
+		a->nh_be = gh_word(&w->nh, 3);
+		a->out_mtu = w->mtu;
+		a->out_port = w->out_port;
+		a->e_in = w->e_in;
+		a->e_out = w->e_out;
+		a->e_net = w->e_net;
+		a->pad0[0] = 0;
+		a->pad0[1] = 0;
+	} else {
+		struct gh_act6 *a = f;
+
+		gh_addr_set(&a->nsrc, &w->nsrc);
+		gh_addr_set(&a->ndst, &w->ndst);
+		gh_addr_set(&a->nh, &w->nh);
+		a->nsport_be = w->nsport_be;
+		a->ndport_be = w->ndport_be;
+		a->out_mtu = w->mtu;
+		a->out_port = w->out_port;
+		a->e_in = w->e_in;
+		a->e_out = w->e_out;
+		a->e_net = w->e_net;
+		a->pad0 = 0;
+	}
+}
+
+/*
+ * gh_answer_line() writes the first line of the other direction. An answer that
+ * leaves by an uplink is written stale: its first packet asks for the route.
+ */
+static __always_inline int gh_answer_line(void *f, const struct gh_pkt *p, const struct gh_walk *w,
+					  const struct gh_port *in, const struct gh_port *out, int fam)
+{
+	struct gh_head *hd = f;
+	__u16 ops = 0, nsport_be;
+	__u32 e_in = w->e_out;
+	int ret;
+
+	if (w->okey_port != w->out_port)
+		e_in = gh_epoch_at(w->okey_port);
+	if (!gh_addr_eq(&w->nsrc, &p->src))
+		ops |= GH_OP_NDST;
+	if (!gh_addr_eq(&w->ndst, &p->dst))
+		ops |= GH_OP_NSRC;
+	if (w->ndport_be != p->dport_be)
+		ops |= GH_OP_NSPORT;
+	if (w->routed)
+		ops |= GH_OP_TTL;
+	hd->verdict = GH_VERDICT_FORWARD;
+	if (p->kind == GH_PORT_UPLINK) {
+		hd->out_kind = GH_OUT_NEIGH;
+		hd->out_ifindex = in->ifindex;
+		e_in--;
+	} else {
+		ops |= GH_OP_MAC;
+		ret = gh_hand_over(in, out, &hd->out_kind, &hd->out_ifindex, hd->dmac, hd->smac);
+		if (ret)
+			return ret;
+	}
+	hd->ops = ops; /* a rewritten source port is added with the candidate */
+	nsport_be = gh_is_echo(p) ? p->sport_be : p->dport_be;
+	if (fam == 4) {
+		struct gh_act4 *a = f;
+
+		a->nsrc_be = gh_word(&p->dst, 3);
+		a->ndst_be = gh_word(&p->src, 3);
+		a->nsport_be = nsport_be;
+		a->ndport_be = p->sport_be;
+		a->out_mtu = in->mtu;
+		a->out_port = p->in_port;
+		a->e_in = e_in;
+		a->e_out = p->kind == GH_PORT_UPLINK ? gh_epoch_at(p->in_port) : w->e_in;
+		a->e_net = w->e_net;
+	} else {
+		struct gh_act6 *a = f;
+
+		gh_addr_set(&a->nsrc, &p->dst);
+		gh_addr_set(&a->ndst, &p->src);
+		a->nsport_be = nsport_be;
+		a->ndport_be = p->sport_be;
+		a->out_mtu = in->mtu;
+		a->out_port = p->in_port;
+		a->e_in = e_in;
+		a->e_out = p->kind == GH_PORT_UPLINK ? gh_epoch_at(p->in_port) : w->e_in;
+		a->e_net = w->e_net;
+	}
+	return 0;
+}
+
+static __always_inline void gh_track_new(struct gh_track *t, const struct gh_pkt *p, const struct gh_walk *w,
+					 __u32 len, int reply, int nat)
+{
+	t->packets = reply ? 0 : 1;
+	t->bytes = reply ? 0 : len;
+	t->last_s = p->now_s;
+	t->born_s = p->now_s;
+	t->tcp_own = reply ? 0 : p->h.tcp_flags;
+	t->tcp_peer = reply ? p->h.tcp_flags : 0;
+	t->state = w->state;
+	t->in_port = reply ? w->okey_port : p->port;
+	t->net = w->net;
+	t->reply = reply;
+	t->nat = nat;
+	t->svc = w->svc;
+	t->backend = w->backend;
+}
+
+static __always_inline __u8 gh_state_new(const struct gh_pkt *p)
+{
+	switch (p->proto) {
+	case IPPROTO_TCP:
+		return (p->h.tcp_flags & (GH_TCP_SYN | GH_TCP_ACK)) == GH_TCP_SYN ? GH_FLOW_SYN : GH_FLOW_EST;
+	case IPPROTO_UDP:
+		return GH_FLOW_UDP1;
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
+		return GH_FLOW_ICMP;
+	default:
+		return GH_FLOW_OTHER;
+	}
+}
+
+/* gh_rkey() makes the key of the answer to w's translation with source port cand. */
+static __always_inline void gh_rkey(struct gh_scratch *s, __u16 cand_be, int fam)
+{
+	const struct gh_pkt *p = &s->p;
+	const struct gh_walk *w = &s->w;
+	int echo = gh_is_echo(p);
+
+	gh_key_make(&s->rkey, fam, &w->ndst, &w->nsrc, echo ? cand_be : w->ndport_be, echo ? 0 : cand_be,
+		    w->okey_port, w->ozone, p->proto, p->kflags);
+}
+
+static __always_inline int gh_busy(const struct gh_addr *a, __u16 port_be, __u8 proto)
+{
+	struct gh_busy_key k __attribute__((aligned(8))) = { .port_be = port_be, .proto = proto };
+
+	gh_addr_set(&k.addr, a);
+	return bpf_map_lookup_elem(&portbusy, &k) != NULL;
+}
+
+enum gh_try {
+	GH_TRY_TAKEN = 0,
+	GH_TRY_CLAIMED = 1,
+	GH_TRY_FULL = 2,
+};
+
+/* gh_try() claims the answer's key with one source port. */
+static __always_inline int gh_try(struct gh_scratch *s, __u16 cand, int fam)
+{
+	struct gh_walk *w = &s->w;
+	struct gh_pkt *p = &s->p;
+	struct gh_head *rh = (struct gh_head *)&s->rval;
+	__u16 port_op = gh_is_echo(p) ? GH_OP_NSPORT : GH_OP_NDPORT;
+	int nat;
+	long ret;
+	void *r;
+
+	if (w->pool_busy && gh_has_ports(p)) {
+		__u16 host = bpf_ntohs(cand);
+
+		if (host < w->nat_lo || host > w->nat_hi || gh_busy(&w->nsrc, cand, p->proto))
+			return GH_TRY_TAKEN;
+	}
+	rh->ops &= ~port_op;
+	if (cand != p->sport_be)
+		rh->ops |= port_op;
+	nat = (rh->ops & GH_OPS_NAT) != 0;
+	gh_track(&s->rval, fam)->nat = nat;
+	w->nsport_be = cand;
+	gh_rkey(s, cand, fam);
+	rh->tag = gh_tag_new(&s->rkey, fam);
+	ret = bpf_map_update_elem(gh_table(fam), &s->rkey, &s->rval, BPF_NOEXIST);
+	if (!ret)
+		return GH_TRY_CLAIMED;
+	if (ret != -GH_EEXIST)
+		return GH_TRY_FULL;
+	r = gh_flow_get(&s->rkey, fam);
+	if (!r)
+		return GH_TRY_TAKEN;
+	/* Ours, or plain and of the same two ends, or dead: take its place. */
+	if (gh_key_eq(gh_pair(r, fam), &s->key, fam) || (!nat && !gh_track(r, fam)->nat) ||
+	    gh_dead(r, &s->rkey, fam, p->now_s))
+		return bpf_map_update_elem(gh_table(fam), &s->rkey, &s->rval, BPF_ANY) ? GH_TRY_FULL :
+											   GH_TRY_CLAIMED;
+	return GH_TRY_TAKEN;
+}
+
+/* Global, so that the verifier walks a try once and not 32 times. */
+__noinline int gh_try4(__u32 cand)
+{
+	struct gh_scratch *s = gh_scratch_get();
+
+	return s ? gh_try(s, cand, 4) : GH_TRY_FULL;
+}
+
+__noinline int gh_try6(__u32 cand)
+{
+	struct gh_scratch *s = gh_scratch_get();
+
+	return s ? gh_try(s, cand, 6) : GH_TRY_FULL;
+}
+
+/*
+ * gh_claim() inserts the answer's entry from rval, trying source ports: first
+ * the one it has, then in strides that start at a hash of the tuple. Returns 1
+ * when claimed, 0 when the table is full, or GH_NO().
+ */
+static __always_inline int gh_claim(struct gh_scratch *s, __u16 first_be, int fam)
+{
+	struct gh_walk *w = &s->w;
+	__u32 range = (__u32)w->nat_hi - w->nat_lo + 1, hash = gh_tuple_hash(&s->p), stride = hash >> 16 | 1;
+	int ports = gh_has_ports(&s->p), i, ret;
+
+	if (w->nat_hi < w->nat_lo)
+		return GH_NO(GH_DROP_NAT_PORTS, GH_LAYER_NAT, GH_REJECT_NONE);
+	for (i = 0; i < GH_NAT_TRIES; i++) {
+		__u16 cand = i ? bpf_htons(w->nat_lo + (hash + i * stride) % range) : first_be;
+
+		ret = fam == 4 ? gh_try4(cand) : gh_try6(cand);
+		if (ret == GH_TRY_CLAIMED)
+			return 1;
+		if (ret == GH_TRY_FULL)
+			return 0;
+		if (!ports)
+			return GH_NO(GH_DROP_NAT_PROTO, GH_LAYER_NAT, GH_REJECT_NONE);
+	}
+	return GH_NO(GH_DROP_NAT_PORTS, GH_LAYER_NAT, GH_REJECT_NONE);
+}
+
+/*
+ * gh_commit() makes both entries of a new conversation. s.key is the packet's
+ * key; w holds the whole decision but the source port. Returns 0 or GH_NO().
+ */
+static __always_inline int gh_commit(struct gh_scratch *s, const struct gh_port *in, __u16 first_be, __u32 len,
+				     int fam)
+{
+	struct gh_walk *w = &s->w;
+	struct gh_pkt *p = &s->p;
+	struct gh_head *hd = (struct gh_head *)&s->val, *rh = (struct gh_head *)&s->rval;
+	const struct gh_port *out = gh_port_get(w->out_port);
+	__u32 quota_at = p->in_port, *used;
+	int ret, nat;
+
+	if (!out)
+		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_NAT, GH_REJECT_NONE);
+	if (in->max_flows) {
+		used = bpf_map_lookup_elem(&pflows, &quota_at);
+		if (used && GH_READ(*used) >= in->max_flows)
+			return GH_NO(GH_DROP_PORT_QUOTA, GH_LAYER_NAT, GH_REJECT_NONE);
+	}
+	__builtin_memset(&s->val, 0, sizeof(s->val));
+	__builtin_memset(&s->rval, 0, sizeof(s->rval));
+	w->state = gh_state_new(p);
+	ret = gh_answer_line(&s->rval, p, w, in, out, fam);
+	if (ret)
+		return ret;
+	gh_track_new(gh_track(&s->rval, fam), p, w, len, 1, 0);
+	gh_key_copy(gh_pair(&s->rval, fam), &s->key, fam);
+	ret = gh_claim(s, first_be, fam);
+	if (ret < 0)
+		return ret;
+	nat = (gh_ops(p, w) & GH_OPS_NAT) != 0;
+	if (ret) {
+		gh_line(&s->val, p, w, fam);
+		gh_track_new(gh_track(&s->val, fam), p, w, len, 0, nat);
+		gh_key_copy(gh_pair(&s->val, fam), &s->rkey, fam);
+		hd->tag = gh_tag_new(&s->key, fam);
+		if (!bpf_map_update_elem(gh_table(fam), &s->key, &s->val, BPF_ANY)) {
+			gh_settle(&s->rkey, rh->tag, fam);
+			gh_settle(&s->key, hd->tag, fam);
+			gh_quota(p->port, 1);
+			w->via = GH_VIA_NEW;
+			return 0;
+		}
+		bpf_map_delete_elem(gh_table(fam), &s->rkey);
+	}
+	/* Table full. A flow that needs no memory goes on without. */
+	if (nat)
+		return GH_NO(GH_DROP_FLOW_FULL, GH_LAYER_NAT, GH_REJECT_NONE);
+	w->via = GH_VIA_STATELESS;
+	return 0;
+}
+
+/*
+ * gh_renew() rewrites the first line of an entry that is revalidated. If another
+ * CPU is at it, or the element is not ours any more, this packet just goes by
+ * its own decision.
+ */
+static __always_inline void gh_renew(struct gh_scratch *s, int fam)
+{
+	struct gh_head *hd = gh_flow_get(&s->key, fam);
+	__u32 tag = s->w.tag;
+
+	s->w.via = GH_VIA_REVALIDATED;
+	if (!hd || __sync_val_compare_and_swap(&hd->tag, tag, tag | 1) != tag)
+		return;
+	gh_line(hd, &s->p, &s->w, fam);
+	gh_track(hd, fam)->net = s->w.net;
+	gh_touch(gh_track(hd, fam), s->p.now_s);
+	/* Full barrier, then a new incarnation: the increment stays in its half. */
+	__sync_val_compare_and_swap(&hd->tag, tag | 1, (tag & 0xffff0000U) | ((tag + 2) & 0xfffe));
+}
+
+#endif /* GH_NAT_H */
