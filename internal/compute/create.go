@@ -20,6 +20,7 @@ import (
 	"gatehouse.dev/gatehouse/hcs"
 	"gatehouse.dev/gatehouse/internal/compute/held"
 	"gatehouse.dev/gatehouse/internal/compute/model"
+	"gatehouse.dev/gatehouse/internal/failpoint"
 	"gatehouse.dev/gatehouse/internal/resource"
 	"gatehouse.dev/gatehouse/internal/store"
 )
@@ -166,7 +167,6 @@ func (h *HCS) reserve(ctx context.Context, r *row, cancel context.CancelCauseFun
 		h.drop(s)
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	failAt("create-reserved")
 	return s, nil
 }
 
@@ -184,21 +184,30 @@ type making struct {
 
 func (m *making) run(ctx context.Context) (Created, error) {
 	r := m.row
+	if err := failpoint.Hit("hcs-create-reserved"); err != nil {
+		return Created{}, err
+	}
 	if err := m.network(ctx); err != nil {
 		return Created{}, err
 	}
-	failAt("create-plugged")
+	if err := failpoint.Hit("hcs-create-plugged"); err != nil {
+		return Created{}, err
+	}
 	spec, silo, err := m.prepare()
 	if err != nil {
 		return Created{}, err
 	}
-	failAt("create-prepared")
+	if err := failpoint.Hit("hcs-create-prepared"); err != nil {
+		return Created{}, err
+	}
 	w, err := m.h.o.Workers.Spawn(ctx, spec)
 	if err != nil {
 		return Created{}, fmt.Errorf("start worker: %w", err)
 	}
 	m.s.setWorker(w)
-	failAt("create-spawned")
+	if err := failpoint.Hit("hcs-create-spawned"); err != nil {
+		return Created{}, err
+	}
 	fill := func(c *change) {
 		c.Image, c.Command, c.StopSignal, c.NetNsPath = r.Image, silo.Spec.Process.Args, silo.StopSignal, m.plugged.NetNsPath
 		if m.image.Name != "" {
@@ -220,7 +229,6 @@ func (m *making) run(ctx context.Context) (Created, error) {
 		if err != nil {
 			return out, err
 		}
-		failAt("create-committed")
 		m.lease(&out)
 		m.h.pump(m.s)
 		out.Properties = m.s.row.Load().base()
@@ -229,7 +237,9 @@ func (m *making) run(ctx context.Context) (Created, error) {
 	if _, err := w.Start(ctx); err != nil {
 		return out, fmt.Errorf("start: %w", err)
 	}
-	failAt("create-started")
+	if err := failpoint.Hit("hcs-create-started"); err != nil {
+		return out, err
+	}
 	// The journal's first entries make the row Created and Running at once.
 	m.s.write.Lock()
 	c := &change{row: m.s.row.Load().clone()}

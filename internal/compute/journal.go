@@ -11,6 +11,7 @@ import (
 
 	"gatehouse.dev/gatehouse/hcs"
 	"gatehouse.dev/gatehouse/internal/compute/held"
+	"gatehouse.dev/gatehouse/internal/failpoint"
 )
 
 // Words of held.JournalEntry.What.
@@ -264,10 +265,9 @@ func (h *HCS) unreachable(s *system) bool {
 
 // finish lets go of what a stopped system used, then wakes those who wait.
 func (h *HCS) finish(s *system) {
-	failAt("stopped")
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(h.life), undoLimit)
 	defer cancel()
-	if err := h.letGo(ctx, s); err != nil {
+	if err := errors.Join(failpoint.Hit("hcs-stopped"), h.letGo(ctx, s)); err != nil {
 		h.log.Warn("a stopped system left something; it is tried again", "system", s.row.Load().ID, "err", err)
 	}
 	s.mu.Lock()

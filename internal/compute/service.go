@@ -11,7 +11,8 @@
 //     busy with; all other verbs on one system queue.
 //   - A row whose system is stopped stays as a tombstone for ten minutes (or until
 //     it is deleted, where it is to be kept), so its exit status can be had.
-//   - Points where a crash matters are named in failAt.
+//   - Failpoints, in order: hcs-create-{reserved,plugged,prepared,spawned,started},
+//     hcs-stopped, hcs-deleted.
 //
 // A system is a row keyed by its RuntimeId. The row is committed with every id it
 // will use before any resource is made, so whatever is found after a crash either

@@ -11,6 +11,7 @@ import (
 
 	"gatehouse.dev/gatehouse/hcs"
 	"gatehouse.dev/gatehouse/internal/compute/model"
+	"gatehouse.dev/gatehouse/internal/failpoint"
 )
 
 // Start runs a Created system.
@@ -305,7 +306,9 @@ func (h *HCS) Delete(ctx context.Context, id string) error {
 	if !s.row.Load().Unclean {
 		return nil
 	}
-	failAt("deleted")
+	if err := failpoint.Hit("hcs-deleted"); err != nil {
+		return s.err(op, err)
+	}
 	ctx, cancel := detached(ctx, undoLimit)
 	defer cancel()
 	return s.err(op, h.letGo(ctx, s))
