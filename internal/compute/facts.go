@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"gatehouse.dev/gatehouse/internal/compute/model"
 )
@@ -34,8 +35,34 @@ func HostFacts(ociRuntime string) model.Facts {
 		m, _ := filepath.Glob("/sys/fs/cgroup/*/memory.memsw.limit_in_bytes")
 		f.NoSwapLimit = len(m) == 0
 	}
+	f.MaxOpenFiles = maxOpenFiles()
 	f.RecursiveReadOnly = slices.Contains(mountOptions(ociRuntime), "rro")
 	return f
+}
+
+// maxOpenFiles is our own hard limit where it cannot be raised: without
+// CAP_SYS_RESOURCE (24 in uapi/linux/capability.h), as in some VMs and containers.
+func maxOpenFiles() uint64 {
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(b)) {
+		hex, ok := strings.CutPrefix(line, "CapEff:")
+		if !ok {
+			continue
+		}
+		eff, err := strconv.ParseUint(strings.TrimSpace(hex), 16, 64)
+		if err != nil || eff&(1<<24) != 0 {
+			return 0
+		}
+		var l syscall.Rlimit
+		if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l) != nil {
+			return 0
+		}
+		return l.Max
+	}
+	return 0
 }
 
 func cgroupMode() model.CgroupMode {

@@ -48,18 +48,21 @@ func namespaces(f Facts) []specs.LinuxNamespace {
 }
 
 // defaultProcess has the rights of a container's processes.
-func defaultProcess() specs.Process {
+func defaultProcess(f Facts) specs.Process {
+	files := uint64(524288) // what systemd gives a service, and so Docker since 25
+	if f.MaxOpenFiles != 0 {
+		files = min(files, f.MaxOpenFiles)
+	}
 	zero := 0 // not the service's own, which systemd may have lowered
 	return specs.Process{
 		Capabilities: hcs.CapabilitySet(hcs.DefaultCapabilities()),
-		// What systemd gives a service, and so Docker since 25.
-		Rlimits:     []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 1024, Hard: 524288}},
-		OOMScoreAdj: &zero,
+		Rlimits:      []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: min(1024, files), Hard: files}},
+		OOMScoreAdj:  &zero,
 	}
 }
 
 func defaultSpec(f Facts) specs.Spec {
-	p := defaultProcess()
+	p := defaultProcess(f)
 	return specs.Spec{
 		Version: "1.0.2-dev", // what the oldest runtime that we support knows: runc 1.1
 		Process: &p,

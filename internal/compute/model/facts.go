@@ -28,4 +28,7 @@ type Facts struct {
 	RecursiveReadOnly bool
 	// NoSwapLimit: the memory controller does not account swap.
 	NoSwapLimit bool
+	// MaxOpenFiles is the highest RLIMIT_NOFILE that can be given to a process;
+	// 0 = any, which takes CAP_SYS_RESOURCE.
+	MaxOpenFiles uint64
 }
