@@ -15,9 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bareRun times "runc run" of a program that ends at once; detached, it leaves out
-// the runtime's own clean-up.
-func bareRun(r *rig, detached bool) (time.Duration, error) {
+// bareRun times "runc run" of a program that ends at once.
+func bareRun(r *rig) (time.Duration, error) {
 	s := ociSpec([]string{"/guest", "exit", "0"})
 	s.Root = &specs.Root{Path: guestRoot(r.t)}
 	s.Linux.CgroupsPath = r.inst.Cgroup + "/bare"
@@ -29,17 +28,10 @@ func bareRun(r *rig, detached bool) (time.Duration, error) {
 	if err := os.WriteFile(filepath.Join(dir, "config.json"), b, 0o600); err != nil {
 		return 0, err
 	}
-	args := []string{"--root", filepath.Join(dir, "state"), "run", "--bundle", dir, "bare"}
-	if detached {
-		args = append([]string{"--root", filepath.Join(dir, "state"), "run", "--detach", "--bundle", dir}, "bare")
-	}
+	cmd := exec.Command("runc", "--root", filepath.Join(dir, "state"), "run", "--bundle", dir, "bare")
 	began := time.Now()
-	err = exec.Command("runc", args...).Run()
-	d := time.Since(began)
-	if detached && err == nil {
-		err = exec.Command("runc", "--root", filepath.Join(dir, "state"), "delete", "--force", "bare").Run()
-	}
-	return d, err
+	err = cmd.Run()
+	return time.Since(began), err
 }
 
 func mountTmpfs(dir, opts string) error { return unix.Mount("tmpfs", dir, "tmpfs", 0, opts) }

@@ -82,6 +82,29 @@ func TestWorkerKilled(t *testing.T) {
 	// All the rest is the rig's check.
 }
 
+// The worker dies at any moment of a start, the runtime at work: Destroy removes
+// what there is. The rig checks that nothing is left.
+func TestWorkerKilledWhileStarting(t *testing.T) {
+	r := newRig(t)
+	for i := range 25 {
+		c := r.spawn(r.spec("sleep", "60"))
+		go func() {
+			time.Sleep(time.Duration(i) * time.Millisecond)
+			_ = unix.Kill(c.PID(), unix.SIGKILL)
+		}()
+		if _, err := c.Start(ctx(t)); err != nil && !errors.Is(err, ErrGone) {
+			t.Errorf("after %d ms: %v", i, err)
+		}
+		for !Dead(c.Spec().Dir) {
+			time.Sleep(time.Millisecond)
+		}
+		if err := Destroy(ctx(t), c.Spec().Dir); err != nil {
+			t.Errorf("after %d ms: %v", i, err)
+		}
+	}
+	time.Sleep(50 * time.Millisecond) // what the runtime might still do
+}
+
 // The daemon goes and another adopts in the middle of the output: the attached
 // connection loses nothing, the journal goes on where it was.
 func TestAdopt(t *testing.T) {

@@ -186,12 +186,6 @@ func (p *process) closeStdin() {
 	}
 }
 
-func (p *process) exited() *hcs.ProcessStatus {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.status
-}
-
 // attach serves conn until it breaks or the process's end. signal delivers a
 // signal frame.
 func (p *process) attach(conn *net.UnixConn, o AttachOptions, early []byte, signal func(int)) error {

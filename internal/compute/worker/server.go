@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -30,6 +31,7 @@ type server struct {
 	log  *slog.Logger
 	quit chan struct{} // closed when Close has been answered
 	once sync.Once
+	over atomic.Bool // nothing is left to hold: the process ends
 }
 
 // requestLimit is how long a connection may take to say what it wants.
@@ -97,7 +99,7 @@ func (s *server) connection(c *net.UnixConn) {
 	if err := send(c, resp); err != nil && ctx.Err() == nil {
 		s.log.Warn("answer", "method", r.Method, "err", err)
 	}
-	if r.Method == "close" && resp.Error == nil {
+	if r.Method == "close" && s.over.Load() {
 		keep = true // until the process ends: see client.Close
 		s.once.Do(func() { close(s.quit) })
 	}
@@ -269,11 +271,12 @@ func (s *server) close(ctx context.Context) error {
 	p := s.sys.procs[initKey]
 	s.sys.mu.Unlock()
 	if created { // those who wait for it to start
-		p.out.finish(jsonFrame(hcs.FrameExit, hcs.ProcessStatus{Key: initKey}))
+		p.out.finish(errorFrame(hcs.CodeTerminatedDuringStart, "the system was removed before it started"))
 	}
 	s.sys.journal.close()
 	s.sys.logFile.close()
 	s.l.Close()
+	s.over.Store(true) // whatever of Dir cannot be removed is Destroy's
 	if err := os.RemoveAll(s.sys.spec.Dir); err != nil {
 		return fmt.Errorf("close: %w", err)
 	}

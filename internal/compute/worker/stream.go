@@ -179,13 +179,6 @@ func (f *fanout) release() {
 	f.moved.Broadcast()
 }
 
-// idle reports whether nobody is attached.
-func (f *fanout) idle() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.readers) == 0
-}
-
 // forget drops what is kept for readers to come.
 func (f *fanout) forget() {
 	f.mu.Lock()
