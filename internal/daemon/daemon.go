@@ -240,7 +240,7 @@ func (d *daemon) serve(ctx context.Context) error {
 		return fmt.Errorf("socket_group %q: no such group; make it with: groupadd --system %s", group, group)
 	}
 	d.api = api.New(api.Options{
-		HCN: d.hns.Collections(), HCNQueries: d.networkQuestions(), Globals: network.Version(), Features: hcn.FeaturesOf(network.Version()),
+		HCN: d.hns.Collections(), Globals: network.Version(), Features: hcn.FeaturesOf(network.Version()),
 		EndpointStats: func(ctx context.Context, id string) (any, error) { return d.hns.EndpointStats(ctx, id) },
 		HCS:           d.hcs, Images: image.NewHandler(d.images), Events: d.db, Host: d.questions(), Metrics: d.metrics, GID: gid, Log: d.log,
 	})

@@ -13,7 +13,6 @@ import (
 	"sort"
 	"strings"
 
-	"gatehouse.dev/gatehouse/hcn"
 	"gatehouse.dev/gatehouse/hcs"
 	"gatehouse.dev/gatehouse/internal/door/api"
 	"gatehouse.dev/gatehouse/internal/door/host"
@@ -29,28 +28,18 @@ func (d *daemon) questions() map[string]api.Query {
 		"leaks":   func(ctx context.Context, _ url.Values) (any, error) { return d.leaks(ctx) },
 		"flows":   func(context.Context, url.Values) (any, error) { return d.flows() },
 		"drops":   func(context.Context, url.Values) (any, error) { return d.drops() },
+		"graph":   func(ctx context.Context, _ url.Values) (any, error) { return d.hns.Graph(ctx) },
+		"ports":   func(ctx context.Context, _ url.Values) (any, error) { return list(d.hns.PublishedPorts(ctx)) },
+		"who":     func(ctx context.Context, q url.Values) (any, error) { return list(d.hns.Who(ctx, q.Get("q"))) },
 	}
 }
 
-// networkQuestions are those below /hcn/v2.
-func (d *daemon) networkQuestions() map[string]api.Query {
-	return map[string]api.Query{
-		"graph": func(ctx context.Context, _ url.Values) (any, error) { return d.hns.Graph(ctx) },
-		"ports": func(ctx context.Context, _ url.Values) (any, error) {
-			p, err := d.hns.PublishedPorts(ctx)
-			if p == nil {
-				p = []hcn.PortHolder{}
-			}
-			return p, err
-		},
-		"who": func(ctx context.Context, q url.Values) (any, error) {
-			h, err := d.hns.Who(ctx, q.Get("q"))
-			if h == nil {
-				h = []hcn.Holder{}
-			}
-			return h, err
-		},
+// list answers [] where there is nothing.
+func list[T any](v []T, err error) (any, error) {
+	if v == nil {
+		v = []T{}
 	}
+	return v, err
 }
 
 func (d *daemon) flows() (any, error) {

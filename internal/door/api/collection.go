@@ -49,8 +49,8 @@ func (s *Server) routesHCN() {
 			}
 		}
 	}
-	for name, q := range s.o.HCNQueries {
-		s.mux.HandleFunc("GET /hcn/v2/"+name, s.query(q))
+	if q, ok := s.o.Host["ports"]; ok {
+		s.mux.HandleFunc("GET /hcn/v2/ports", s.query(q))
 	}
 	s.mux.HandleFunc("GET /hcn/v2/globals/version", func(w http.ResponseWriter, r *http.Request) {
 		s.reply(w, r, s.o.Globals, nil)

@@ -50,8 +50,6 @@ type Query func(ctx context.Context, q url.Values) (any, error)
 type Options struct {
 	// HCN are the collections by the name of their kind: networks, endpoints …
 	HCN map[string]resource.Collection
-	// HCNQueries are read-only questions below /hcn/v2 by name: graph, who, ports.
-	HCNQueries map[string]Query
 	// Globals and Features answer their GETs.
 	Globals, Features any
 	// EndpointStats answers GET endpoints/ID/stats.
