@@ -240,6 +240,9 @@ func (m *making) run(ctx context.Context) (Created, error) {
 	if err := failpoint.Hit("hcs-create-started"); err != nil {
 		return out, err
 	}
+	if err := ctx.Err(); err != nil {
+		return out, err
+	}
 	// The journal's first entries make the row Created and Running at once.
 	m.s.write.Lock()
 	c := &change{row: m.s.row.Load().clone()}
@@ -453,6 +456,17 @@ func (m *making) writeEtc(dir string) error {
 func (m *making) undo(ctx context.Context) error {
 	ctx, cancel := detached(ctx, undoLimit)
 	defer cancel()
+	m.s.write.Lock()
+	seen := m.s.row.Load().State != stateCreating
+	m.s.abandoned = !seen
+	m.s.write.Unlock()
+	if seen { // its journal was faster than its end: it goes like any other
+		if err := m.h.terminate(ctx, m.s, endClient); err != nil {
+			return err
+		}
+		_, err := m.s.commit(func(c *change) error { c.forget(); c.Unclean = c.keep(); return nil })
+		return errors.Join(err, m.h.letGo(ctx, m.s))
+	}
 	m.h.mu.Lock()
 	if m.h.byID[m.row.ID] == m.s {
 		delete(m.h.byID, m.row.ID) // the Id is free again, whatever is left

@@ -139,7 +139,7 @@ func (h *HCS) apply(s *system, entries []held.JournalEntry) {
 			}
 			return nil
 		})
-		if err == nil {
+		if err == nil || errors.Is(err, errAbandoned) {
 			return
 		}
 		h.log.Error("facts of a system cannot be stored; trying again", "system", s.row.Load().ID, "err", err)

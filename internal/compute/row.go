@@ -5,6 +5,7 @@ package compute
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"time"
@@ -197,11 +198,16 @@ const (
 	endInternal = "internal"
 )
 
+var errAbandoned = errors.New("the system is being undone")
+
 // commit runs fn on a copy of the row, stores it with its events in one
 // transaction and publishes it. Nothing happens when fn or the store fails.
 func (s *system) commit(fn func(*change) error) (uint64, error) {
 	s.write.Lock()
 	defer s.write.Unlock()
+	if s.abandoned {
+		return 0, errAbandoned
+	}
 	c := &change{row: s.row.Load().clone()}
 	if err := fn(c); err != nil {
 		return 0, err

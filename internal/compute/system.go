@@ -24,8 +24,9 @@ import (
 type system struct {
 	h *HCS
 
-	row   atomic.Pointer[row]
-	write sync.Mutex // serializes commits
+	row       atomic.Pointer[row]
+	write     sync.Mutex // serializes commits, guards abandoned
+	abandoned bool       // its create is being undone: nothing is stored any more
 	// verb is a token: who holds it runs a verb.
 	verb chan struct{}
 	// gone closes when the system is stopped and what it used was let go.
