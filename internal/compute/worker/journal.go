@@ -57,7 +57,8 @@ func openJournal(dir string) (*journal, error) {
 	return &journal{path: p, f: f, changed: make(chan struct{})}, nil
 }
 
-// add writes an entry down and then shows it. An entry that cannot be written (a
+// add writes an entry down and then shows it: it outlives this process from here
+// on. That it outlives the host too is sync's; no container does. An entry that cannot be written (a
 // full disk) is shown all the same: the daemon stores it too.
 func (j *journal) add(e JournalEntry) error {
 	j.mu.Lock()
@@ -76,9 +77,7 @@ func (j *journal) add(e JournalEntry) error {
 			b = append([]byte{'\n'}, b...)
 		}
 		_, err = j.f.Write(append(b, '\n'))
-		if j.torn = err != nil; !j.torn {
-			err = j.f.Sync()
-		}
+		j.torn = err != nil
 	}
 	j.entries = append(j.entries, e)
 	if len(j.entries) > 2*journalKeep {
@@ -87,6 +86,20 @@ func (j *journal) add(e JournalEntry) error {
 	close(j.changed)
 	j.changed = make(chan struct{})
 	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	return nil
+}
+
+// sync brings what was written to the disk.
+func (j *journal) sync() error {
+	j.mu.Lock()
+	f, closed := j.f, j.closed
+	j.mu.Unlock()
+	if closed {
+		return nil
+	}
+	if err := f.Sync(); err != nil && !errors.Is(err, os.ErrClosed) {
 		return fmt.Errorf("journal: %w", err)
 	}
 	return nil

@@ -310,6 +310,10 @@ func (s *system) initExit(p *process, proc *silo.Process) {
 	s.note(JournalEntry{What: WhatExited, Process: initKey, PID: p.pid, Time: e.Time, Status: st, Exit: x})
 	p.out.finish(jsonFrame(hcs.FrameExit, st))
 	close(s.exited)
+	// A busy disk takes its time, which those who wait for the exit need not share.
+	if err := s.journal.sync(); err != nil {
+		s.log.Warn("exit not on the disk", "err", err)
+	}
 }
 
 func (p *process) lastSignal() int {
