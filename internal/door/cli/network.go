@@ -231,10 +231,32 @@ func (a *app) networkInspect() *cobra.Command {
 }
 
 func (a *app) networkRm() *cobra.Command {
-	return &cobra.Command{
-		Use: "rm NAME…", Short: "remove networks", Args: args(1, -1, "one network or more"),
-		RunE: func(c *cobra.Command, args []string) error { return a.removeKind(c.Context(), "networks", args) },
+	var force bool
+	c := &cobra.Command{
+		Use: "rm [-f] NAME…", Short: "remove networks", Args: args(1, -1, "one network or more"),
+		RunE: func(c *cobra.Command, args []string) error {
+			if force {
+				return a.removeKind(c.Context(), "networks", args)
+			}
+			return a.each(args, func(name string) error {
+				n, err := a.hcn().Network(c.Context(), ref(name))
+				if err != nil {
+					return err
+				}
+				// The verb takes endpoints with it; people should mean that.
+				eps, err := a.rawDocs(c.Context(), "endpoints", url.Values{"network": {n.Id}})
+				if err != nil {
+					return err
+				}
+				if len(eps) > 0 {
+					return fmt.Errorf("network %s has %s; remove them first or use network rm -f", name, plural(len(eps), "endpoint", "endpoints"))
+				}
+				return a.hcn().DeleteNetwork(c.Context(), n.Id)
+			})
+		},
 	}
+	c.Flags().BoolVarP(&force, "force", "f", false, "with its endpoints, attached or not")
+	return c
 }
 
 func (a *app) networkGraph() *cobra.Command {
