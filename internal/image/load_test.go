@@ -23,6 +23,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"gatehouse.dev/gatehouse/images"
 	"gatehouse.dev/gatehouse/internal/hello"
@@ -544,4 +545,59 @@ func BenchmarkUse(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// The layers as overlayfs sees them, and not as we think it does.
+func TestOverlayShowsTheImage(t *testing.T) {
+	s := testStore(t, Options{})
+	mustLoad(t, s, makeImage(t,
+		plainLayer(tarOf(t, dir("etc"), file("etc/a", "base"), file("gone", "x"), dir("o"), file("o/below", "x"), dir("r"), file("r/below", "x"))),
+		gzLayer(t, tarOf(t, file(".wh.gone", ""), file("etc/b", "b"), dir("o"), file("o/.wh..wh..opq", ""), file("o/.wh.below", ""), file("o/new", ""),
+			file(".wh.r", ""), dir("r"), file("r/new", ""))),
+		plainLayer(tarOf(t)), // empty, as a RUN that changed nothing
+	).layout(t, "x"))
+	u, err := s.Use(context.Background(), "r1", "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(u.Layers) != 2 {
+		t.Errorf("layers %v", u.Layers)
+	}
+	at := t.TempDir()
+	if err := unix.Mount("overlay", at, "overlay", unix.MS_RDONLY, "lowerdir="+strings.Join(u.Layers, ":")); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Unmount(at, 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	for dir, want := range map[string][]string{".": {"etc", "o", "r"}, "etc": {"a", "b"}, "o": {"new"}, "r": {"new"}} {
+		if got := names(t, filepath.Join(at, dir)); !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", dir, got, want)
+		}
+	}
+}
+
+func TestDiskFull(t *testing.T) {
+	needRoot(t)
+	lib := t.TempDir()
+	if err := unix.Mount("tmpfs", lib, "tmpfs", 0, "size=8m"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Unmount(lib, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	}()
+	s, db := openStore(t, lib, Options{})
+	defer db.Close()
+	big := tarOf(t, file("big", strings.Repeat("x", 12<<20)))
+	_, err := s.Load(context.Background(), bytes.NewReader(makeImage(t, gzLayer(t, big)).layout(t, "x")), nil) // full while unpacking
+	wantError(t, err, images.CodeDiskFull, "no space left")
+	_, err = s.Load(context.Background(), bytes.NewReader(makeImage(t, plainLayer(big)).layout(t, "x")), nil) // full while staging
+	wantError(t, err, images.CodeDiskFull, "no space left")
+	checkWhole(t, s)
+	mustLoad(t, s, makeImage(t, plainLayer(tarOf(t, file("f", "1")))).layout(t, "x"))
+	checkWhole(t, s)
 }
