@@ -22,6 +22,8 @@ int st_state(struct __sk_buff *skb);
 int st_drop(struct __sk_buff *skb);
 int st_new4(struct __sk_buff *skb);
 int st_new6(struct __sk_buff *skb);
+int st_error4(struct __sk_buff *skb);
+int st_error6(struct __sk_buff *skb);
 
 /* Filled when the object is loaded. Pin it: without a descriptor it is emptied. */
 struct {
@@ -43,6 +45,8 @@ struct {
 		[GH_STAGE_DROP] = (void *)&st_drop,
 		[GH_STAGE_NEW4] = (void *)&st_new4,
 		[GH_STAGE_NEW6] = (void *)&st_new6,
+		[GH_STAGE_ERROR4] = (void *)&st_error4,
+		[GH_STAGE_ERROR6] = (void *)&st_error6,
 	},
 };
 

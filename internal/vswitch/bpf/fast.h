@@ -151,6 +151,7 @@ static __always_inline void gh_save_in(struct gh_pkt *p, const struct gh_in *in,
 	p->kind = in->kind;
 	p->fam = fam;
 	p->now_s = gh_now_s();
+	p->icmp_off = 0;
 }
 
 static __always_inline void gh_save4(struct gh_pkt *p, const struct gh_in *in, const struct gh_fkey4 *k,

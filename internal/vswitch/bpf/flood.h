@@ -10,10 +10,35 @@
 #define GH_FLOOD_MAX 256 /* members of one network that get a copy */
 #define GH_FLOOD_RATE 200 /* frames a second and port */
 
+struct gh_flood_loop {
+	struct __sk_buff *skb;
+	__u32 netid, in_port, copies;
+};
+
+static long gh_flood_one(__u32 i, void *arg)
+{
+	struct gh_flood_loop *l = arg;
+	struct gh_flood_key k = { .net = l->netid, .i = i };
+	const struct gh_port *q;
+	__u32 *id;
+
+	id = bpf_map_lookup_elem(&flood, &k);
+	if (!id || *id == l->in_port)
+		return 0;
+	q = gh_port_get(*id);
+	if (!q || !(q->flags & GH_PORT_UP))
+		return 0;
+	/* The host's vNIC is reached through its pair, as any other port. */
+	if (!bpf_clone_redirect(l->skb, q->ifindex, 0))
+		l->copies++;
+	return 0;
+}
+
 static __always_inline int gh_flood(struct __sk_buff *skb)
 {
 	struct gh_scratch *s = gh_scratch_get();
-	__u32 netid, in_port, count, copies = 0, zero = 0, i, *np;
+	struct gh_flood_loop loop = { .skb = skb };
+	__u32 netid, in_port, count, zero = 0, *np;
 	struct gh_result *res;
 	const struct gh_port *in;
 	const struct gh_net *n;
@@ -24,6 +49,8 @@ static __always_inline int gh_flood(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	netid = s->p.net;
 	in_port = s->p.in_port;
+	loop.netid = netid;
+	loop.in_port = in_port;
 	in = gh_port_get(in_port);
 	n = gh_net_get(netid);
 	if (!in || !n)
@@ -46,27 +73,13 @@ static __always_inline int gh_flood(struct __sk_buff *skb)
 	count = np ? *np : 0;
 	/* From here on nothing of scratch is used: a copy's transmission may run
 	 * other programs on this CPU. */
-	for (i = 0; i < GH_FLOOD_MAX; i++) {
-		struct gh_flood_key k = { .net = netid, .i = i };
-		const struct gh_port *q;
-		__u32 *id;
-
-		if (i >= count)
-			break;
-		id = bpf_map_lookup_elem(&flood, &k);
-		if (!id || *id == in_port)
-			continue;
-		q = gh_port_get(*id);
-		if (!q || !(q->flags & GH_PORT_UP))
-			continue;
-		/* The host's vNIC is reached through its pair, as any other port. */
-		if (!bpf_clone_redirect(skb, q->ifindex, 0))
-			copies++;
-	}
+	if (count > GH_FLOOD_MAX)
+		count = GH_FLOOD_MAX;
+	bpf_loop(count, gh_flood_one, &loop, 0);
 	if (unit) {
 		res = bpf_map_lookup_elem(&result, &zero);
 		if (res)
-			res->copies = copies;
+			res->copies = loop.copies;
 	}
 	return gh_consumed(skb, GH_LAYER_L2);
 }

@@ -160,42 +160,64 @@ static __always_inline int gh_translate6(struct __sk_buff *skb, const struct gh_
 	return 0;
 }
 
+/* gh_icmp_error() is the icmp stage: find out which flow the error is about. */
 static __always_inline int gh_icmp_error(struct __sk_buff *skb, struct gh_scratch *s, int fam)
 {
-	struct gh_addr osrc __attribute__((aligned(8))), odst __attribute__((aligned(8)));
-	struct gh_addr nsrc __attribute__((aligned(8)));
 	struct gh_pkt *p = &s->p;
-	struct gh_walk *w = &s->w;
-	struct gh_head *hd = (struct gh_head *)&s->val;
 	const struct gh_port *in = gh_port_get(p->in_port);
 	__u32 icmp_off = p->h.l4_off & (fam == 4 ? GH_L4_MASK4 : GH_L4_MASK6), ports_off;
-	int uplink = p->kind == GH_PORT_UPLINK, bad;
+	int bad;
 
 	if (!in)
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_PORT);
 	bad = gh_spoof(skb, p, in);
 	if (bad)
 		return gh_drop(skb, s, bad, GH_LAYER_SPOOF);
-	gh_addr_set(&osrc, &p->src);
-	gh_addr_set(&odst, &p->dst);
+	gh_addr_set(&p->osrc, &p->src);
+	gh_addr_set(&p->odst, &p->dst);
 	p->h.tcp_flags = 0;
-	if (gh_embedded(skb, p, icmp_off + 8, &ports_off, fam) || !gh_addr_eq(&p->dst, &odst))
+	p->h.icmp_type = 0;
+	if (gh_embedded(skb, p, icmp_off + 8, &ports_off, fam) || !gh_addr_eq(&p->dst, &p->odst))
 		goto unknown;
+	p->icmp_off = icmp_off;
+	p->ports_off = ports_off;
 	gh_key_make(&s->key, fam, &p->src, &p->dst, p->sport_be, p->dport_be, p->port, p->zone, p->proto, p->kflags);
 	if (!gh_flow_get(&s->key, fam))
 		goto unknown;
-	if (gh_walk_layers(skb, s, in, fam) || !w->keep)
-		goto unknown;
+	return gh_stage(skb, s, fam == 4 ? GH_STAGE_V4 : GH_STAGE_V6);
+unknown:
+	if (p->kind == GH_PORT_UPLINK)
+		return gh_pass(skb);
+	return gh_drop(skb, s, GH_DROP_ICMP_NOFLOW, GH_LAYER_FLOW);
+}
+
+/* gh_icmp_send() is stages error4 and error6: translate by the walked flow and send. */
+static __always_inline int gh_icmp_send(struct __sk_buff *skb, int fam)
+{
+	struct gh_scratch *s = gh_scratch_get();
+	struct gh_addr nsrc __attribute__((aligned(8)));
+	__u32 icmp_off, ports_off;
+	struct gh_head *hd;
+	struct gh_walk *w;
+	struct gh_pkt *p;
+
+	if (!s)
+		return TC_ACT_SHOT;
+	p = &s->p;
+	w = &s->w;
+	hd = (struct gh_head *)&s->val;
+	icmp_off = p->icmp_off & (fam == 4 ? GH_L4_MASK4 : GH_L4_MASK6);
+	ports_off = p->ports_off & GH_L4_MASK6;
 	/* Who complains. The far end is shown as the sender knows it; so is an
 	 * endpoint that would otherwise be shown outside as what it is. */
-	if (gh_addr_eq(&osrc, &p->src) || (gh_is_endpoint(p->kind) && !gh_addr_eq(&w->nsrc, &p->src)))
+	if (gh_addr_eq(&p->osrc, &p->src) || (gh_is_endpoint(p->kind) && !gh_addr_eq(&w->nsrc, &p->src)))
 		gh_addr_set(&nsrc, &w->nsrc);
 	else
-		gh_addr_set(&nsrc, &osrc);
+		gh_addr_set(&nsrc, &p->osrc);
 	if (gh_embedded_ports(skb, p, w, icmp_off, ports_off))
 		goto broken;
-	if (fam == 4 ? gh_translate4(skb, p, w, &osrc, &odst, &nsrc, icmp_off + 8) :
-		       gh_translate6(skb, p, w, &osrc, &odst, &nsrc, icmp_off, icmp_off + 8))
+	if (fam == 4 ? gh_translate4(skb, p, w, &p->osrc, &p->odst, &nsrc, icmp_off + 8) :
+		       gh_translate6(skb, p, w, &p->osrc, &p->odst, &nsrc, icmp_off, icmp_off + 8))
 		goto broken;
 	gh_line(&s->val, p, w, fam);
 	if ((hd->ops & GH_OP_MAC) && (bpf_skb_store_bytes(skb, 0, hd->dmac, ETH_ALEN, 0) ||
@@ -204,10 +226,6 @@ static __always_inline int gh_icmp_error(struct __sk_buff *skb, struct gh_scratc
 	gh_count(p->in_port, w->out_port, skb->len);
 	gh_note(skb, GH_RESULT_FORWARD, w->out_kind, w->out_ifindex, w->out_port, 0, GH_LAYER_FLOW, GH_VIA_HIT);
 	return gh_send(skb, hd, gh_word(&w->nh, 3), fam == 6 ? &w->nh : NULL);
-unknown:
-	if (uplink)
-		return gh_pass(skb);
-	return gh_drop(skb, s, GH_DROP_ICMP_NOFLOW, GH_LAYER_FLOW);
 broken:
 	return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
 }

@@ -621,6 +621,8 @@ enum gh_stage {
 	GH_STAGE_DROP = 9,   /* the one place that counts a drop and reports it */
 	GH_STAGE_NEW4 = 10,  /* the pipeline's second half: a new conversation's entries */
 	GH_STAGE_NEW6 = 11,
+	GH_STAGE_ERROR4 = 12, /* an ICMP error whose flow has been walked */
+	GH_STAGE_ERROR6 = 13,
 	GH_STAGES = 16,
 };
 

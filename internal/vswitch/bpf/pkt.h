@@ -110,6 +110,12 @@ struct gh_pkt {
 	__u8 kind;     /* enum gh_port_kind of in_port */
 	__u8 fam;      /* 4 or 6 */
 	__u32 now_s;
+	/* While an ICMP error is translated, the tuple above is the embedded
+	 * packet's, turned round, and these are the error's own. */
+	struct gh_addr osrc, odst;
+	__u16 icmp_off;	 /* 0: not an error */
+	__u16 ports_off; /* of the embedded ports or id; 0: none */
+	__u32 zero;
 };
 
 /* The decision while the pipeline makes it. */

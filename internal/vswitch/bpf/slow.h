@@ -108,16 +108,59 @@ static __always_inline void gh_recall(struct gh_scratch *s, int fam)
 		gh_walk_reset(w, p);
 }
 
+/* Global, so that the verifier need not carry what they found through the walk. */
+__noinline int gh_recall4(__u32 zero)
+{
+	struct gh_scratch *s = gh_scratch_get();
+
+	if (s)
+		gh_recall(s, 4);
+	return 0;
+}
+
+__noinline int gh_recall6(__u32 zero)
+{
+	struct gh_scratch *s = gh_scratch_get();
+
+	if (s)
+		gh_recall(s, 6);
+	return 0;
+}
+
+/* gh_unlink4() and gh_unlink6() remove the entry of s.key and its other half. */
+__noinline int gh_unlink4(__u32 zero)
+{
+	struct gh_scratch *s = gh_scratch_get();
+	void *f = s ? gh_flow_get(&s->key, 4) : NULL;
+
+	if (f)
+		gh_unlink(f, &s->key, &s->rkey, 4);
+	return 0;
+}
+
+__noinline int gh_unlink6(__u32 zero)
+{
+	struct gh_scratch *s = gh_scratch_get();
+	void *f = s ? gh_flow_get(&s->key, 6) : NULL;
+
+	if (f)
+		gh_unlink(f, &s->key, &s->rkey, 6);
+	return 0;
+}
+
+static __always_inline void gh_unlink_key(int fam)
+{
+	if (fam == 4)
+		gh_unlink4(0);
+	else
+		gh_unlink6(0);
+}
+
 /* gh_forget() gives up the recalled entry; the packet starts a new conversation. */
 static __always_inline void gh_forget(struct gh_scratch *s, int fam)
 {
-	void *f;
-
-	if (s->w.keep) {
-		f = gh_flow_get(&s->key, fam);
-		if (f)
-			gh_unlink(f, &s->key, &s->rkey, fam);
-	}
+	if (s->w.keep)
+		gh_unlink_key(fam);
 	gh_walk_reset(&s->w, &s->p);
 }
 
@@ -178,7 +221,10 @@ static __always_inline int gh_walk_layers(struct __sk_buff *skb, struct gh_scrat
 	w->e_net = gh_epoch_net(netid);
 	gh_walk_reset(w, p);
 	gh_key_make(&s->key, fam, &p->src, &p->dst, p->sport_be, p->dport_be, p->port, p->zone, p->proto, p->kflags);
-	gh_recall(s, fam);
+	if (fam == 4)
+		gh_recall4(0);
+	else
+		gh_recall6(0);
 
 	/* L1 */
 	ret = gh_spoof(skb, p, in);
@@ -354,10 +400,7 @@ deliver:
 	if (w->keep && !gh_addr_eq(&w->nsrc, want)) {
 		/* The binding is not legal any more. What was chosen for the
 		 * destination stays, only the source is new. */
-		void *f = gh_flow_get(&s->key, fam);
-
-		if (f)
-			gh_unlink(f, &s->key, &s->rkey, fam);
+		gh_unlink_key(fam);
 		w->keep = 0;
 		w->nsport_be = p->sport_be;
 		w->first_be = p->sport_be;
@@ -430,6 +473,13 @@ static __always_inline int gh_slow(struct __sk_buff *skb, int fam)
 	if (!in)
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_PORT);
 	ret = gh_walk_layers(skb, s, in, fam);
+	if (s->p.icmp_off) {
+		if (!ret && w->keep)
+			return gh_stage(skb, s, fam == 4 ? GH_STAGE_ERROR4 : GH_STAGE_ERROR6);
+		if (s->p.kind == GH_PORT_UPLINK)
+			return gh_pass(skb);
+		return gh_drop(skb, s, GH_DROP_ICMP_NOFLOW, GH_LAYER_FLOW);
+	}
 	if (ret == 1)
 		return gh_pass(skb);
 	if (ret)
@@ -440,8 +490,7 @@ static __always_inline int gh_slow(struct __sk_buff *skb, int fam)
 	gh_rkey(s, w->nsport_be, fam);
 	/* The answer must still come in where its entry waits. */
 	if (!w->reply && (!f || !gh_key_eq(gh_pair(f, fam), &s->rkey, fam))) {
-		if (f)
-			gh_unlink(f, &s->key, &s->rkey, fam);
+		gh_unlink_key(fam);
 		return gh_stage(skb, s, fam == 4 ? GH_STAGE_NEW4 : GH_STAGE_NEW6);
 	}
 	gh_renew(s, fam);

@@ -191,6 +191,18 @@ int st_icmp(struct __sk_buff *skb)
 	return gh_icmp_error(skb, s, 6);
 }
 
+SEC("tc")
+int st_error4(struct __sk_buff *skb)
+{
+	return gh_icmp_send(skb, 4);
+}
+
+SEC("tc")
+int st_error6(struct __sk_buff *skb)
+{
+	return gh_icmp_send(skb, 6);
+}
+
 /* gh_hit() is the hit path for a packet in scratch. */
 static __always_inline int gh_hit(struct __sk_buff *skb, struct gh_scratch *s, int advance, int fam)
 {

@@ -570,6 +570,17 @@ type SwitchGhScratch struct {
 		Kind    uint8
 		Fam     uint8
 		NowS    uint32
+		Osrc    struct {
+			_ structs.HostLayout
+			B [16]uint8
+		}
+		Odst struct {
+			_ structs.HostLayout
+			B [16]uint8
+		}
+		IcmpOff  uint16
+		PortsOff uint16
+		Zero     uint32
 	}
 	W struct {
 		_    structs.HostLayout
@@ -686,6 +697,8 @@ const (
 	SwitchGhStageGH_STAGE_DROP   SwitchGhStage = 9
 	SwitchGhStageGH_STAGE_NEW4   SwitchGhStage = 10
 	SwitchGhStageGH_STAGE_NEW6   SwitchGhStage = 11
+	SwitchGhStageGH_STAGE_ERROR4 SwitchGhStage = 12
+	SwitchGhStageGH_STAGE_ERROR6 SwitchGhStage = 13
 	SwitchGhStageGH_STAGES       SwitchGhStage = 16
 )
 
@@ -815,6 +828,8 @@ const (
 	SwitchProgSockSendmsg6     = "sock_sendmsg6"
 	SwitchProgStArp            = "st_arp"
 	SwitchProgStDrop           = "st_drop"
+	SwitchProgStError4         = "st_error4"
+	SwitchProgStError6         = "st_error6"
 	SwitchProgStFlood          = "st_flood"
 	SwitchProgStFrag           = "st_frag"
 	SwitchProgStIcmp           = "st_icmp"
@@ -884,6 +899,8 @@ type SwitchProgramSpecs struct {
 	SockSendmsg6     *ebpf.ProgramSpec `ebpf:"sock_sendmsg6"`
 	StArp            *ebpf.ProgramSpec `ebpf:"st_arp"`
 	StDrop           *ebpf.ProgramSpec `ebpf:"st_drop"`
+	StError4         *ebpf.ProgramSpec `ebpf:"st_error4"`
+	StError6         *ebpf.ProgramSpec `ebpf:"st_error6"`
 	StFlood          *ebpf.ProgramSpec `ebpf:"st_flood"`
 	StFrag           *ebpf.ProgramSpec `ebpf:"st_frag"`
 	StIcmp           *ebpf.ProgramSpec `ebpf:"st_icmp"`
@@ -1047,6 +1064,8 @@ type SwitchPrograms struct {
 	SockSendmsg6     *ebpf.Program `ebpf:"sock_sendmsg6"`
 	StArp            *ebpf.Program `ebpf:"st_arp"`
 	StDrop           *ebpf.Program `ebpf:"st_drop"`
+	StError4         *ebpf.Program `ebpf:"st_error4"`
+	StError6         *ebpf.Program `ebpf:"st_error6"`
 	StFlood          *ebpf.Program `ebpf:"st_flood"`
 	StFrag           *ebpf.Program `ebpf:"st_frag"`
 	StIcmp           *ebpf.Program `ebpf:"st_icmp"`
@@ -1073,6 +1092,8 @@ func (p *SwitchPrograms) Close() error {
 		p.SockSendmsg6,
 		p.StArp,
 		p.StDrop,
+		p.StError4,
+		p.StError6,
 		p.StFlood,
 		p.StFrag,
 		p.StIcmp,
