@@ -103,6 +103,9 @@ func (c *Compiler) compile(s State, f Facts) (Tables, error) {
 	return t, nil
 }
 
+// invalid makes an error that begins with the field it is about.
+func invalid(format string, args ...any) error { return fmt.Errorf(format, args...) }
+
 // with returns m with one key changed; m itself belongs to Tables handed out.
 // shared tells whether m still does.
 func with[K comparable](m map[K]*block, shared *bool, k K, b *block) map[K]*block {
@@ -133,7 +136,7 @@ func (c *Compiler) compileHost(_ State, f Facts, t *Tables) error {
 	m := &c.hosts
 	if !m.made || m.anchor != f.Anchor || m.cookie != f.NetnsCookie {
 		if f.Anchor < 0 {
-			return fmt.Errorf("Facts.Anchor %d: not an ifindex", f.Anchor)
+			return invalid("Facts.Anchor %d: not an ifindex", f.Anchor)
 		}
 		t.cfg = &block{global: true, rows: rows{cfg: []Entry[uint32, CfgRow]{{0, CfgRow{
 			NetnsCookie: f.NetnsCookie, AnchorIfindex: uint32(f.Anchor), EventRate: eventRate,
@@ -145,7 +148,7 @@ func (c *Compiler) compileHost(_ State, f Facts, t *Tables) error {
 		seen := map[netip.Addr]bool{}
 		for i, a := range f.HostAddrs {
 			if err := checkUnicast(a); err != nil {
-				return fmt.Errorf("Facts.HostAddrs[%d]: %w", i, err)
+				return invalid("Facts.HostAddrs[%d]: %w", i, err)
 			}
 			if seen[a] {
 				continue // the same address on two interfaces

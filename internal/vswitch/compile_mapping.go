@@ -6,7 +6,6 @@ package vswitch
 import (
 	"cmp"
 	"encoding/binary"
-	"fmt"
 	"hash/fnv"
 	"net/netip"
 	"slices"
@@ -55,14 +54,14 @@ func (c *Compiler) compileMappings(s State, _ Facts, t *Tables) error {
 	for i := range s.Mappings {
 		pm := &s.Mappings[i]
 		if err := c.checkMapping(pm); err != nil {
-			return fmt.Errorf("Mappings[%d] (%s): %w", i, pm.Object, err)
+			return invalid("Mappings[%d] (%s): %w", i, pm.Object, err)
 		}
 		k := mappingKey{host: pm.HostAddr, proto: pm.Proto, port: pm.HostPort}
 		if !k.host.IsValid() || k.host.IsUnspecified() {
 			k.host = anyAddr(pm.Addr)
 		}
 		if j, ok := at[k]; ok {
-			return fmt.Errorf("Mappings[%d] (%s): %s %d on %s is also published for %s", i, pm.Object, protoName(k.proto), k.port, k.host, s.Mappings[j].Object)
+			return invalid("Mappings[%d] (%s): %s %d on %s is also published for %s", i, pm.Object, protoName(k.proto), k.port, k.host, s.Mappings[j].Object)
 		}
 		at[k] = i
 		keys[i] = k
@@ -70,7 +69,7 @@ func (c *Compiler) compileMappings(s State, _ Facts, t *Tables) error {
 	for i, k := range keys {
 		// As bind(2) sees it: every address includes each single one.
 		if j, ok := at[mappingKey{host: anyAddr(k.host), proto: k.proto, port: k.port}]; ok && j != i {
-			return fmt.Errorf("Mappings[%d] (%s): %s %d is published on every address for %s, so not on %s alone", i, s.Mappings[i].Object,
+			return invalid("Mappings[%d] (%s): %s %d is published on every address for %s, so not on %s alone", i, s.Mappings[i].Object,
 				protoName(k.proto), k.port, s.Mappings[j].Object, k.host)
 		}
 	}
@@ -128,26 +127,26 @@ func (c *Compiler) checkMapping(m *PortMapping) error {
 	p := c.ports[m.Port]
 	switch {
 	case m.Proto != protoTCP && m.Proto != protoUDP && m.Proto != protoSCTP:
-		return fmt.Errorf("Proto %d: only 6 (TCP), 17 (UDP) and 132 (SCTP) have ports", m.Proto)
+		return invalid("Proto %d: only 6 (TCP), 17 (UDP) and 132 (SCTP) have ports", m.Proto)
 	case m.HostPort == 0:
-		return fmt.Errorf("HostPort 0: not a port")
+		return invalid("HostPort 0: not a port")
 	case m.AddrPort == 0:
-		return fmt.Errorf("AddrPort 0: not a port")
+		return invalid("AddrPort 0: not a port")
 	case m.Proto == protoSCTP && m.HostPort != m.AddrPort:
 		// The checksum is a CRC32c over the whole packet, which programs cannot fix.
-		return fmt.Errorf("AddrPort %d: SCTP ports cannot be translated, it must equal HostPort %d", m.AddrPort, m.HostPort)
+		return invalid("AddrPort %d: SCTP ports cannot be translated, it must equal HostPort %d", m.AddrPort, m.HostPort)
 	case p == nil:
-		return fmt.Errorf("Port %d: no such port", m.Port)
+		return invalid("Port %d: no such port", m.Port)
 	case !slices.Contains(p.was.Addrs, m.Addr):
-		return fmt.Errorf("Addr %q: not an address of port %d", m.Addr, m.Port)
+		return invalid("Addr %q: not an address of port %d", m.Addr, m.Port)
 	}
 	if h := m.HostAddr; h.IsValid() {
 		if h.Is4() != m.Addr.Is4() {
-			return fmt.Errorf("HostAddr %q: not of the family of Addr %q", h, m.Addr)
+			return invalid("HostAddr %q: not of the family of Addr %q", h, m.Addr)
 		}
 		if !h.IsUnspecified() || h.Zone() != "" {
 			if err := checkUnicast(h); err != nil {
-				return fmt.Errorf("HostAddr %w", err)
+				return invalid("HostAddr %w", err)
 			}
 		}
 	}

@@ -4,7 +4,6 @@
 package vswitch
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 )
@@ -45,12 +44,12 @@ func (c *Compiler) compileNetworks(s State, _ Facts, t *Tables) error {
 	for i := range s.Networks {
 		n := &s.Networks[i]
 		if j, ok := zones[n.Zone]; ok {
-			return fmt.Errorf("Networks[%d] (%q): Zone %d is also that of %q; a zone belongs to one network", i, n.Name, n.Zone, s.Networks[j].Name)
+			return invalid("Networks[%d] (%q): Zone %d is also that of %q; a zone belongs to one network", i, n.Name, n.Zone, s.Networks[j].Name)
 		}
 		zones[n.Zone] = i
 		m := c.nets[n.ID]
 		if m != nil && m.round == c.round {
-			return fmt.Errorf("Networks[%d] (%q): ID %d is also that of %q", i, n.Name, n.ID, m.was.Name)
+			return invalid("Networks[%d] (%q): ID %d is also that of %q", i, n.Name, n.ID, m.was.Name)
 		}
 		context := contextOf(n, hostPorts, c.uplinks.mtu)
 		if m != nil && equalNetwork(&m.was, n) && m.context.equal(context) {
@@ -58,7 +57,7 @@ func (c *Compiler) compileNetworks(s State, _ Facts, t *Tables) error {
 			continue
 		}
 		if err := checkNetwork(n, hostPorts); err != nil {
-			return fmt.Errorf("Networks[%d] (%q): %w", i, n.Name, err)
+			return invalid("Networks[%d] (%q): %w", i, n.Name, err)
 		}
 		if m == nil {
 			m = &netMemo{}
@@ -124,46 +123,46 @@ func networkBlock(n *Network, x *netContext) *block {
 func checkNetwork(n *Network, hostPorts map[PortID]*Port) error {
 	switch {
 	case n.ID == 0 || n.ID >= MaxNetworks:
-		return fmt.Errorf("ID %d: must be 1 to %d", n.ID, MaxNetworks-1)
+		return invalid("ID %d: must be 1 to %d", n.ID, MaxNetworks-1)
 	case n.Zone == zoneHost:
-		return fmt.Errorf("Zone 0: that is the host's own")
+		return invalid("Zone 0: that is the host's own")
 	}
 	for i, sub := range n.Subnets {
 		p := sub.Prefix
 		switch {
 		case !p.IsValid() || p.Addr().Is4In6() || p.Addr().Zone() != "":
-			return fmt.Errorf("Subnets[%d].Prefix %q: not a prefix", i, p)
+			return invalid("Subnets[%d].Prefix %q: not a prefix", i, p)
 		case p != p.Masked():
-			return fmt.Errorf("Subnets[%d].Prefix %q: has bits below its length; %q is meant", i, p, p.Masked())
+			return invalid("Subnets[%d].Prefix %q: has bits below its length; %q is meant", i, p, p.Masked())
 		case n.MTU != 0 && p.Addr().Is6() && n.MTU < minMTU6:
-			return fmt.Errorf("MTU %d: IPv6 needs %d", n.MTU, minMTU6)
+			return invalid("MTU %d: IPv6 needs %d", n.MTU, minMTU6)
 		case sub.Gateway.IsValid() && !p.Contains(sub.Gateway):
-			return fmt.Errorf("Subnets[%d].Gateway %q: outside %q", i, sub.Gateway, p)
+			return invalid("Subnets[%d].Gateway %q: outside %q", i, sub.Gateway, p)
 		}
 		if sub.Gateway.IsValid() {
 			if err := checkUnicast(sub.Gateway); err != nil {
-				return fmt.Errorf("Subnets[%d].Gateway %w", i, err)
+				return invalid("Subnets[%d].Gateway %w", i, err)
 			}
 		}
 		for j, other := range n.Subnets[:i] {
 			if other.Prefix.Overlaps(p) {
-				return fmt.Errorf("Subnets[%d].Prefix %q: overlaps Subnets[%d] %q", i, p, j, other.Prefix)
+				return invalid("Subnets[%d].Prefix %q: overlaps Subnets[%d] %q", i, p, j, other.Prefix)
 			}
 			if sub.Gateway.IsValid() && other.Gateway == sub.Gateway {
-				return fmt.Errorf("Subnets[%d].Gateway %q: also that of Subnets[%d]", i, sub.Gateway, j)
+				return invalid("Subnets[%d].Gateway %q: also that of Subnets[%d]", i, sub.Gateway, j)
 			}
 		}
 	}
 	if n.MTU != 0 && n.MTU < minMTU4 {
-		return fmt.Errorf("MTU %d: IPv4 needs %d", n.MTU, minMTU4)
+		return invalid("MTU %d: IPv4 needs %d", n.MTU, minMTU4)
 	}
 	if n.HostPort != 0 {
 		p := hostPorts[n.HostPort]
 		if p == nil {
-			return fmt.Errorf("HostPort %d: no such port of kind host", n.HostPort)
+			return invalid("HostPort %d: no such port of kind host", n.HostPort)
 		}
 		if p.Network != n.ID {
-			return fmt.Errorf("HostPort %d: belongs to network %d", n.HostPort, p.Network)
+			return invalid("HostPort %d: belongs to network %d", n.HostPort, p.Network)
 		}
 	}
 	return nil

@@ -4,7 +4,6 @@
 package vswitch
 
 import (
-	"fmt"
 	"slices"
 )
 
@@ -42,7 +41,7 @@ func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
 			m = &portMemo{}
 			c.ports[p.ID] = m
 		} else if m.round == c.round {
-			return fmt.Errorf("Ports[%d]: ID %d is also that of another port (%s, %s)", i, p.ID, m.was.Object, p.Object)
+			return invalid("Ports[%d]: ID %d is also that of another port (%s, %s)", i, p.ID, m.was.Object, p.Object)
 		}
 		m.round = c.round
 		ifindex, nic := f.Ifindex[p.Interface], 0
@@ -56,7 +55,7 @@ func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
 			continue
 		}
 		if err := checkPort(p, net, ifindex, nic); err != nil {
-			return fmt.Errorf("Ports[%d] (port %d, %s): %w", i, p.ID, p.Object, err)
+			return invalid("Ports[%d] (port %d, %s): %w", i, p.ID, p.Object, err)
 		}
 		c.release(m.block)
 		*m = portMemo{was: *p, ifindex: ifindex, nic: nic, net: net, round: c.round}
@@ -78,7 +77,7 @@ func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
 		m := c.ports[id]
 		m.block = portBlock(m)
 		if err := c.claim(m); err != nil {
-			return fmt.Errorf("Ports[%d] (port %d, %s): %w", i, id, m.was.Object, err)
+			return invalid("Ports[%d] (port %d, %s): %w", i, id, m.was.Object, err)
 		}
 		t.ports = with(t.ports, &shared, id, m.block)
 	}
@@ -86,7 +85,7 @@ func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
 	if len(changed) > 0 || !slices.Equal(t.Uplinks, c.tables.Uplinks) {
 		for _, u := range t.Uplinks {
 			if id, ok := c.ifindexOwner[uint32(u.Ifindex)]; ok {
-				return fmt.Errorf("Facts.Uplinks %q: ifindex %d is the device of port %d", u.Name, u.Ifindex, id)
+				return invalid("Facts.Uplinks %q: ifindex %d is the device of port %d", u.Name, u.Ifindex, id)
 			}
 		}
 	}
@@ -108,13 +107,13 @@ func (c *Compiler) release(b *block) {
 func (c *Compiler) claim(m *portMemo) error {
 	for _, e := range m.block.addr {
 		if o, ok := c.addrOwner[e.Key]; ok {
-			return fmt.Errorf("Addrs: %s is also held by port %d", ip(e.Key.Addr.B), o)
+			return invalid("Addrs: %s is also held by port %d", ip(e.Key.Addr.B), o)
 		}
 		c.addrOwner[e.Key] = m.was.ID
 	}
 	for _, e := range m.block.ifport {
 		if o, ok := c.ifindexOwner[e.Key]; ok {
-			return fmt.Errorf("Interface %q: its ifindex %d is also that of port %d", m.was.Interface, e.Key, o)
+			return invalid("Interface %q: its ifindex %d is also that of port %d", m.was.Interface, e.Key, o)
 		}
 		c.ifindexOwner[e.Key] = m.was.ID
 	}
@@ -159,30 +158,30 @@ func portBlock(m *portMemo) *block {
 func checkPort(p *Port, net *netContext, ifindex, nic int) error {
 	switch {
 	case p.ID == UplinkAny || p.ID >= FirstUplinkPort:
-		return fmt.Errorf("ID: must be 1 to %d", FirstUplinkPort-1)
+		return invalid("ID: must be 1 to %d", FirstUplinkPort-1)
 	case p.Kind != PortContainer && p.Kind != PortVM && p.Kind != PortHost:
-		return fmt.Errorf("Kind %d: not a port of a State", p.Kind)
+		return invalid("Kind %d: not a port of a State", p.Kind)
 	case net == nil:
-		return fmt.Errorf("Network %d: no such network", p.Network)
+		return invalid("Network %d: no such network", p.Network)
 	case p.Interface == "":
-		return fmt.Errorf("Interface: empty")
+		return invalid("Interface: empty")
 	case (p.Kind == PortHost) != (p.HostNIC != ""):
-		return fmt.Errorf("HostNIC %q: is for ports of kind host, which need it", p.HostNIC)
+		return invalid("HostNIC %q: is for ports of kind host, which need it", p.HostNIC)
 	case p.Kind == PortHost && p.ID != net.hostPort:
-		return fmt.Errorf("Kind host: network %d names port %d as its host port", p.Network, net.hostPort)
+		return invalid("Kind host: network %d names port %d as its host port", p.Network, net.hostPort)
 	case p.MAC == MAC{} || p.MAC[0]&1 != 0:
-		return fmt.Errorf("MAC %s: not the address of one interface", p.MAC)
+		return invalid("MAC %s: not the address of one interface", p.MAC)
 	case ifindex < 0 || nic < 0:
-		return fmt.Errorf("Facts.Ifindex: negative for %q or %q", p.Interface, p.HostNIC)
+		return invalid("Facts.Ifindex: negative for %q or %q", p.Interface, p.HostNIC)
 	case ifindex != 0 && ifindex == nic:
-		return fmt.Errorf("HostNIC %q: is Interface itself", p.HostNIC)
+		return invalid("HostNIC %q: is Interface itself", p.HostNIC)
 	}
 	for i, a := range p.Addrs {
 		if err := checkUnicast(a); err != nil {
-			return fmt.Errorf("Addrs[%d]: %w", i, err)
+			return invalid("Addrs[%d]: %w", i, err)
 		}
 		if slices.Contains(p.Addrs[:i], a) {
-			return fmt.Errorf("Addrs[%d] %q: listed twice", i, a)
+			return invalid("Addrs[%d] %q: listed twice", i, a)
 		}
 	}
 	return nil

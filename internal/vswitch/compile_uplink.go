@@ -4,7 +4,6 @@
 package vswitch
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 )
@@ -32,7 +31,7 @@ func (c *Compiler) compileUplinks(_ State, f Facts, t *Tables) error {
 	sorted := slices.Clone(f.Uplinks)
 	slices.SortFunc(sorted, func(a, b Uplink) int { return a.Ifindex - b.Ifindex })
 	if len(sorted) > MaxUplinks {
-		return fmt.Errorf("Facts.Uplinks: %d interfaces, over %d", len(sorted), MaxUplinks)
+		return invalid("Facts.Uplinks: %d interfaces, over %d", len(sorted), MaxUplinks)
 	}
 
 	// A port number follows from the ifindex alone unless two collide modulo
@@ -45,10 +44,10 @@ func (c *Compiler) compileUplinks(_ State, f Facts, t *Tables) error {
 	var nat []netip.Addr
 	for i, u := range sorted {
 		if u.Ifindex <= 0 {
-			return fmt.Errorf("Facts.Uplinks %q: ifindex %d", u.Name, u.Ifindex)
+			return invalid("Facts.Uplinks %q: ifindex %d", u.Name, u.Ifindex)
 		}
 		if i > 0 && sorted[i-1].Ifindex == u.Ifindex {
-			return fmt.Errorf("Facts.Uplinks %q: ifindex %d is also %q", u.Name, u.Ifindex, sorted[i-1].Name)
+			return invalid("Facts.Uplinks %q: ifindex %d is also %q", u.Name, u.Ifindex, sorted[i-1].Name)
 		}
 		slot := u.Ifindex % MaxUplinks
 		for taken[slot] {

@@ -53,7 +53,6 @@ type Datapath struct {
 	live   bool           // gen is attached
 	dirty  bool           // the maps of gen may differ from tables
 	tables vswitch.Tables // what gen's maps hold
-	links  map[string]struct{}
 
 	count counters
 }

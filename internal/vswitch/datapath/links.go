@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -39,6 +40,13 @@ var socketHooks = []struct {
 	{bpf.SwitchProgSockSendmsg4, ebpf.AttachCGroupUDP4Sendmsg},
 	{bpf.SwitchProgSockSendmsg6, ebpf.AttachCGroupUDP6Sendmsg},
 }
+
+// How long an attachment that lost its last reference may linger: the kernel
+// removes it from a work queue and then waits for RCU, 30 ms at most when idle.
+const (
+	detachTries = 100
+	detachPause = 10 * time.Millisecond
+)
 
 func uplinkPin(ifindex int) string { return "uplink_" + strconv.Itoa(ifindex) }
 
@@ -85,7 +93,15 @@ func (d *Datapath) attachTCX(ifindex int, p *ebpf.Program) error {
 		tcx := info.TCX()
 		return tcx != nil && int(tcx.Ifindex) == ifindex && onDevice(ifindex, info.ID)
 	}, func() (link.Link, error) {
-		return link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: p, Attach: ebpf.AttachTCXIngress, Anchor: link.Head()})
+		for try := 1; ; try++ {
+			l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: p, Attach: ebpf.AttachTCXIngress, Anchor: link.Head()})
+			if !errors.Is(err, unix.EEXIST) || try == detachTries {
+				return l, err
+			}
+			// The program is still there by a link whose last reference has just
+			// gone (a daemon killed before the pin): the kernel detaches it soon.
+			time.Sleep(detachPause)
+		}
 	})
 }
 
@@ -160,9 +176,18 @@ func (d *Datapath) detachUplink(ifindex int) error {
 	return err
 }
 
-// removeLink detaches by taking away the pin, which is the last reference.
-func (d *Datapath) removeLink(name string) error {
-	if err := os.Remove(d.linkPin(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+// removeLink detaches and takes away the pin.
+func (d *Datapath) removeLink(name string) error { return detachPin(d.linkPin(name)) }
+
+// detachPin detaches a pinned link at once; taking away the last reference alone
+// would do it a little later.
+func detachPin(path string) error {
+	if l, err := link.LoadPinnedLink(path, nil); err == nil {
+		// Its device may be gone already, so an error is no news.
+		_ = l.Detach()
+		l.Close()
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	return nil
@@ -186,7 +211,7 @@ func (d *Datapath) moveLink(name string, p *ebpf.Program, good func(*link.Info) 
 			}
 		}
 		// Its device or cgroup went and came again.
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := detachPin(path); err != nil {
 			return err
 		}
 	case !errors.Is(err, os.ErrNotExist):

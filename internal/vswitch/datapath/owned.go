@@ -63,7 +63,11 @@ func Destroy(o Options) error {
 	defer nl.Close()
 	// What is attached first; then what it runs.
 	links := filepath.Join(o.Pins, "links")
-	errs = append(errs, os.RemoveAll(links))
+	names, err := pinnedLinks(links)
+	errs = append(errs, err)
+	for _, name := range names {
+		errs = append(errs, detachPin(filepath.Join(links, name)))
+	}
 	filters, err := findFilters(nl, o.Block)
 	errs = append(errs, err)
 	for _, f := range filters {

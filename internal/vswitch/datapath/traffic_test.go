@@ -250,7 +250,12 @@ func TestRestartLosesNothing(t *testing.T) {
 			l.apply(d)
 			continue
 		}
-		killed[l.killed(t, time.Duration(rand.Int64N(int64(250*time.Millisecond))))]++
+		// Half of them while they load, half while they switch.
+		if i%2 == 0 {
+			killed[l.killed(t, "", time.Duration(rand.Int64N(int64(400*time.Millisecond))))]++
+		} else {
+			killed[l.killed(t, "open", time.Duration(rand.Int64N(int64(15*time.Millisecond))))]++
+		}
 	}
 	d.Close()
 	d = l.open()
@@ -273,8 +278,9 @@ func TestRestartLosesNothing(t *testing.T) {
 	}
 }
 
-// killed runs a daemon, kills it after a while and returns how far it had come.
-func (l *lab) killed(t *testing.T, after time.Duration) string {
+// killed runs a daemon, kills it a while after it came to a point ("" = its
+// start) and returns how far it had come.
+func (l *lab) killed(t *testing.T, point string, after time.Duration) string {
 	t.Helper()
 	doc, err := json.Marshal(order{Pins: l.o.Pins, Block: l.o.Block, State: l.s, Facts: l.f})
 	if err != nil {
@@ -294,12 +300,17 @@ func (l *lab) killed(t *testing.T, after time.Duration) string {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	timer := time.AfterFunc(after, func() { _ = cmd.Process.Kill() })
+	timer := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
 	defer timer.Stop()
-	came := "before open"
+	came := "started"
+	if point == "" {
+		timer.Reset(after)
+	}
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
-		came = lines.Text()
+		if came = lines.Text(); came == point {
+			timer.Reset(after)
+		}
 	}
 	err = cmd.Wait()
 	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() {
