@@ -21,13 +21,12 @@ import (
 
 // Config is the file. The zero value of every field is its default.
 type Config struct {
-	// Runtime is the OCI runtime: a name looked up in PATH or a path. Default runc.
-	Runtime string `toml:"runtime"`
 	// Socket overrides the API socket's path.
 	Socket string `toml:"socket"`
 	// SocketGroup may use the socket besides root. Default gatehouse, if it exists.
 	SocketGroup string  `toml:"socket_group"`
 	Log         Log     `toml:"log"`
+	Compute     Compute `toml:"compute"`
 	Network     Network `toml:"network"`
 	DNS         DNS     `toml:"dns"`
 }
@@ -36,6 +35,14 @@ type Config struct {
 type Log struct {
 	Level  string `toml:"level"`  // debug, info, warn, error. Default info
 	Format string `toml:"format"` // text or json. Default text
+}
+
+// Compute configures how compute systems run.
+type Compute struct {
+	// Runtime is the OCI runtime: a name looked up in PATH or a path. Default runc.
+	Runtime string `toml:"runtime"`
+	// LogMaxBytes of a system's log before it is rotated; 0 = 10 MiB.
+	LogMaxBytes int64 `toml:"log_max_bytes"`
 }
 
 // Network is the default network and what the switch uses of the host.
@@ -102,6 +109,9 @@ func (c Config) check(text string) error {
 	}
 	if f := c.Log.Format; f != "" && f != "text" && f != "json" {
 		return bad(fmt.Sprintf("%q is neither text nor json", f), "log", "format")
+	}
+	if n := c.Compute.LogMaxBytes; n != 0 && n < 4096 {
+		return bad(fmt.Sprintf("%d is under 4096", n), "compute", "log_max_bytes")
 	}
 	var v4, v6 int
 	for _, s := range c.Network.Subnets {

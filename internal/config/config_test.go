@@ -13,11 +13,12 @@ import (
 func TestParse(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
 		{"empty", "", ""},
-		{"all", "runtime='crun'\nsocket_group='adm'\n[log]\nlevel='debug'\nformat='json'\n[network]\ndefault='none'\nsubnets=['10.9.0.0/16','fd00::/64']\nuplinks=['eth*']\n[dns]\nupstream=['1.1.1.1']\n", ""},
-		{"unknown key", "runtime = 'runc'\nruntme = 'x'\n", `line 2: unknown key "runtme"; remove it or correct its name`},
+		{"all", "socket_group='adm'\n[compute]\nruntime='crun'\nlog_max_bytes=65536\n[log]\nlevel='debug'\nformat='json'\n[network]\ndefault='none'\nsubnets=['10.9.0.0/16','fd00::/64']\nuplinks=['eth*']\n[dns]\nupstream=['1.1.1.1']\n", ""},
+		{"unknown key", "[compute]\nruntime = 'runc'\nruntme = 'x'\n", `line 3: unknown key "compute.runtme"; remove it or correct its name`},
 		{"unknown in table", "[log]\nlevel='info'\n\n[network]\nlevel='info'\n", `line 5: unknown key "network.level"`},
 		{"unknown table", "\n[netwrk]\nx=1\n", `line 2: unknown key "netwrk"`},
-		{"syntax", "runtime = \n", "line 1: "},
+		{"log size", "[compute]\nlog_max_bytes=1\n", "line 2: compute.log_max_bytes: 1 is under 4096"},
+		{"syntax", "socket = \n", "line 1: "},
 		{"type", "[network]\nuplinks='x'\n", "incompatible types"},
 		{"level", "[log]\nlevel='loud'\n", `line 2: log.level: "loud" is none of debug, info, warn, error`},
 		{"subnet", "[network]\ndefault='nat'\nsubnets=['10.0.0.0/33']\n", `line 3: network.subnets: "10.0.0.0/33" is not a prefix`},

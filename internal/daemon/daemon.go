@@ -192,7 +192,7 @@ func (d *daemon) openCompute(ctx context.Context) (err error) {
 	if err := d.images.Recover(ctx); err != nil {
 		return fmt.Errorf("recover images: %w", err)
 	}
-	rt := d.cfg.Runtime
+	rt := d.cfg.Compute.Runtime
 	if rt == "" {
 		rt = "runc"
 	}
@@ -205,7 +205,7 @@ func (d *daemon) openCompute(ctx context.Context) (err error) {
 	d.later(d.workers.Close)
 	d.hcs, err = compute.New(compute.Options{
 		Instance: d.inst, Store: d.db, Images: imageHand{d.images}, Networks: networkHand{d.hns}, Workers: workerHand{d.workers},
-		Stats: statsHand{d.hns}, Runtime: rt, Log: d.log,
+		Stats: statsHand{d.hns}, Runtime: rt, LogMaxBytes: d.cfg.Compute.LogMaxBytes, Log: d.log,
 	})
 	if err != nil {
 		return err

@@ -94,9 +94,9 @@ type Options struct {
 	NoDefaultNetwork bool
 	// DefaultNetwork is the document of that network; nil = NAT, subnets chosen.
 	DefaultNetwork []byte
-	Log              *slog.Logger     // nil = discard
-	Now              func() time.Time // nil = time.Now
-	NewID            func() string    // nil = random GUIDs
+	Log            *slog.Logger     // nil = discard
+	Now            func() time.Time // nil = time.Now
+	NewID          func() string    // nil = random GUIDs
 }
 
 // applyLimit ends an apply that hangs, so that a verb is answered at all.

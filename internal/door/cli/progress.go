@@ -47,6 +47,10 @@ func (b *bars) line(p images.Progress) {
 	}
 	b.last[p.ID] = p
 	if b.width == 0 {
+		// Where it fails at once, the error is to be the only line.
+		if p.Status == images.StatusResolving || p.Status == images.StatusReading {
+			return
+		}
 		if !known || old.Status != p.Status {
 			fmt.Fprintln(b.w, plainProgress(p))
 		}
