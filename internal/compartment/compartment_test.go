@@ -31,7 +31,7 @@ func newInstance(t testing.TB) instance.Instance {
 	if err := os.MkdirAll(inst.Run, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	nettest.CheckLeaks(t, nettest.LeakOptions{Dirs: []string{inst.Run}, Fds: true})
+	nettest.CheckLeaks(t, nettest.LeakOptions{Device: "gh" + inst.Tag, Dirs: []string{inst.Run}, Fds: true})
 	t.Cleanup(func() {
 		if err := Destroy(context.Background(), inst); err != nil {
 			t.Error(err)

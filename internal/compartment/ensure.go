@@ -77,6 +77,13 @@ func pick(mtu, follow int) int {
 // noteLosses marks what the watcher saw others take away.
 func (h *Host) noteLosses() {
 	lost, all := h.view.losses()
+	if len(lost) == 0 && !all {
+		return
+	}
+	byIndex := make(map[int]string, len(h.devices))
+	for name, index := range h.devices {
+		byIndex[index] = name
+	}
 	if all { // events were missed: look at everything of ours once more
 		h.log.Warn("network events were missed, looking again")
 		devices := h.devices
@@ -95,9 +102,6 @@ func (h *Host) noteLosses() {
 			n.broken = true
 		}
 	}
-	if len(lost) == 0 {
-		return
-	}
 	owner := map[string]func(){}
 	for _, n := range h.nics {
 		owner[n.want.Name] = func() { n.broken = true }
@@ -108,10 +112,6 @@ func (h *Host) noteLosses() {
 			owner[port] = func() { c.broken, v.broken = true, true }
 		}
 	}
-	byIndex := make(map[int]string, len(h.devices))
-	for name, index := range h.devices {
-		byIndex[index] = name
-	}
 	for _, l := range lost {
 		name, ours := byIndex[l.index]
 		if !ours {
@@ -119,7 +119,7 @@ func (h *Host) noteLosses() {
 		}
 		h.log.Warn("a device of ours was changed by somebody else, repairing", "device", name, "deleted", l.device)
 		delete(h.joined, l.index)
-		if l.device {
+		if l.device && h.devices[name] == l.index {
 			delete(h.devices, name)
 		}
 		if l.index == h.anchor || name == h.inst.AnchorPeer() {

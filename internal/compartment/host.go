@@ -35,6 +35,8 @@ type Host struct {
 	reaper *reaper
 	cookie uint64
 
+	closing sync.Once
+
 	mu sync.Mutex
 	// What the kernel has, by name, orphans included. Filled by load.
 	loaded  bool
@@ -101,12 +103,14 @@ func Open(o Options) (*Host, error) {
 
 // Close finishes what goes on in the background. Devices and namespaces stay.
 func (h *Host) Close() error {
-	h.reaper.close()
-	h.pool.close()
-	h.view.close()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.nl.Close()
+	h.closing.Do(func() {
+		h.reaper.close()
+		h.pool.close()
+		h.view.close()
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.nl.Close()
+	})
 	return nil
 }
 

@@ -14,36 +14,52 @@ import (
 // what creating an endpoint costs; sixteen ride out a burst and hold 3 MiB.
 const poolSize = 16
 
+// refillPause keeps the refill out of the way of the request that caused it, as
+// long as half of the pool is left.
+const refillPause = 5 * time.Millisecond
+
 // pool keeps namespaces ready. They have no name, so a killed daemon leaves none.
 type pool struct {
 	ready chan *namespace
+	taken chan struct{} // wakes fill
 	stop  context.CancelFunc
 	done  sync.WaitGroup
 }
 
 func newPool(log *slog.Logger) *pool {
 	ctx, stop := context.WithCancel(context.Background())
-	p := &pool{ready: make(chan *namespace, poolSize), stop: stop}
+	p := &pool{ready: make(chan *namespace, poolSize), taken: make(chan struct{}, 1), stop: stop}
 	p.done.Go(func() { p.fill(ctx, log) })
 	return p
 }
 
+// fill is the only one that puts namespaces in, so there is room when it looks.
 func (p *pool) fill(ctx context.Context, log *slog.Logger) {
 	for ctx.Err() == nil {
+		for len(p.ready) == cap(p.ready) {
+			select {
+			case <-ctx.Done():
+				return
+			case <-p.taken:
+			}
+		}
+		if len(p.ready) >= poolSize/2 {
+			sleep(ctx, refillPause)
+		}
 		n, err := newNamespace()
 		if err != nil {
 			log.Warn("keep network namespaces ready", "err", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Second):
-			}
+			sleep(ctx, time.Second)
 			continue
 		}
-		select {
-		case p.ready <- n:
-		case <-ctx.Done():
-			n.close()
-		}
+		p.ready <- n
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
 	}
 }
 
@@ -51,6 +67,10 @@ func (p *pool) fill(ctx context.Context, log *slog.Logger) {
 func (p *pool) take() (*namespace, error) {
 	select {
 	case n := <-p.ready:
+		select {
+		case p.taken <- struct{}{}:
+		default:
+		}
 		return n, nil
 	default:
 		return newNamespace()

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // sysctl4 writes pairs of name and value under net/ipv4/conf/dev in the calling
@@ -26,9 +28,30 @@ func sysctl6(dev string, pairs ...string) error {
 
 func sysctl(dir string, pairs []string) error {
 	for i := 0; i+1 < len(pairs); i += 2 {
-		if err := os.WriteFile(dir+"/"+pairs[i], []byte(pairs[i+1]), 0); err != nil {
+		if err := write(dir+"/"+pairs[i], pairs[i+1]); err != nil {
 			return fmt.Errorf("set %s to %s: %w", pairs[i], pairs[i+1], err)
 		}
 	}
 	return nil
+}
+
+// write is os.WriteFile without the poller, which costs twice the write itself.
+func write(path, value string) error {
+	fd, err := ignoringEINTR(func() (int, error) { return unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	if _, err = ignoringEINTR(func() (int, error) { return unix.Write(fd, []byte(value)) }); err != nil {
+		return &os.PathError{Op: "write", Path: path, Err: err}
+	}
+	return nil
+}
+
+func ignoringEINTR(f func() (int, error)) (int, error) {
+	for {
+		if n, err := f(); err != unix.EINTR {
+			return n, err
+		}
+	}
 }
