@@ -29,6 +29,12 @@ const (
 // network if that is not "". A document that names a namespace is attached to it.
 // created is false when the identical create, with its id, was done before.
 func (w World) CreateEndpoint(network string, body []byte, in Input) (next World, e *Endpoint, created bool, err error) {
+	before := w
+	defer func() {
+		if err != nil {
+			next = before
+		}
+	}()
 	d, err := DecodeEndpoint(body)
 	if err != nil {
 		return w, nil, false, err

@@ -15,6 +15,12 @@ import (
 // CreateNamespace adds a namespace. created is false when the identical create,
 // with its id, was done before.
 func (w World) CreateNamespace(body []byte, in Input) (next World, ns *Namespace, created bool, err error) {
+	before := w
+	defer func() {
+		if err != nil {
+			next = before
+		}
+	}()
 	d, err := DecodeNamespace(body)
 	if err != nil {
 		return w, nil, false, err

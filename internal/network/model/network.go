@@ -18,6 +18,12 @@ import (
 // CreateNetwork adds a network. created is false when the identical create, with
 // its id, was done before.
 func (w World) CreateNetwork(body []byte, in Input) (next World, n *Network, created bool, err error) {
+	before := w
+	defer func() {
+		if err != nil {
+			next = before
+		}
+	}()
 	d, err := DecodeNetwork(body)
 	if err != nil {
 		return w, nil, false, err
