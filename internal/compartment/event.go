@@ -4,6 +4,8 @@
 package compartment
 
 import (
+	"encoding/binary"
+	"iter"
 	"net/netip"
 	"slices"
 	"syscall"
@@ -57,17 +59,17 @@ func (v *view) linkEvent(m *syscall.NetlinkMessage) (changed, told bool) {
 		up: info.Flags&unix.IFF_UP != 0, loopback: info.Flags&unix.IFF_LOOPBACK != 0,
 		ethernet: info.Type == unix.ARPHRD_ETHER,
 	}
-	for _, a := range attributes(m.Data[unix.SizeofIfInfomsg:]) {
-		switch a.Attr.Type {
+	for kind, value := range attributes(m.Data[unix.SizeofIfInfomsg:]) {
+		switch kind {
 		case unix.IFLA_IFNAME:
-			l.name = unix.ByteSliceToString(a.Value)
+			l.name = unix.ByteSliceToString(value)
 		case unix.IFLA_ADDRESS:
-			if len(a.Value) == len(l.mac) {
-				copy(l.mac[:], a.Value)
+			if len(value) == len(l.mac) {
+				copy(l.mac[:], value)
 			}
 		case unix.IFLA_MTU:
-			if len(a.Value) >= 4 {
-				l.mtu = int(nl.NativeEndian().Uint32(a.Value))
+			if len(value) >= 4 {
+				l.mtu = int(binary.NativeEndian.Uint32(value))
 			}
 		}
 	}
@@ -87,12 +89,12 @@ func (v *view) addrEvent(m *syscall.NetlinkMessage) (changed, told bool) {
 	info := (*unix.IfAddrmsg)(unsafe.Pointer(&m.Data[0]))
 	index := int(info.Index)
 	var local, remote netip.Addr
-	for _, a := range attributes(m.Data[unix.SizeofIfAddrmsg:]) {
-		switch a.Attr.Type {
+	for kind, value := range attributes(m.Data[unix.SizeofIfAddrmsg:]) {
+		switch kind {
 		case unix.IFA_LOCAL:
-			local, _ = netip.AddrFromSlice(a.Value)
+			local, _ = netip.AddrFromSlice(value)
 		case unix.IFA_ADDRESS:
-			remote, _ = netip.AddrFromSlice(a.Value)
+			remote, _ = netip.AddrFromSlice(value)
 		}
 	}
 	if !local.IsValid() { // IPv6 has it only when there is a peer
@@ -132,9 +134,9 @@ func (v *view) routeEvent(m *syscall.NetlinkMessage) bool {
 	if info.Flags&unix.RTM_F_CLONED != 0 || info.Type != unix.RTN_UNICAST || info.Protocol == unix.RTPROT_KERNEL {
 		return false // cached, local, or a consequence of an address we hear of
 	}
-	for _, a := range attributes(m.Data[unix.SizeofRtMsg:]) {
-		if a.Attr.Type == unix.RTA_OIF && len(a.Value) >= 4 {
-			return !v.links[int(nl.NativeEndian().Uint32(a.Value))].ours
+	for kind, value := range attributes(m.Data[unix.SizeofRtMsg:]) {
+		if kind == unix.RTA_OIF && len(value) >= 4 {
+			return !v.links[int(binary.NativeEndian.Uint32(value))].ours
 		}
 	}
 	return true
@@ -150,8 +152,8 @@ func (v *view) qdiscEvent(m *syscall.NetlinkMessage) bool {
 	if !l.ours || v.expected[index] {
 		return false
 	}
-	for _, a := range attributes(m.Data[nl.SizeofTcMsg:]) {
-		if a.Attr.Type == nl.TCA_KIND && unix.ByteSliceToString(a.Value) == "clsact" {
+	for kind, value := range attributes(m.Data[nl.SizeofTcMsg:]) {
+		if kind == nl.TCA_KIND && unix.ByteSliceToString(value) == "clsact" {
 			v.lost = append(v.lost, loss{name: l.name, index: index})
 			return true
 		}
@@ -159,10 +161,22 @@ func (v *view) qdiscEvent(m *syscall.NetlinkMessage) bool {
 	return false
 }
 
-func attributes(b []byte) []syscall.NetlinkRouteAttr {
-	all, err := nl.ParseRouteAttr(b)
-	if err != nil {
-		return nil
+// typeMask leaves out the flags of an attribute's type: NLA_TYPE_MASK,
+// linux/netlink.h.
+const typeMask = 0x3fff
+
+// attributes walks over type and value of netlink attributes (struct nlattr,
+// linux/netlink.h) and stops at the first that does not fit; the last may lack
+// its padding.
+func attributes(b []byte) iter.Seq2[uint16, []byte] {
+	return func(yield func(uint16, []byte) bool) {
+		for len(b) >= unix.NLA_HDRLEN {
+			size := int(binary.NativeEndian.Uint16(b))
+			kind := binary.NativeEndian.Uint16(b[2:]) & typeMask
+			if size < unix.NLA_HDRLEN || size > len(b) || !yield(kind, b[unix.NLA_HDRLEN:size]) {
+				return
+			}
+			b = b[min((size+unix.NLA_ALIGNTO-1)&^(unix.NLA_ALIGNTO-1), len(b)):]
+		}
 	}
-	return all
 }
