@@ -29,11 +29,18 @@ func Decode[T any](raw []byte) (doc T, ignored []string, err error) {
 	if err != nil {
 		return doc, nil, &Error{Code: CodeInvalidJSON, Err: err}
 	}
-	return doc, unknown("", raw, again), nil
+	return doc, unknown("", raw, again, maxDepth), nil
 }
 
+// maxDepth is how deep unknown members are looked for; no document of ours is half
+// as deep, and each level costs a pass.
+const maxDepth = 32
+
 // unknown lists members that were said (not zero) and are not said again.
-func unknown(path string, said, again json.RawMessage) []string {
+func unknown(path string, said, again json.RawMessage, depth int) []string {
+	if depth == 0 {
+		return nil
+	}
 	said, again = bytes.TrimSpace(said), bytes.TrimSpace(again)
 	if len(said) == 0 || len(again) == 0 || said[0] != again[0] {
 		return nil
@@ -55,7 +62,7 @@ func unknown(path string, said, again json.RawMessage) []string {
 				p = path + "." + k
 			}
 			if w, ok := lower[strings.ToLower(k)]; ok {
-				out = append(out, unknown(p, v, w)...)
+				out = append(out, unknown(p, v, w, depth-1)...)
 			} else if !isZero(v) {
 				out = append(out, p)
 			}
@@ -67,7 +74,7 @@ func unknown(path string, said, again json.RawMessage) []string {
 			return nil
 		}
 		for i := range min(len(a), len(b)) {
-			out = append(out, unknown(fmt.Sprintf("%s[%d]", path, i), a[i], b[i])...)
+			out = append(out, unknown(fmt.Sprintf("%s[%d]", path, i), a[i], b[i], depth-1)...)
 		}
 	}
 	return out
@@ -76,9 +83,10 @@ func unknown(path string, said, again json.RawMessage) []string {
 // isZero: zero and absent are the same, so omitting it loses nothing.
 func isZero(v json.RawMessage) bool {
 	var x any
-	if json.Unmarshal(v, &x) != nil {
-		return false
-	}
+	return json.Unmarshal(v, &x) == nil && zero(x)
+}
+
+func zero(x any) bool {
 	switch x := x.(type) {
 	case nil:
 		return true
@@ -89,10 +97,10 @@ func isZero(v json.RawMessage) bool {
 	case string:
 		return x == ""
 	case []any:
-		return !slices.ContainsFunc(x, func(e any) bool { b, _ := json.Marshal(e); return !isZero(b) })
+		return !slices.ContainsFunc(x, func(e any) bool { return !zero(e) })
 	case map[string]any:
 		for _, e := range x {
-			if b, _ := json.Marshal(e); !isZero(b) {
+			if !zero(e) {
 				return false
 			}
 		}

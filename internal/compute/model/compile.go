@@ -79,8 +79,10 @@ func Compile(in Input) (Silo, error) {
 	s.Hostname = c.GuestOs.HostName
 	s.Root = &specs.Root{Path: "rootfs", Readonly: c.RootReadOnly || c.Oci != nil && c.Oci.Root != nil && c.Oci.Root.Readonly}
 	s.Linux.CgroupsPath = in.CgroupPath
-	in.network(&s)
-	s.Mounts = append(s.Mounts, in.etc(s.Mounts, s.Root.Readonly)...)
+	in.network(&s, whole)
+	if !whole {
+		s.Mounts = append(s.Mounts, in.etc(s.Mounts, s.Root.Readonly)...)
+	}
 	s.Mounts = append(s.Mounts, in.binds()...)
 	in.limits(&s)
 	for _, d := range in.Devices {
@@ -166,16 +168,18 @@ func known(c *specs.LinuxCapabilities, last int) *specs.LinuxCapabilities {
 		Inheritable: cut(c.Inheritable), Ambient: cut(c.Ambient)}
 }
 
-func (in Input) network(s *specs.Spec) {
+func (in Input) network(s *specs.Spec, whole bool) {
+	ownName := false
 	for i, n := range s.Linux.Namespaces {
 		if n.Type == specs.NetworkNamespace && in.NetNsPath != "" {
 			s.Linux.Namespaces[i].Path = in.NetNsPath
 		}
-		if n.Type == specs.UTSNamespace && n.Path != "" {
-			s.Hostname, s.Domainname = "", "" // the runtime refuses to name another's
-		}
+		ownName = ownName || n.Type == specs.UTSNamespace && n.Path == ""
 	}
-	if in.NetNsPath != "" && !in.OwnNetNs {
+	if !ownName {
+		s.Hostname, s.Domainname = "", "" // the runtime refuses to name another's
+	}
+	if whole || in.NetNsPath != "" && !in.OwnNetNs {
 		return
 	}
 	// As Docker: no capability is needed for low ports nor for ping.

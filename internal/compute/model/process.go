@@ -28,6 +28,8 @@ type Command struct {
 // InitCommand merges the init parameters of a container over its image's, as
 // Docker does: an entry point of the caller's drops the image's command.
 func InitCommand(p hcs.ProcessParameters, img *ispec.ImageConfig, hostname string) (Command, error) {
+	// An OCI process with an environment of its own and no image is complete.
+	whole := img == nil && p.Oci != nil && len(p.Oci.Env) > 0
 	if img == nil {
 		img = &ispec.ImageConfig{}
 	}
@@ -49,12 +51,15 @@ func InitCommand(p hcs.ProcessParameters, img *ispec.ImageConfig, hostname strin
 	if len(c.Args) == 0 || c.Args[0] == "" {
 		return Command{}, invalid("Container.InitProcess.CommandArgs", "no command: neither the document nor the image has one")
 	}
-	env := map[string]string{"PATH": defaultPath}
-	if hostname != "" {
-		env["HOSTNAME"] = hostname
-	}
-	if p.EmulateConsole {
-		env["TERM"] = "xterm"
+	env := map[string]string{}
+	if !whole {
+		env["PATH"] = defaultPath
+		if hostname != "" {
+			env["HOSTNAME"] = hostname
+		}
+		if p.EmulateConsole {
+			env["TERM"] = "xterm"
+		}
 	}
 	overlay(env, img.Env)
 	c.finish(p, env)

@@ -74,6 +74,9 @@ func Normalize(id, owner string, d hcs.ComputeSystem) hcs.ComputeSystem {
 	if c.GuestOs != nil {
 		g = *c.GuestOs
 	}
+	if g.HostName == "" && c.Oci != nil {
+		g.HostName = c.Oci.Hostname
+	}
 	if g.HostName == "" {
 		g.HostName = id[:min(len(id), 12)]
 	}
