@@ -20,6 +20,8 @@ func TestBesideDocker(t *testing.T) {
 	rules := func() string {
 		return h.mustAt(h.ns, "iptables-save") + h.mustAt(h.ns, "nft", "list", "ruleset")
 	}
+	// dockerd sets the policy when it is the one that switches forwarding on.
+	h.mustAt(h.ns, "sysctl", "-qw", "net.ipv4.ip_forward=0")
 	clean := rules()
 	h.start()
 	h.gh("run", "-d", "--name", "first", "-p", "8080:80", image)

@@ -131,7 +131,7 @@ func TestFullDisk(t *testing.T) {
 	h.must("mount", "-t", "tmpfs", "-o", "size=64m", "ghe2e", h.root)
 	t.Cleanup(func() { h.must("umount", h.root) })
 	h.start()
-	h.gh("run", "-d", "--name", "before", image)
+	h.gh("run", "-d", "--name", "before", "-p", "8080:80", image)
 	fill := filepath.Join(h.root, "fill")
 	f, err := os.Create(fill)
 	if err != nil {
@@ -148,11 +148,15 @@ func TestFullDisk(t *testing.T) {
 	} else if !strings.Contains(msg, "no space") {
 		t.Errorf("full disk: %q; want the reason", msg)
 	}
-	h.gh("exec", "before", "/hello", "id")
+	if _, msg, code := h.try("exec", "before", "/hello", "id"); code != 0 && !strings.Contains(msg, "no space") {
+		t.Errorf("exec on a full disk: %q; want it to work or the reason", msg)
+	}
 	h.gh("ps")
+	h.mustAt(h.out, h.hello, "get", "http://"+hostV4+":8080/")
 	if err := os.Remove(fill); err != nil {
 		t.Fatal(err)
 	}
+	h.gh("exec", "before", "/hello", "id")
 	h.gh("run", "--rm", image, "exit", "0")
 	if code != 0 {
 		if out := h.gh("ps", "-a", "-o", "name"); strings.Contains(out, "during") {

@@ -124,7 +124,7 @@ run "db -> outside through NAT" "$gh" exec db /hello get "http://$outside_ip/"
 say "The daemon is killed; packets and containers do not notice"
 kill -9 $daemon
 sleep 0.2
-run "outside -> host:$port, no daemon" outside_run "$hello" get "http://$host_ip:$port/" -n 200 -new -new
+run "outside -> host:$port, no daemon" outside_run "$hello" get "http://$host_ip:$port/" -n 200 -new
 serve
 run "ps after the restart" "$gh" ps
 
@@ -132,7 +132,7 @@ say "Network, switch, ports and endpoints"
 run "network graph" "$gh" network graph
 
 say "A container from start to exit"
-run "run --rm" "$gh" run --rm gatehouse/hello /hello id
+run "run --rm" "$gh" run --rm gatehouse/hello id
 
 say "Removing all of it"
 run "rm web db" "$gh" rm -f web db
