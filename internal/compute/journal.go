@@ -25,8 +25,8 @@ const (
 	whatExited         = "exited"
 )
 
-// together is how long a fact waits for one that is known to follow at once, so
-// that both cost one transaction: a start's process, an init's exit's system.
+// together is how long init's exit waits for its system's, which is known to
+// follow at once, so that both cost one transaction.
 const together = 5 * time.Millisecond
 
 // pump starts the goroutine that owns all facts of a running system.
@@ -102,7 +102,7 @@ func drain(entries <-chan held.JournalEntry, batch []held.JournalEntry) ([]held.
 	var wait <-chan time.Time
 	for {
 		last := batch[len(batch)-1]
-		follows := last.What == whatStarted || last.What == whatProcessExited && last.Process == initKey
+		follows := last.What == whatProcessExited && last.Process == initKey
 		if follows && wait == nil {
 			wait = time.After(together)
 		}
@@ -167,9 +167,7 @@ func (c *change) fact(e held.JournalEntry) {
 		c.State = hcs.StateRunning
 		c.emit(hcs.EventSystemResumed, hcs.KindSystems, e.Time, c.base())
 	case whatProcessCreated:
-		c.Processes[e.Process] = processRow{PID: uint32(e.PID), Seq: e.Seq}
-		c.emit(hcs.EventProcessCreated, hcs.KindProcesses, e.Time, hcs.ProcessEventData{RuntimeId: c.RuntimeID,
-			ProcessInformation: hcs.ProcessInformation{ProcessId: uint32(e.PID), HostProcessId: uint32(e.PID), Key: e.Process}})
+		c.process(e.Process, e.PID, e.Time)
 	case whatProcessExited:
 		if e.Status != nil {
 			c.processExited(e.Process, e.Time, e.Status)
