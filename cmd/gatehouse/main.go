@@ -18,12 +18,16 @@ func main() {
 	if worker.Is(os.Args) {
 		os.Exit(worker.Main(os.Args))
 	}
-	os.Exit(cli.Main(context.Background(), cli.Program{
+	os.Exit(commands(os.Args[1:]))
+}
+
+func commands(args []string) int {
+	return cli.Main(context.Background(), cli.Program{
 		Version: daemon.Version,
 		Serve: func(ctx context.Context, o cli.ServeOptions) error {
 			return daemon.Run(ctx, daemon.Options{Root: o.Root, Socket: o.Socket, Config: o.Config, Log: os.Stderr})
 		},
 		Doctor: daemon.Doctor,
 		Leaks:  daemon.Leaks,
-	}, os.Args[1:]))
+	}, args)
 }

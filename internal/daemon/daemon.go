@@ -25,7 +25,6 @@ import (
 	"strings"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
 
 	"gatehouse.dev/gatehouse/hcn"
@@ -36,7 +35,6 @@ import (
 	"gatehouse.dev/gatehouse/internal/dns"
 	"gatehouse.dev/gatehouse/internal/door/api"
 	"gatehouse.dev/gatehouse/internal/door/host"
-	"gatehouse.dev/gatehouse/internal/hello"
 	"gatehouse.dev/gatehouse/internal/hostport"
 	"gatehouse.dev/gatehouse/internal/image"
 	"gatehouse.dev/gatehouse/internal/instance"
@@ -185,12 +183,15 @@ func (d *daemon) datapathOptions() datapath.Options {
 
 func (d *daemon) openCompute(ctx context.Context) (err error) {
 	d.images, err = image.Open(image.Options{Lib: d.inst.Lib, DB: d.db, Log: d.log,
-		Builtin: map[string]func(string) (v1.Image, error){hello.Name: hello.Image}})
+		Builtin: image.Builtin()})
 	if err != nil {
 		return err
 	}
 	if err := d.images.Recover(ctx); err != nil {
 		return fmt.Errorf("recover images: %w", err)
+	}
+	if err := d.images.EnsureHello(ctx); err != nil {
+		d.log.Warn("image gatehouse/hello is not available", "error", err)
 	}
 	rt := d.cfg.Compute.Runtime
 	if rt == "" {
@@ -263,8 +264,6 @@ func (d *daemon) serve(ctx context.Context) error {
 	go func() { failed <- d.api.Serve(l) }()
 	d.log.Info("gatehouse serves", "version", Version, "socket", d.inst.Socket, "root", d.inst.Root, "pid", os.Getpid(), "after", time.Since(d.started).Round(time.Millisecond))
 	notify(d.log, "READY=1\nMAINPID="+strconv.Itoa(os.Getpid()))
-	go d.hello(beside)
-
 	select {
 	case <-ctx.Done():
 		d.log.Info("gatehouse stops; containers and their network go on")
@@ -286,13 +285,6 @@ func done(err error) error {
 		return nil
 	}
 	return err
-}
-
-// hello puts the image that ships with the binary into the store.
-func (d *daemon) hello(ctx context.Context) {
-	if err := d.images.EnsureHello(ctx); err != nil && ctx.Err() == nil {
-		d.log.Warn("image gatehouse/hello is not available", "error", err)
-	}
 }
 
 func (d *daemon) version() host.Version {

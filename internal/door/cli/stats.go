@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -160,11 +159,4 @@ func statsTable(now []sample, prev map[string]hcs.Statistics) *table {
 		t.add(s.name, cpu, mem, pct, net, blk, pids)
 	}
 	return t
-}
-
-func cutAny(s, seps string) (before, after string, ok bool) {
-	if i := strings.IndexAny(s, seps); i >= 0 {
-		return s[:i], s[i+1:], true
-	}
-	return s, "", false
 }
