@@ -130,6 +130,8 @@ func drain(entries <-chan held.JournalEntry, batch []held.JournalEntry) ([]held.
 	}
 }
 
+var errNoNews = errors.New("no news")
+
 // apply commits facts; when the store refuses (a full disk) they wait for it.
 func (h *HCS) apply(s *system, entries []held.JournalEntry) {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
@@ -137,9 +139,12 @@ func (h *HCS) apply(s *system, entries []held.JournalEntry) {
 			for _, e := range entries {
 				c.fact(e)
 			}
+			if len(c.events) == 0 {
+				return errNoNews // not worth a transaction: to read it again changes nothing
+			}
 			return nil
 		})
-		if err == nil || errors.Is(err, errAbandoned) {
+		if err == nil || errors.Is(err, errAbandoned) || errors.Is(err, errNoNews) {
 			return
 		}
 		h.log.Error("facts of a system cannot be stored; trying again", "system", s.row.Load().ID, "err", err)
@@ -167,7 +172,9 @@ func (c *change) fact(e held.JournalEntry) {
 		c.State = hcs.StateRunning
 		c.emit(hcs.EventSystemResumed, hcs.KindSystems, e.Time, c.base())
 	case whatProcessCreated:
-		c.process(e.Process, e.PID, e.Time)
+		if _, ok := c.Processes[e.Process]; !ok {
+			c.processCreated(e.Process, e.PID, e.Time)
+		}
 	case whatProcessExited:
 		if e.Status != nil {
 			c.processExited(e.Process, e.Time, e.Status)

@@ -126,15 +126,12 @@ func (c *change) started(at time.Time, pid int) {
 		c.created()
 	}
 	c.State, c.StartTime = hcs.StateRunning, at
+	c.Processes[initKey] = processRow{PID: uint32(pid), Seq: c.Journal}
 	c.emit(hcs.EventSystemStarted, hcs.KindSystems, at, c.base())
-	c.process(initKey, pid, at) // its own entry follows: one transaction less to wait for
+	c.processCreated(initKey, pid, at) // its own entry follows: one transaction less to wait for
 }
 
-// process adds a process that was created, once.
-func (c *change) process(key string, pid int, at time.Time) {
-	if _, ok := c.Processes[key]; ok {
-		return
-	}
+func (c *change) processCreated(key string, pid int, at time.Time) {
 	c.Processes[key] = processRow{PID: uint32(pid), Seq: c.Journal}
 	c.emit(hcs.EventProcessCreated, hcs.KindProcesses, at, hcs.ProcessEventData{RuntimeId: c.RuntimeID,
 		ProcessInformation: hcs.ProcessInformation{ProcessId: uint32(pid), HostProcessId: uint32(pid), Key: key}})
