@@ -6,6 +6,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"iter"
 	"net"
 	"net/http"
@@ -299,45 +300,51 @@ func (v hcsHandler) start(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// waiting is the context of a wait with ?timeoutMs=; late reports whether that
-// time, and not the client, ended it.
-func waiting(r *http.Request) (ctx context.Context, cancel context.CancelFunc, late func() bool, err error) {
-	s := r.URL.Query().Get("timeoutMs")
-	if s == "" {
-		return r.Context(), func() {}, func() bool { return false }, nil
+// await is a wait with ?timeoutMs=: 204 when that time ran out. It ends with its
+// client, and with the daemon, which must not wait for what may take for ever.
+func await[T any](s *Server, w http.ResponseWriter, r *http.Request, f func(context.Context) (T, error)) error {
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	if q := r.URL.Query().Get("timeoutMs"); q != "" {
+		ms, err := strconv.ParseUint(q, 10, 40)
+		if err != nil {
+			return problem(http.StatusBadRequest, codeInvalidArg, "timeoutMs %q is not a number of milliseconds", q)
+		}
+		defer time.AfterFunc(time.Duration(ms)*time.Millisecond, func() { cancel(errLate) }).Stop()
 	}
-	ms, err := strconv.ParseUint(s, 10, 40)
-	if err != nil {
-		return nil, nil, nil, problem(http.StatusBadRequest, codeInvalidArg, "timeoutMs %q is not a number of milliseconds", s)
-	}
-	ctx, cancel = context.WithTimeout(r.Context(), time.Duration(ms)*time.Millisecond)
-	return ctx, cancel, func() bool { return ctx.Err() != nil && r.Context().Err() == nil }, nil
-}
-
-func await[T any](w http.ResponseWriter, r *http.Request, f func(context.Context) (T, error)) error {
-	ctx, cancel, late, err := waiting(r)
-	if err != nil {
-		return err
-	}
-	defer cancel()
+	go func() {
+		select {
+		case <-s.closing:
+			cancel(errClosing)
+		case <-ctx.Done():
+		}
+	}()
 	x, err := f(ctx)
-	if err != nil && late() {
+	switch cause := context.Cause(ctx); {
+	case err == nil:
+		writeJSON(w, http.StatusOK, x)
+	case errors.Is(cause, errLate):
 		w.WriteHeader(http.StatusNoContent)
-		return nil
-	}
-	if err != nil {
+	case errors.Is(cause, errClosing):
+		return &hcs.Error{Code: hcs.CodeServiceDisconnect, Message: "the daemon stops; wait again when it is back"}
+	default:
 		return err
 	}
-	writeJSON(w, http.StatusOK, x)
 	return nil
 }
 
+// Why a wait ended before what it waits for.
+var (
+	errLate    = errors.New("time ran out")
+	errClosing = errors.New("the daemon stops")
+)
+
 func (v hcsHandler) wait(w http.ResponseWriter, r *http.Request) error {
-	return await(w, r, func(ctx context.Context) (hcs.SystemExitStatus, error) { return v.h.Wait(ctx, r.PathValue("id")) })
+	return await(v.s, w, r, func(ctx context.Context) (hcs.SystemExitStatus, error) { return v.h.Wait(ctx, r.PathValue("id")) })
 }
 
 func (v hcsHandler) waitProcess(w http.ResponseWriter, r *http.Request) error {
-	return await(w, r, func(ctx context.Context) (hcs.ProcessStatus, error) {
+	return await(v.s, w, r, func(ctx context.Context) (hcs.ProcessStatus, error) {
 		return v.h.WaitProcess(ctx, r.PathValue("id"), r.PathValue("pid"))
 	})
 }
