@@ -228,6 +228,15 @@ static __always_inline int gh_send(struct __sk_buff *skb, const struct gh_head *
 	case GH_OUT_NEIGH: {
 		struct bpf_redir_neigh nh = {};
 
+		if (unit) {
+			__u32 zero = 0;
+			struct gh_result *r = bpf_map_lookup_elem(&result, &zero);
+
+			if (r && nh6)
+				gh_addr_set(&r->nh, nh6);
+			else if (r)
+				gh_addr4(&r->nh, nh4_be);
+		}
 		/* No next hop: of another family. The kernel looks it up itself. */
 		if (nh6 ? gh_addr_zero(nh6) : !nh4_be)
 			return bpf_redirect_neigh(hd->out_ifindex, NULL, 0, 0);

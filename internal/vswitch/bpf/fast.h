@@ -30,11 +30,6 @@ static __always_inline int gh_valid(const struct gh_head *hd, const struct gh_tr
 	return !gh_idle(t, now_s);
 }
 
-static __always_inline int gh_changes_state(const struct gh_track *t, const struct gh_hdr *h)
-{
-	return gh_tcp_change(h->tcp_flags) || (t->state == GH_FLOW_UDP1 && t->reply);
-}
-
 /*
  * gh_hit4() looks for the flow of k and sends the packet by it. advance is set
  * by the state stage, which has done what a change of state needs.

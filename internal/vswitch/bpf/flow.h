@@ -242,6 +242,11 @@ static __always_inline int gh_tcp_change(__u8 flags)
 	return flags & (GH_TCP_SYN | GH_TCP_FIN | GH_TCP_RST);
 }
 
+static __always_inline int gh_changes_state(const struct gh_track *t, const struct gh_hdr *h)
+{
+	return gh_tcp_change(h->tcp_flags) || (t->state == GH_FLOW_UDP1 && t->reply);
+}
+
 /* ---- making and removing --------------------------------------------------- */
 
 static __always_inline void gh_quota(__u32 port_id, __s32 d)

@@ -327,8 +327,9 @@ static __always_inline int gh_reject(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	if (!gh_rate_ok(&r->reject_s, &r->reject_n, gh_now_s(), rst ? GH_RST_RATE : GH_REJECT_RATE))
 		return TC_ACT_SHOT;
-	/* Of the uplink's packets the network is not ours: zero, no gateway. */
-	if (s->p.kind == GH_PORT_UPLINK)
+	/* Endpoints hear it from their gateway. The host, which is the gateway, and
+	 * the outside, which does not know it, from whom they asked. */
+	if (!gh_is_endpoint(s->p.kind))
 		n = NULL;
 	if (rst)
 		ret = s->p.fam == 4 ? gh_reset(skb, s, 4) : gh_reset(skb, s, 6);

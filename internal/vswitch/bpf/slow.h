@@ -200,6 +200,19 @@ static __always_inline int gh_legal(const struct gh_svc_val *sv, __u32 id, __u32
 }
 
 /*
+ * Multicast, loopback, and in IPv6 link-local destinations end at the network.
+ * 169.254.0.0/16 is routed: clouds keep their metadata there.
+ */
+static __always_inline int gh_unroutable(const struct gh_addr *dst, int fam)
+{
+	__u32 first = bpf_ntohl(gh_word(dst, fam == 4 ? 3 : 0));
+
+	if (fam == 4)
+		return first >> 28 >= 0xe || first >> 24 == 127 || !(first >> 24);
+	return first >> 24 == 0xff || first >> 22 == 0xfe80 >> 6 || !first;
+}
+
+/*
  * gh_walk_layers() decides. Returns 0, GH_NO(), or 1: not ours (uplinks only).
  */
 static __always_inline int gh_walk_layers(struct __sk_buff *skb, struct gh_scratch *s, const struct gh_port *in,
@@ -330,6 +343,9 @@ fresh:
 				return GH_NO(GH_DROP_FRAG_ORDER, GH_LAYER_ROUTE, GH_REJECT_NONE);
 		} else {
 			const struct gh_route_val *rt = gh_route_get(p->zone, &p->dst);
+
+			if (gh_unroutable(&p->dst, fam))
+				return GH_NO(GH_DROP_NO_ROUTE, GH_LAYER_ROUTE, GH_REJECT_NONE);
 
 			if (rt && rt->kind == GH_ROUTE_LOCAL)
 				return GH_NO(GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE, GH_REJECT_HOST);
@@ -494,6 +510,9 @@ static __always_inline int gh_slow(struct __sk_buff *skb, int fam)
 		return gh_stage(skb, s, fam == 4 ? GH_STAGE_NEW4 : GH_STAGE_NEW6);
 	}
 	gh_renew(s, fam);
+	/* The state stage finds the entry valid now and sends the packet. */
+	if (f && gh_changes_state(gh_track(f, fam), &s->p.h))
+		return gh_stage(skb, s, GH_STAGE_STATE);
 	return gh_depart(skb, s, fam);
 }
 
@@ -509,6 +528,16 @@ static __always_inline int gh_new(struct __sk_buff *skb, int fam)
 	in = gh_port_get(s->p.in_port);
 	if (!in)
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_PORT);
+	if (s->w.svc) {
+		/* The row was read before the epochs that guard it: its network was
+		 * not known yet. Had it gone in between, nobody would notice later. */
+		int host = s->p.kind != GH_PORT_HOST && gh_is_host(&s->p.dst);
+		const struct gh_svc_val *sv = gh_published(&s->p, &s->p.dst, s->p.dport_be, host,
+							   s->p.kind == GH_PORT_UPLINK);
+
+		if (!gh_legal(sv, s->w.svc, s->w.backend, &s->w.ndst, s->w.ndport_be))
+			return gh_drop(skb, s, GH_DROP_NO_BACKEND, GH_LAYER_LB);
+	}
 	ret = gh_commit(s, in, s->w.first_be, skb->len, fam);
 	if (ret)
 		return gh_no(skb, s, ret);

@@ -13,6 +13,11 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type SwitchGhAddr struct {
+	_ structs.HostLayout
+	B [16]uint8
+}
+
 type SwitchGhAddrFlags uint32
 
 const (
@@ -24,10 +29,7 @@ type SwitchGhAddrKey struct {
 	_    structs.HostLayout
 	Zone uint16
 	Zero uint16
-	Addr struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
+	Addr SwitchGhAddr
 }
 
 type SwitchGhAddrVal struct {
@@ -40,11 +42,8 @@ type SwitchGhAddrVal struct {
 }
 
 type SwitchGhBackend struct {
-	_    structs.HostLayout
-	Addr struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
+	_      structs.HostLayout
+	Addr   SwitchGhAddr
 	PortBe uint16
 	Port   uint16
 	Zone   uint16
@@ -53,11 +52,8 @@ type SwitchGhBackend struct {
 }
 
 type SwitchGhBusyKey struct {
-	_    structs.HostLayout
-	Addr struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
+	_      structs.HostLayout
+	Addr   SwitchGhAddr
 	PortBe uint16
 	Proto  uint8
 	Zero   uint8
@@ -166,15 +162,9 @@ type SwitchGhFkey4 struct {
 }
 
 type SwitchGhFkey6 struct {
-	_   structs.HostLayout
-	Src struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
-	Dst struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
+	_       structs.HostLayout
+	Src     SwitchGhAddr
+	Dst     SwitchGhAddr
 	SportBe uint16
 	DportBe uint16
 	Port    uint16
@@ -243,43 +233,34 @@ type SwitchGhFlow6 struct {
 	OutIfindex uint32
 	Dmac       [6]uint8
 	Smac       [6]uint8
-	Nsrc       struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
-	Ndst struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
-	Nh struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
-	NsportBe uint16
-	NdportBe uint16
-	OutMtu   uint16
-	OutPort  uint16
-	E_in     uint32
-	E_out    uint32
-	E_net    uint32
-	Pad0     uint32
-	Packets  uint64
-	Bytes    uint64
-	LastS    uint32
-	BornS    uint32
-	TcpOwn   uint8
-	TcpPeer  uint8
-	State    uint8
-	Reason   uint8
-	InPort   uint16
-	Net      uint16
-	Reply    uint8
-	Nat      uint8
-	Pad1     uint16
-	Svc      uint32
-	Backend  uint32
-	Pair     SwitchGhFkey6
-	Pad2     [2]uint32
+	Nsrc       SwitchGhAddr
+	Ndst       SwitchGhAddr
+	Nh         SwitchGhAddr
+	NsportBe   uint16
+	NdportBe   uint16
+	OutMtu     uint16
+	OutPort    uint16
+	E_in       uint32
+	E_out      uint32
+	E_net      uint32
+	Pad0       uint32
+	Packets    uint64
+	Bytes      uint64
+	LastS      uint32
+	BornS      uint32
+	TcpOwn     uint8
+	TcpPeer    uint8
+	State      uint8
+	Reason     uint8
+	InPort     uint16
+	Net        uint16
+	Reply      uint8
+	Nat        uint8
+	Pad1       uint16
+	Svc        uint32
+	Backend    uint32
+	Pair       SwitchGhFkey6
+	Pad2       [2]uint32
 }
 
 type SwitchGhFlowState uint32
@@ -309,15 +290,9 @@ type SwitchGhFrag4Key struct {
 }
 
 type SwitchGhFrag6Key struct {
-	_   structs.HostLayout
-	Src struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
-	Dst struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
+	_     structs.HostLayout
+	Src   SwitchGhAddr
+	Dst   SwitchGhAddr
 	IdBe  uint32
 	Port  uint16
 	Zone  uint16
@@ -350,11 +325,8 @@ const (
 )
 
 type SwitchGhNatpool struct {
-	_    structs.HostLayout
-	Addr struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
+	_     structs.HostLayout
+	Addr  SwitchGhAddr
 	Lo    uint16
 	Hi    uint16
 	Flags uint32
@@ -368,22 +340,10 @@ type SwitchGhNet struct {
 	Mtu      uint16
 	Pad0     uint16
 	Pad1     uint32
-	Hairpin4 struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
-	Hairpin6 struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
-	Gw4 struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
-	Gw6 struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
+	Hairpin4 SwitchGhAddr
+	Hairpin6 SwitchGhAddr
+	Gw4      SwitchGhAddr
+	Gw6      SwitchGhAddr
 }
 
 type SwitchGhNetFlags uint32
@@ -454,10 +414,7 @@ type SwitchGhPortipKey struct {
 	_    structs.HostLayout
 	Port uint16
 	Zero uint16
-	Addr struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
+	Addr SwitchGhAddr
 }
 
 type SwitchGhPstats struct {
@@ -488,12 +445,9 @@ type SwitchGhResult struct {
 	Layer      uint32
 	Flow       uint32
 	Copies     uint32
-	Nh         struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
-	InPort uint16
-	Pad    [3]uint16
+	Nh         SwitchGhAddr
+	InPort     uint16
+	Pad        [3]uint16
 }
 
 type SwitchGhResultVerdict uint32
@@ -511,10 +465,7 @@ type SwitchGhRouteKey struct {
 	Prefixlen uint32
 	Zone      uint16
 	Zero      uint16
-	Addr      struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
+	Addr      SwitchGhAddr
 }
 
 type SwitchGhRouteKind uint32
@@ -536,15 +487,9 @@ type SwitchGhScratch struct {
 	_ structs.HostLayout
 	P struct {
 		_   structs.HostLayout
-		Src struct {
-			_ structs.HostLayout
-			B [16]uint8
-		}
-		Dst struct {
-			_ structs.HostLayout
-			B [16]uint8
-		}
-		H struct {
+		Src SwitchGhAddr
+		Dst SwitchGhAddr
+		H   struct {
 			_        structs.HostLayout
 			FragId   uint32
 			L4Off    uint16
@@ -559,43 +504,28 @@ type SwitchGhScratch struct {
 			Group    uint8
 			Opts     uint8
 		}
-		SportBe uint16
-		DportBe uint16
-		Port    uint16
-		InPort  uint16
-		Zone    uint16
-		Net     uint16
-		Proto   uint8
-		Kflags  uint8
-		Kind    uint8
-		Fam     uint8
-		NowS    uint32
-		Osrc    struct {
-			_ structs.HostLayout
-			B [16]uint8
-		}
-		Odst struct {
-			_ structs.HostLayout
-			B [16]uint8
-		}
+		SportBe  uint16
+		DportBe  uint16
+		Port     uint16
+		InPort   uint16
+		Zone     uint16
+		Net      uint16
+		Proto    uint8
+		Kflags   uint8
+		Kind     uint8
+		Fam      uint8
+		NowS     uint32
+		Osrc     SwitchGhAddr
+		Odst     SwitchGhAddr
 		IcmpOff  uint16
 		PortsOff uint16
 		Zero     uint32
 	}
 	W struct {
-		_    structs.HostLayout
-		Nsrc struct {
-			_ structs.HostLayout
-			B [16]uint8
-		}
-		Ndst struct {
-			_ structs.HostLayout
-			B [16]uint8
-		}
-		Nh struct {
-			_ structs.HostLayout
-			B [16]uint8
-		}
+		_          structs.HostLayout
+		Nsrc       SwitchGhAddr
+		Ndst       SwitchGhAddr
+		Nh         SwitchGhAddr
 		NsportBe   uint16
 		NdportBe   uint16
 		OutPort    uint16
@@ -662,21 +592,15 @@ type SwitchGhSlotKey struct {
 type SwitchGhSockrevKey struct {
 	_      structs.HostLayout
 	Cookie uint64
-	Addr   struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
+	Addr   SwitchGhAddr
 	PortBe uint16
 	Zero0  uint16
 	Zero1  uint32
 }
 
 type SwitchGhSockrevVal struct {
-	_    structs.HostLayout
-	Addr struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
+	_      structs.HostLayout
+	Addr   SwitchGhAddr
 	PortBe uint16
 	Zero0  uint16
 	Zero1  uint32
@@ -703,11 +627,8 @@ const (
 )
 
 type SwitchGhSvcKey struct {
-	_   structs.HostLayout
-	Vip struct {
-		_ structs.HostLayout
-		B [16]uint8
-	}
+	_      structs.HostLayout
+	Vip    SwitchGhAddr
 	PortBe uint16
 	Zone   uint16
 	Proto  uint8
