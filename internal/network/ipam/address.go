@@ -35,13 +35,6 @@ type Pool struct {
 	Gateway netip.Addr
 }
 
-// State of one address, as the caller knows it.
-type State struct {
-	Used bool
-	// Released is when the last holder let go; zero = long ago or never.
-	Released time.Time
-}
-
 // Check says whether an endpoint may ask for a by name; it does not look at who
 // uses it. Errors are ErrOutside or ErrReserved with the rule.
 func (p Pool) Check(a netip.Addr) error {
@@ -67,43 +60,27 @@ func (p Pool) hasEnds() bool { return p.Prefix.Addr().BitLen()-p.Prefix.Bits() >
 // nothing else is free, and then the one released longest ago. The error is
 // ErrExhausted.
 //
-// used must yield the used addresses of the pool in ascending order and may yield
-// others; released tells the quarantine.
-func (p Pool) Lowest(now time.Time, used func(yield func(netip.Addr) bool), released func(netip.Addr) (time.Time, bool)) (netip.Addr, error) {
+// unused must return the lowest address from its argument on that nobody has,
+// whatever the pool; released tells the quarantine.
+func (p Pool) Lowest(now time.Time, unused func(netip.Addr) netip.Addr, released func(netip.Addr) (time.Time, bool)) (netip.Addr, error) {
 	var (
-		next     = p.Prefix.Masked().Addr()
-		found    netip.Addr
 		fallback netip.Addr
 		oldest   time.Time
 	)
-	// try looks at every address from next up to, not including, limit.
-	try := func(limit netip.Addr) bool {
-		for ; next.IsValid() && p.Prefix.Contains(next) && (!limit.IsValid() || next.Less(limit)); next = next.Next() {
-			if p.Check(next) != nil {
-				continue
-			}
-			if at, ok := released(next); ok && now.Sub(at) < Quarantine {
-				if !fallback.IsValid() || at.Before(oldest) {
-					fallback, oldest = next, at
-				}
-				continue
-			}
-			found = next
-			return true
+	for a := p.Prefix.Masked().Addr(); a.IsValid(); a = a.Next() {
+		if a = unused(a); !p.Prefix.Contains(a) { // also when there is none
+			break
 		}
-		return false
-	}
-	for a := range used {
-		if !p.Prefix.Contains(a) || a.Less(next) {
+		if p.Check(a) != nil {
 			continue
 		}
-		if try(a) {
-			return found, nil
+		at, ok := released(a)
+		if !ok || now.Sub(at) >= Quarantine {
+			return a, nil
 		}
-		next = a.Next()
-	}
-	if next.IsValid() && try(netip.Addr{}) {
-		return found, nil
+		if !fallback.IsValid() || at.Before(oldest) {
+			fallback, oldest = a, at
+		}
 	}
 	if fallback.IsValid() {
 		return fallback, nil

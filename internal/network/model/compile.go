@@ -142,6 +142,10 @@ func (w *World) compileNamespace(ns *Namespace) Compartment {
 		return Compartment{}
 	}
 	c := Compartment{ID: ns.Doc.Id, Path: ns.Doc.NetNsPath, Foreign: ns.Foreign}
+	yields := slices.ContainsFunc(ns.NICs, func(nic NIC) bool {
+		e, ok := w.endpoints.get(nic.Endpoint)
+		return ok && e.Doc.Flags&enableLowInterfaceMetric != 0
+	})
 	for _, nic := range ns.NICs {
 		e, ok := w.endpoints.get(nic.Endpoint)
 		if !ok {
@@ -151,12 +155,12 @@ func (w *World) compileNamespace(ns *Namespace) Compartment {
 		if !ok {
 			continue
 		}
-		c.VNICs = append(c.VNICs, compileVNIC(e, n, nic.Index, w.inst))
+		c.VNICs = append(c.VNICs, compileVNIC(e, n, nic.Index, yields, w.inst))
 	}
 	return c
 }
 
-func compileVNIC(e *Endpoint, n *Network, index int, inst instance.Instance) VNIC {
+func compileVNIC(e *Endpoint, n *Network, index int, yields bool, inst instance.Instance) VNIC {
 	v := VNIC{
 		Endpoint: e.Doc.Id, Port: e.Port, PortName: inst.PortDevice(uint16(e.Port)), Name: "eth" + itoa(index),
 		MAC: vswitch.MAC(e.mac), Addrs: e.addrs,
@@ -183,7 +187,7 @@ func compileVNIC(e *Endpoint, n *Network, index int, inst instance.Instance) VNI
 			}
 		}
 		if r.Metric == 0 && dst.Bits() == 0 {
-			route.Metric = defaultMetric(e, index)
+			route.Metric = defaultMetric(e, index, yields)
 		}
 		v.Routes = append(v.Routes, route)
 	}
@@ -199,12 +203,12 @@ func compileVNIC(e *Endpoint, n *Network, index int, inst instance.Instance) VNI
 
 // defaultMetric lets several default routes stand in one namespace: the first
 // vNIC's wins (0 is the kernel's own choice, 1024 in IPv6), unless another asks
-// for a low metric.
-func defaultMetric(e *Endpoint, index int) int {
+// for a low metric and all others yield.
+func defaultMetric(e *Endpoint, index int, yields bool) int {
 	switch {
 	case e.Doc.Flags&enableLowInterfaceMetric != 0:
 		return 1 + index
-	case index == 0:
+	case index == 0 && !yields:
 		return 0
 	}
 	return 1024 + index

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -155,6 +156,42 @@ func (w *World) usedIn(network string) func(yield func(netip.Addr) bool) {
 	}
 }
 
+// unusedIn returns the lowest address from a on that no endpoint of the network
+// has, nor is in also. The index holds addresses in order, so a run of used ones
+// is a run of ranks, whose end is found by halving.
+func (w *World) unusedIn(network string, also []IpConfig) func(netip.Addr) netip.Addr {
+	return func(a netip.Addr) netip.Addr {
+		for {
+			first := w.addrs.rank(addrKey(network, a))
+			n := sort.Search(w.addrs.len()-first, func(i int) bool {
+				b, ok := addPlus(a, i)
+				return !ok || w.addrs.at(first+i) != addrKey(network, b)
+			})
+			a, _ = addPlus(a, n)
+			if !slices.ContainsFunc(also, func(c IpConfig) bool { return sameAddr(c.IpAddress, a) }) {
+				return a
+			}
+			a = a.Next()
+		}
+	}
+}
+
+// addPlus is the address n after a; false beyond the end of the family.
+func addPlus(a netip.Addr, n int) (netip.Addr, bool) {
+	b := a.AsSlice()
+	carry := uint64(n)
+	for i := len(b) - 1; i >= 0 && carry > 0; i-- {
+		carry += uint64(b[i])
+		b[i] = byte(carry)
+		carry >>= 8
+	}
+	if carry > 0 || len(b) == 0 {
+		return netip.Addr{}, false
+	}
+	sum, _ := netip.AddrFromSlice(b)
+	return sum, true
+}
+
 func (w *World) releasedIn(network string) func(netip.Addr) (time.Time, bool) {
 	return func(a netip.Addr) (time.Time, bool) { return w.released.get(addrKey(network, a)) }
 }
@@ -241,22 +278,8 @@ func (w *World) anyAddress(n *Network, v4 bool, now time.Time) (*IpConfig, error
 }
 
 func (w *World) lowest(n *Network, pool ipam.Pool, now time.Time, chosen []IpConfig) (netip.Addr, error) {
-	used := w.usedIn(n.Doc.Id)
-	if len(chosen) > 0 {
-		// The document's own earlier choices are not in the index yet.
-		var all []netip.Addr
-		for a := range w.usedIn(n.Doc.Id) {
-			all = append(all, a)
-		}
-		for _, c := range chosen {
-			if a, err := netip.ParseAddr(c.IpAddress); err == nil {
-				all = append(all, a)
-			}
-		}
-		slices.SortFunc(all, netip.Addr.Compare)
-		used = slices.Values(all)
-	}
-	a, err := pool.Lowest(now, used, w.releasedIn(n.Doc.Id))
+	// What the document itself chose before is not in the index yet.
+	a, err := pool.Lowest(now, w.unusedIn(n.Doc.Id, chosen), w.releasedIn(n.Doc.Id))
 	if err != nil {
 		return a, refuse(hcn.HCN_E_ADDR_INVALID_OR_RESERVED, "no address is free in %s of %s; delete endpoints or use another network", pool.Prefix, n.label())
 	}

@@ -6,16 +6,26 @@ package model
 // pmap is a persistent ordered map: a treap whose priorities follow from the key,
 // so its shape depends on the content alone. set and del copy the path to the key
 // and share the rest. The zero value is empty.
-type pmap[V any] struct {
-	root *pnode[V]
-	n    int
-}
+type pmap[V any] struct{ root *pnode[V] }
 
 type pnode[V any] struct {
 	key         string
 	prio        uint64
 	val         V
+	size        int // of the tree below, this node included
 	left, right *pnode[V]
+}
+
+func (n *pnode[V]) count() int {
+	if n == nil {
+		return 0
+	}
+	return n.size
+}
+
+func (n *pnode[V]) sum() *pnode[V] {
+	n.size = 1 + n.left.count() + n.right.count()
+	return n
 }
 
 // priority mixes the bytes of a key (FNV-1a and a finalizer): equal in every
@@ -30,7 +40,37 @@ func priority(k string) uint64 {
 	return h ^ h>>33
 }
 
-func (m pmap[V]) len() int { return m.n }
+func (m pmap[V]) len() int { return m.root.count() }
+
+// rank is how many keys are below k.
+func (m pmap[V]) rank(k string) int {
+	r := 0
+	for n := m.root; n != nil; {
+		if n.key < k {
+			r += 1 + n.left.count()
+			n = n.right
+		} else {
+			n = n.left
+		}
+	}
+	return r
+}
+
+// at is the key of a rank, "" outside.
+func (m pmap[V]) at(rank int) string {
+	for n := m.root; n != nil; {
+		switch l := n.left.count(); {
+		case rank < l:
+			n = n.left
+		case rank > l:
+			rank -= l + 1
+			n = n.right
+		default:
+			return n.key
+		}
+	}
+	return ""
+}
 
 func (m pmap[V]) get(k string) (v V, ok bool) {
 	for n := m.root; n != nil; {
@@ -51,48 +91,39 @@ func (m pmap[V]) has(k string) bool {
 	return ok
 }
 
-func (m pmap[V]) set(k string, v V) pmap[V] {
-	added := false
-	root := insert(m.root, k, v, &added)
-	if added {
-		m.n++
-	}
-	m.root = root
-	return m
-}
+func (m pmap[V]) set(k string, v V) pmap[V] { return pmap[V]{insert(m.root, k, v)} }
 
-func insert[V any](n *pnode[V], k string, v V, added *bool) *pnode[V] {
+func insert[V any](n *pnode[V], k string, v V) *pnode[V] {
 	if n == nil {
-		*added = true
-		return &pnode[V]{key: k, prio: priority(k), val: v}
+		return &pnode[V]{key: k, prio: priority(k), val: v, size: 1}
 	}
 	c := *n
 	switch {
 	case k < n.key:
-		c.left = insert(n.left, k, v, added)
+		c.left = insert(n.left, k, v)
 		if l := c.left; l.prio > c.prio { // l is ours: insert made it
-			c.left, l.right = l.right, &c
-			return l
+			c.left = l.right
+			l.right = c.sum()
+			return l.sum()
 		}
 	case k > n.key:
-		c.right = insert(n.right, k, v, added)
+		c.right = insert(n.right, k, v)
 		if r := c.right; r.prio > c.prio {
-			c.right, r.left = r.left, &c
-			return r
+			c.right = r.left
+			r.left = c.sum()
+			return r.sum()
 		}
 	default:
 		c.val = v
 	}
-	return &c
+	return c.sum()
 }
 
 func (m pmap[V]) del(k string) pmap[V] {
 	if !m.has(k) {
 		return m
 	}
-	m.root = remove(m.root, k)
-	m.n--
-	return m
+	return pmap[V]{remove(m.root, k)}
 }
 
 func remove[V any](n *pnode[V], k string) *pnode[V] {
@@ -105,7 +136,7 @@ func remove[V any](n *pnode[V], k string) *pnode[V] {
 	default:
 		return merge(n.left, n.right)
 	}
-	return &c
+	return c.sum()
 }
 
 func merge[V any](a, b *pnode[V]) *pnode[V] {
@@ -117,11 +148,11 @@ func merge[V any](a, b *pnode[V]) *pnode[V] {
 	case a.prio > b.prio:
 		c := *a
 		c.right = merge(a.right, b)
-		return &c
+		return c.sum()
 	}
 	c := *b
 	c.left = merge(a, b.left)
-	return &c
+	return c.sum()
 }
 
 // all yields in order of the keys.

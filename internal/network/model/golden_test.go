@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package model
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/txtar"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// TestGolden runs the verbs of each testdata/*.txtar, one a line ("network BODY",
+// "endpoint NETWORK BODY", "namespace BODY", "attach NAMESPACE ENDPOINT" …), and
+// compares Desired, printed.
+func TestGolden(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			a, err := txtar.ParseFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := newBench(t)
+			for line := range strings.Lines(string(a.Files[0].Data)) {
+				b.run(strings.TrimSpace(line))
+			}
+			got := printDesired(b.w.Desired())
+			if *update {
+				a.Files = append(a.Files[:1], txtar.File{Name: "desired", Data: []byte(got)})
+				if err := os.WriteFile(file, txtar.Format(a), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if d := cmp.Diff(string(a.Files[1].Data), got); d != "" {
+				t.Errorf("desired (-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
+func (b *bench) run(line string) {
+	b.t.Helper()
+	verb, rest, _ := strings.Cut(line, " ")
+	first, second, _ := strings.Cut(rest, " ")
+	var err error
+	switch verb {
+	case "", "#":
+	case "network":
+		b.network(rest)
+	case "endpoint":
+		b.endpoint(first, second)
+	case "namespace":
+		b.namespace(rest)
+	case "attach":
+		b.attach(first, second)
+	case "detach":
+		err = b.modifyNamespace(first, "Endpoint", "Remove", "EndpointId", second)
+	case "delete-endpoint":
+		b.w, err = b.w.DeleteEndpoint(first, 0, b.in)
+	default:
+		b.t.Fatalf("unknown verb %q", verb)
+	}
+	if err != nil {
+		b.t.Fatalf("%s: %v", line, err)
+	}
+}
+
+func printDesired(d Desired) string {
+	var o bytes.Buffer
+	for _, n := range d.Switch.Networks {
+		fmt.Fprintf(&o, "network %d zone %d %q %s host %d", n.ID, n.Zone, n.Name, n.Flags, n.HostPort)
+		for _, s := range n.Subnets {
+			fmt.Fprintf(&o, " %s gw %s", s.Prefix, s.Gateway)
+		}
+		fmt.Fprintln(&o)
+	}
+	for _, p := range d.Switch.Ports {
+		fmt.Fprintf(&o, "port %d %s net %d %s %s nic %q %s %v up %v\n", p.ID, p.Kind, p.Network, p.Object, p.Interface, p.HostNIC, p.MAC, p.Addrs, p.Up)
+	}
+	for _, m := range d.Switch.Mappings {
+		fmt.Fprintf(&o, "mapping %d %s %d -> port %d %s %d\n", m.Proto, m.HostAddr, m.HostPort, m.Port, m.Addr, m.AddrPort)
+	}
+	for _, n := range d.HostNICs {
+		fmt.Fprintf(&o, "hostnic %s %s %s %v\n", n.Name, n.SwitchName, n.MAC, n.Addrs)
+	}
+	for _, c := range d.Compartments {
+		fmt.Fprintf(&o, "compartment %s %s foreign %v\n", c.ID, c.Path, c.Foreign)
+		for _, v := range c.VNICs {
+			fmt.Fprintf(&o, "  %s port %d %s %s %v\n", v.Name, v.Port, v.PortName, v.MAC, v.Addrs)
+			for _, r := range v.Routes {
+				fmt.Fprintf(&o, "    route %s via %s metric %d\n", r.Dst, r.NextHop, r.Metric)
+			}
+			for _, n := range v.Neighbours {
+				fmt.Fprintf(&o, "    neighbour %s %s\n", n.Addr, n.MAC)
+			}
+		}
+	}
+	for _, n := range d.Names {
+		fmt.Fprintf(&o, "name %s %v\n", n.Name, n.Addrs)
+	}
+	for _, r := range d.Resolvers {
+		fmt.Fprintf(&o, "resolver %v domain %q upstream %v\n", r.Listen, r.Domain, r.Upstream)
+	}
+	for _, p := range d.HostPorts {
+		fmt.Fprintf(&o, "hostport %d %s %d %s\n", p.Proto, p.Addr, p.Port, p.Endpoint)
+	}
+	return o.String()
+}
