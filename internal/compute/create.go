@@ -187,25 +187,8 @@ func (m *making) run(ctx context.Context) (Created, error) {
 	if err := failpoint.Hit("hcs-create-reserved"); err != nil {
 		return Created{}, err
 	}
-	if err := m.network(ctx); err != nil {
-		return Created{}, err
-	}
-	if err := failpoint.Hit("hcs-create-plugged"); err != nil {
-		return Created{}, err
-	}
-	spec, silo, err := m.prepare()
+	w, silo, err := m.make(ctx)
 	if err != nil {
-		return Created{}, err
-	}
-	if err := failpoint.Hit("hcs-create-prepared"); err != nil {
-		return Created{}, err
-	}
-	w, err := m.h.o.Workers.Spawn(ctx, spec)
-	if err != nil {
-		return Created{}, fmt.Errorf("start worker: %w", err)
-	}
-	m.s.setWorker(w)
-	if err := failpoint.Hit("hcs-create-spawned"); err != nil {
 		return Created{}, err
 	}
 	fill := func(c *change) {
@@ -265,22 +248,71 @@ func (m *making) lease(out *Created) {
 	}
 }
 
-// network resolves the image and plugs the network, both at once.
-func (m *making) network(ctx context.Context) error {
-	r := m.row
-	used := make(chan error, 1)
-	go func() {
-		var err error
-		if ref := r.Doc.Container.Image; ref != "" {
-			m.image, err = m.h.o.Images.Use(ctx, r.RuntimeID, ref)
-			if err != nil {
-				err = &hcs.Error{Code: codeOf(err), Field: "Container.Image", Err: err}
-			}
+// make plugs the network beside everything else: the image, the scratch and the
+// worker. A namespace of our own has its path before it exists; only one that is
+// given, and the files in etc, wait for the plug.
+func (m *making) make(ctx context.Context) (held.Client, model.Silo, error) {
+	plugged := make(chan error, 1)
+	plug := func() {
+		err := m.plug(ctx)
+		if err == nil {
+			err = failpoint.Hit("hcs-create-plugged")
 		}
-		used <- err
-	}()
-	err := m.plug(ctx)
-	return errors.Join(<-used, err)
+		plugged <- err
+	}
+	if m.row.Plugged {
+		go plug()
+	} else {
+		plug()
+	}
+	w, silo, err := m.worker(ctx)
+	if e := <-plugged; err == nil {
+		err = e
+	}
+	if err != nil {
+		return nil, silo, err
+	}
+	if err := m.writeEtc(m.etc()); err != nil {
+		return nil, silo, fmt.Errorf("make scratch: %w", err)
+	}
+	return w, silo, failpoint.Hit("hcs-create-spawned")
+}
+
+// worker resolves the image, makes the scratch and starts the worker.
+func (m *making) worker(ctx context.Context) (held.Client, model.Silo, error) {
+	var none model.Silo
+	if ref := m.row.Doc.Container.Image; ref != "" {
+		var err error
+		if m.image, err = m.h.o.Images.Use(ctx, m.row.RuntimeID, ref); err != nil {
+			return nil, none, &hcs.Error{Code: codeOf(err), Field: "Container.Image", Err: err}
+		}
+	}
+	spec, silo, err := m.prepare()
+	if err != nil {
+		return nil, none, err
+	}
+	if err := failpoint.Hit("hcs-create-prepared"); err != nil {
+		return nil, none, err
+	}
+	w, err := m.h.o.Workers.Spawn(ctx, spec)
+	if err != nil {
+		return nil, none, fmt.Errorf("start worker: %w", err)
+	}
+	m.s.setWorker(w)
+	return w, silo, nil
+}
+
+// netNsPath may be asked before the plug is done.
+func (m *making) netNsPath() string {
+	if m.row.Plugged {
+		return m.h.o.Instance.NetNs(m.row.Namespace)
+	}
+	return m.plugged.NetNsPath
+}
+
+// etc is where the generated /etc/hosts, hostname and resolv.conf of the system are.
+func (m *making) etc() string {
+	return filepath.Join(m.h.o.Instance.Scratch(m.row.RuntimeID), "etc")
 }
 
 func (m *making) plug(ctx context.Context) (err error) {
@@ -354,14 +386,9 @@ func (m *making) prepare() (held.Spec, model.Silo, error) {
 	if err != nil {
 		return held.Spec{}, model.Silo{}, &hcs.Error{Code: hcs.CodeInvalidArg, Field: "Container.InitProcess.User", Err: err}
 	}
-	scratch := m.h.o.Instance.Scratch(r.RuntimeID)
-	etc := filepath.Join(scratch, "etc")
-	if err := m.writeEtc(etc); err != nil {
-		return held.Spec{}, model.Silo{}, fmt.Errorf("make scratch: %w", err)
-	}
 	cgroup := m.h.o.Instance.Cgroup + "/" + r.RuntimeID
 	silo, err := model.Compile(model.Input{ID: r.ID, RuntimeID: r.RuntimeID, Doc: r.Doc, Image: config, Facts: m.h.facts,
-		User: user, NetNsPath: m.plugged.NetNsPath, OwnNetNs: r.Plugged, EtcDir: etc, CgroupPath: cgroup, Devices: m.devices})
+		User: user, NetNsPath: m.netNsPath(), OwnNetNs: r.Plugged, EtcDir: m.etc(), CgroupPath: cgroup, Devices: m.devices})
 	if err != nil {
 		return held.Spec{}, model.Silo{}, err
 	}
