@@ -165,10 +165,29 @@ func TestUndoThatFailsToo(t *testing.T) {
 	if w.h.Trouble() == "" || len(w.h.World().AllEndpoints()) != 0 {
 		t.Error("no trouble told, or not undone")
 	}
-	if _, err := w.h.Plug(ctx, "rt-2", id(2), plugDocs(2)); err != nil {
-		t.Fatal(err)
+	if err := w.h.Recompile(ctx); err != nil || w.h.Trouble() != "" {
+		t.Fatal(err, w.h.Trouble())
 	}
 	w.consistent()
+}
+
+// TestFirstStartFails: the default network is made by the next start.
+func TestFirstStartFails(t *testing.T) {
+	dir, k := t.TempDir(), newFake("")
+	k.fail["ensure"] = 1
+	_, db, err := open(dir, k)
+	if !errors.Is(err, errBoom) {
+		t.Fatalf("got %v", err)
+	}
+	db.Close()
+	h, db, err := open(dir, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, ok := h.World().NetworkNamed("nat"); !ok {
+		t.Error("no default network")
+	}
 }
 
 func TestManyAtOnce(t *testing.T) {

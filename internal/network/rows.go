@@ -53,7 +53,7 @@ func (h *HNS) save(changes []model.Change, numbers model.Numbers, events []store
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
-		m.Numbers, m.Started, m.BootID = numbers, true, h.o.BootID
+		m.Numbers, m.BootID = numbers, h.o.BootID
 		if err := metaRows().Put(tx, metaKey, m); err != nil {
 			return err
 		}
@@ -86,6 +86,19 @@ func saveRow(tx *store.Tx, c model.Change) error {
 		return namespaceRows().Delete(tx, c.ID)
 	}
 	return fmt.Errorf("change of kind %q", c.Kind)
+}
+
+// markStarted notes that the default network was made once.
+func (h *HNS) markStarted() error {
+	_, err := h.o.Store.Update(func(tx *store.Tx) error {
+		m, err := metaRows().Get(tx, metaKey)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		m.Started = true
+		return metaRows().Put(tx, metaKey, m)
+	})
+	return err
 }
 
 // load reads everything.

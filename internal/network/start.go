@@ -37,10 +37,13 @@ func (h *HNS) Start(ctx context.Context) error {
 	if h.o.DefaultNetwork != nil {
 		body = h.o.DefaultNetwork
 	}
-	if _, _, err := h.CreateNetwork(ctx, body); err != nil {
-		return wrap("start networking", err)
+	// A crash may have come between the network and the note of it.
+	if _, made := h.World().NetworkNamed(model.DefaultNetwork); !made {
+		if _, _, err := h.CreateNetwork(ctx, body); err != nil {
+			return wrap("start networking", err)
+		}
 	}
-	return nil
+	return wrap("start networking", h.markStarted())
 }
 
 // reconcile makes the kernel as w says, whatever it is now; h.mu is held.
@@ -69,12 +72,16 @@ func (h *HNS) reconcile(ctx context.Context, w model.World) error {
 }
 
 // Recompile brings the kernel in line after the host changed: an uplink, an
-// address, a device of ours that somebody removed.
+// address, a device of ours that somebody removed. While there is Trouble it does
+// everything again, so calling it now and then is the way out.
 func (h *HNS) Recompile(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.stopped.Load() {
 		return nil
+	}
+	if h.Trouble() != "" {
+		return wrap("repair", h.reconcile(ctx, h.World()))
 	}
 	want := h.World().Desired()
 	facts, err := h.o.Compartments.Ensure(ctx, want)
