@@ -7,11 +7,13 @@ import "encoding/json"
 
 // NamespaceResourceEndpoint is the Data of an attached endpoint.
 type NamespaceResourceEndpoint struct {
+	//lint:ignore SA5008 the tag is that of the Windows package
 	Id string `json:"ID,"`
 }
 
 // NamespaceResourceContainer is the Data of an attached container.
 type NamespaceResourceContainer struct {
+	//lint:ignore SA5008 the tag is that of the Windows package
 	Id string `json:"ID,"`
 }
 
@@ -27,8 +29,8 @@ var (
 
 // NamespaceResource is one thing attached to a namespace.
 type NamespaceResource struct {
-	Type NamespaceResourceType `json:","`
-	Data json.RawMessage       `json:","`
+	Type NamespaceResourceType
+	Data json.RawMessage
 }
 
 // NamespaceType says where a namespace lives. Absent = Host.

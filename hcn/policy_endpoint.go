@@ -14,15 +14,15 @@ type PortMappingPolicySetting struct {
 
 // AclPolicySetting filters packets at the port.
 type AclPolicySetting struct {
-	Protocols       string        `json:",omitempty"`
-	Action          ActionType    `json:","`
-	Direction       DirectionType `json:","`
-	LocalAddresses  string        `json:",omitempty"`
-	RemoteAddresses string        `json:",omitempty"`
-	LocalPorts      string        `json:",omitempty"`
-	RemotePorts     string        `json:",omitempty"`
-	RuleType        RuleType      `json:",omitempty"`
-	Priority        uint16        `json:",omitempty"` // lower wins
+	Protocols       string `json:",omitempty"`
+	Action          ActionType
+	Direction       DirectionType
+	LocalAddresses  string   `json:",omitempty"`
+	RemoteAddresses string   `json:",omitempty"`
+	LocalPorts      string   `json:",omitempty"`
+	RemotePorts     string   `json:",omitempty"`
+	RuleType        RuleType `json:",omitempty"`
+	Priority        uint16   `json:",omitempty"` // lower wins
 }
 
 // QosPolicySetting limits what leaves the endpoint.
@@ -106,20 +106,20 @@ type InterfaceConstraintPolicySetting struct {
 
 // TierAclRule is one rule of a tier.
 type TierAclRule struct {
-	Id                string     `json:",omitempty"`
-	Protocols         string     `json:",omitempty"`
-	TierAclRuleAction ActionType `json:","`
-	LocalAddresses    string     `json:",omitempty"`
-	RemoteAddresses   string     `json:",omitempty"`
-	LocalPorts        string     `json:",omitempty"`
-	RemotePorts       string     `json:",omitempty"`
-	Priority          uint16     `json:",omitempty"`
+	Id                string `json:",omitempty"`
+	Protocols         string `json:",omitempty"`
+	TierAclRuleAction ActionType
+	LocalAddresses    string `json:",omitempty"`
+	RemoteAddresses   string `json:",omitempty"`
+	LocalPorts        string `json:",omitempty"`
+	RemotePorts       string `json:",omitempty"`
+	Priority          uint16 `json:",omitempty"`
 }
 
 // TierAclPolicySetting is an ordered tier of rules.
 type TierAclPolicySetting struct {
-	Name         string        `json:","`
-	Direction    DirectionType `json:","`
+	Name         string
+	Direction    DirectionType
 	Order        uint16        `json:""`
 	TierAclRules []TierAclRule `json:",omitempty"`
 }
