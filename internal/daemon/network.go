@@ -154,12 +154,30 @@ func (h statsHand) EndpointStats(ctx context.Context, id string) (hcs.NetworkSta
 	return hcs.NetworkStats(s), err
 }
 
+// repairEvery is how soon what could not be applied is tried again: our choice,
+// long enough that a lasting fault does not fill the log.
+const repairEvery = 10 * time.Second
+
 // watch has the networking service follow the host: an uplink that comes or goes,
-// an address, a device of ours that somebody removed.
+// an address, a device of ours that somebody removed. What could not be applied is
+// tried again.
 func (d *daemon) watch(ctx context.Context) {
-	for range d.comp.Watch(ctx) {
+	changed := d.comp.Watch(ctx)
+	again := time.NewTicker(repairEvery)
+	defer again.Stop()
+	for {
+		select {
+		case _, ok := <-changed:
+			if !ok {
+				return
+			}
+		case <-again.C:
+			if d.hns.Trouble() == "" {
+				continue
+			}
+		}
 		if err := d.hns.Recompile(ctx); err != nil && ctx.Err() == nil {
-			d.log.Warn("host changed and the switch could not follow; tried again at the next change", "error", err)
+			d.log.Warn("the switch could not follow the host; it is tried again", "error", err)
 		}
 	}
 }

@@ -146,7 +146,11 @@ func (k kindHandler) createOn(w http.ResponseWriter, r *http.Request, networks k
 		m = map[string]json.RawMessage{}
 	}
 	m["HostComputeNetwork"], _ = json.Marshal(id)
-	b, _ = json.Marshal(m)
+	b, err = marshal(m)
+	if err != nil {
+		k.s.fail(w, r, err)
+		return
+	}
 	k.createDoc(w, r, b)
 }
 

@@ -4,7 +4,6 @@
 package api
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -62,7 +61,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, set eventSet) {
 	w.WriteHeader(http.StatusOK)
 	rc := http.NewResponseController(w)
 	send := func(e store.Event) error {
-		b, err := json.Marshal(e)
+		b, err := marshal(e)
 		if err != nil {
 			return err
 		}
