@@ -11,7 +11,7 @@ ARCH     = $(shell $(GO) env GOARCH)
 # Without root: the packages that never touch the kernel.
 PKGS    ?= ./...
 
-.PHONY: all build hello demo test unit race check generate generate-check fuzz bench e2e setup clean help
+.PHONY: all build hello demo test unit race test-vm check generate generate-check fuzz bench e2e setup clean help
 all: build
 
 help: ## list the targets
@@ -42,6 +42,10 @@ race: hello ## the unit tests under the race detector
 
 e2e: build ## only the end-to-end tests, verbosely, as root
 	$(SUDO) $(GO) test -timeout 30m -count 1 -v ./e2e
+
+test-vm: build ## the kernel's tests on Debian 12's kernel in a VM, CGROUP=v2|v1|hybrid, VM="dir:regexp ..."
+	@scripts/setup.sh vm
+	$(SUDO) scripts/test-vm.sh $(VM)
 
 check: generate-check ## vet, format, static checks, architecture, generated files
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt -w'; exit 1; }

@@ -3,6 +3,7 @@
 # Installs what a fresh Debian host lacks.
 #   setup.sh run    to build and run gatehouse (make demo)
 #   setup.sh dev    to run every test and remake the eBPF objects (make test)
+#   setup.sh vm     to run tests on Debian 12's kernel in a virtual machine (make test-vm)
 # It changes nothing else; what is installed already is left alone.
 set -euo pipefail
 
@@ -11,10 +12,13 @@ dev=(clang llvm libbpf-dev linux-libc-dev gcc libc6-dev make curl jq
 	docker.io docker-registry apache2-utils openssl containernetworking-plugins
 	iptables nftables iperf3 debootstrap tcpdump procps python3-minimal)
 
+vm=(qemu-system-x86 debootstrap e2fsprogs cpio)
+
 case "${1:-run}" in
 run) want=("${run[@]}") ;;
 dev) want=("${run[@]}" "${dev[@]}") ;;
-*) echo "usage: setup.sh run|dev" >&2; exit 2 ;;
+vm) want=("${vm[@]}") ;;
+*) echo "usage: setup.sh run|dev|vm" >&2; exit 2 ;;
 esac
 
 if ! command -v go >/dev/null && ! [ -x /usr/local/go/bin/go ]; then
