@@ -21,7 +21,7 @@ import (
 	"time"
 )
 
-type report struct{ rows []string }
+type report struct{}
 
 func (r *report) title(format string, a ...any) {
 	fmt.Printf("\n## "+format+"\n", a...)

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 )
 
 // Version of the layout this code reads and writes.
@@ -92,7 +93,7 @@ func open(path string, readOnly bool) (*DB, error) {
 		NoFreelistSync: true,
 		ReadOnly:       readOnly,
 	})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, berrors.ErrTimeout) {
 		return nil, fmt.Errorf("open store %s: %w", path, ErrLocked)
 	}
 	if err != nil {
