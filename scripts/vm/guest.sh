@@ -4,7 +4,7 @@
 # the kernel's command line names, says each result on the console, powers off.
 #   gh.cgroup=v2|v1|hybrid   gh.suites=/src/vm-suites
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C TERM=dumb
-trap 'echo "VM-END"; sync; poweroff -f; sleep 1; echo o >/proc/sysrq-trigger' EXIT
+trap 'echo "VM-END"; sync; busybox poweroff -f; sleep 5' EXIT
 
 mount -t proc proc /proc
 mount -t sysfs sys /sys
