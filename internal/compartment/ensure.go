@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"gatehouse.dev/gatehouse/internal/failpoint"
 	"gatehouse.dev/gatehouse/internal/network/model"
 	"gatehouse.dev/gatehouse/internal/vswitch"
 )
@@ -337,6 +338,10 @@ func (h *Host) namespaceFor(c *model.Compartment) (ns *namespace, fresh bool, er
 		ns.close()
 		return nil, false, err
 	}
+	if err := failpoint.Hit("compartment.namespace"); err != nil {
+		ns.close()
+		return nil, false, err
+	}
 	return ns, true, nil
 }
 
@@ -353,6 +358,9 @@ func (h *Host) ensureVNIC(ns *namespace, v *model.VNIC, mtu int, fresh bool) err
 			return err
 		}
 		h.devices[v.PortName] = index
+		if err := failpoint.Hit("compartment.device"); err != nil {
+			return err
+		}
 	}
 	if err := h.join(index, v.PortName); err != nil {
 		return err

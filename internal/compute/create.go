@@ -184,7 +184,7 @@ type making struct {
 
 func (m *making) run(ctx context.Context) (Created, error) {
 	r := m.row
-	if err := failpoint.Hit("hcs-create-reserved"); err != nil {
+	if err := failpoint.Hit("compute.reserved"); err != nil {
 		return Created{}, err
 	}
 	w, silo, err := m.make(ctx)
@@ -220,7 +220,7 @@ func (m *making) run(ctx context.Context) (Created, error) {
 	if _, err := w.Start(ctx); err != nil {
 		return out, fmt.Errorf("start: %w", err)
 	}
-	if err := failpoint.Hit("hcs-create-started"); err != nil {
+	if err := failpoint.Hit("compute.started"); err != nil {
 		return out, err
 	}
 	if err := ctx.Err(); err != nil {
@@ -256,7 +256,7 @@ func (m *making) make(ctx context.Context) (held.Client, model.Silo, error) {
 	plug := func() {
 		err := m.plug(ctx)
 		if err == nil {
-			err = failpoint.Hit("hcs-create-plugged")
+			err = failpoint.Hit("compute.plugged")
 		}
 		plugged <- err
 	}
@@ -275,7 +275,7 @@ func (m *making) make(ctx context.Context) (held.Client, model.Silo, error) {
 	if err := m.writeEtc(m.etc()); err != nil {
 		return nil, silo, fmt.Errorf("make scratch: %w", err)
 	}
-	return w, silo, failpoint.Hit("hcs-create-spawned")
+	return w, silo, failpoint.Hit("compute.spawned")
 }
 
 // worker resolves the image, makes the scratch and starts the worker.
@@ -291,7 +291,7 @@ func (m *making) worker(ctx context.Context) (held.Client, model.Silo, error) {
 	if err != nil {
 		return nil, none, err
 	}
-	if err := failpoint.Hit("hcs-create-prepared"); err != nil {
+	if err := failpoint.Hit("compute.prepared"); err != nil {
 		return nil, none, err
 	}
 	w, err := m.h.o.Workers.Spawn(ctx, spec)

@@ -272,8 +272,11 @@ func (h *HCS) unreachable(s *system) bool {
 func (h *HCS) finish(s *system) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(h.life), undoLimit)
 	defer cancel()
-	if err := errors.Join(failpoint.Hit("hcs-stopped"), h.letGo(ctx, s)); err != nil {
+	if err := errors.Join(failpoint.Hit("compute.stopped"), h.letGo(ctx, s)); err != nil {
 		h.log.Warn("a stopped system left something; it is tried again", "system", s.row.Load().ID, "err", err)
+	}
+	if err := failpoint.Hit("compute.freed"); err != nil {
+		h.log.Warn("failpoint", "err", err)
 	}
 	s.mu.Lock()
 	select {

@@ -11,8 +11,8 @@
 //     busy with; all other verbs on one system queue.
 //   - A row whose system is stopped stays as a tombstone for ten minutes (or until
 //     it is deleted, where it is to be kept), so its exit status can be had.
-//   - Failpoints, in order: hcs-create-{reserved,plugged,prepared,spawned,started},
-//     hcs-stopped, hcs-deleted.
+//   - Failpoints, in order: compute.{reserved,plugged,prepared,spawned,started,
+//     stopped,freed,deleted}.
 //
 // A system is a row keyed by its RuntimeId. The row is committed with every id it
 // will use before any resource is made, so whatever is found after a crash either

@@ -306,7 +306,7 @@ func (h *HCS) Delete(ctx context.Context, id string) error {
 	if !s.row.Load().Unclean {
 		return nil
 	}
-	if err := failpoint.Hit("hcs-deleted"); err != nil {
+	if err := failpoint.Hit("compute.deleted"); err != nil {
 		return s.err(op, err)
 	}
 	ctx, cancel := detached(ctx, undoLimit)

@@ -35,6 +35,7 @@ import (
 	"gatehouse.dev/gatehouse/internal/dns"
 	"gatehouse.dev/gatehouse/internal/door/api"
 	"gatehouse.dev/gatehouse/internal/door/host"
+	"gatehouse.dev/gatehouse/internal/failpoint"
 	"gatehouse.dev/gatehouse/internal/hostport"
 	"gatehouse.dev/gatehouse/internal/image"
 	"gatehouse.dev/gatehouse/internal/instance"
@@ -147,7 +148,7 @@ func (d *daemon) up(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return failpoint.Hit("daemon.recovered")
 }
 
 func (d *daemon) pidFile() string { return filepath.Join(d.inst.Run, "gatehouse.pid") }

@@ -22,6 +22,7 @@ import (
 	"gatehouse.dev/gatehouse/internal/compute/worker"
 	"gatehouse.dev/gatehouse/internal/config"
 	"gatehouse.dev/gatehouse/internal/dns"
+	"gatehouse.dev/gatehouse/internal/failpoint"
 	"gatehouse.dev/gatehouse/internal/hostport"
 	"gatehouse.dev/gatehouse/internal/network"
 	"gatehouse.dev/gatehouse/internal/network/model"
@@ -81,7 +82,7 @@ func (d *daemon) closeNetwork() error {
 	empty := len(w.AllEndpoints()) == 0 && !slices.ContainsFunc(w.AllNamespaces(), func(n *model.Namespace) bool { return n.Doc.NetNsPath != "" })
 	errs := []error{d.dns.Close(), d.ports.Close(), d.comp.Settle(ctx), d.dp.Close()}
 	if empty {
-		errs = append(errs, datapath.Destroy(d.datapathOptions()), d.comp.Destroy(ctx), worker.Sweep(ctx, d.inst))
+		errs = append(errs, datapath.Destroy(d.datapathOptions()), failpoint.Hit("daemon.closing"), d.comp.Destroy(ctx), worker.Sweep(ctx, d.inst))
 	}
 	errs = append(errs, d.comp.Close())
 	return errors.Join(errs...)

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gatehouse.dev/gatehouse/images"
+	"gatehouse.dev/gatehouse/internal/failpoint"
 )
 
 // source is where an image comes from.
@@ -72,6 +73,9 @@ func (s *Store) bring(ctx context.Context, l *lease, src source, r report) (imag
 	for i, b := range row.Layers {
 		g.Go(func() (err error) {
 			if err = s.ensureBlob(gctx, src, m.Layers[i], r); err == nil {
+				err = failpoint.Hit("image.blob")
+			}
+			if err == nil {
 				layers[i], err = s.ensureLayer(gctx, b, r)
 			}
 			if err != nil {
@@ -311,6 +315,9 @@ func (s *Store) unpackBlob(ctx context.Context, b blobRow, r report) (layerRow, 
 		return row, err
 	}
 	if err := syncDir(s.dirs.layers()); err != nil {
+		return row, err
+	}
+	if err := failpoint.Hit("image.layer"); err != nil {
 		return row, err
 	}
 	return layerRow{DiffID: b.DiffID, Format: formatOverlay, Bytes: sum.Bytes, TarBytes: t.size(),

@@ -13,6 +13,7 @@ import (
 	"slices"
 
 	"gatehouse.dev/gatehouse/images"
+	"gatehouse.dev/gatehouse/internal/failpoint"
 	"gatehouse.dev/gatehouse/internal/store"
 )
 
@@ -121,6 +122,9 @@ func (s *Store) sweep(digests []string) error {
 		}
 	}
 	s.mu.Unlock()
+	if len(finish) > 0 {
+		errs = append(errs, failpoint.Hit("image.discarded"))
+	}
 	for _, f := range finish {
 		errs = append(errs, f())
 	}
@@ -243,6 +247,7 @@ func (s *Store) Remove(_ context.Context, ref string, force bool) (images.Remove
 		if _, err := s.db.Update(func(tx *store.Tx) error { return imageRows.Delete(tx, r.ID) }); err != nil {
 			return nil, fmt.Errorf("store: %w", err)
 		}
+		_ = failpoint.Hit("image.removed") // too late for an error
 		delete(s.images, r.ID)
 		s.writeIndex()
 		out = images.Removed{Untagged: r.Names, Deleted: []string{r.ID}}

@@ -19,6 +19,7 @@ import (
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"gatehouse.dev/gatehouse/images"
+	"gatehouse.dev/gatehouse/internal/failpoint"
 	"gatehouse.dev/gatehouse/internal/store"
 )
 
@@ -310,6 +311,7 @@ func (s *Store) commit(l *lease, imgs []imageRow, layers []layerRow) error {
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
+	_ = failpoint.Hit("image.committed") // too late for an error
 	for id := range changed {
 		if old, ok := s.images[id]; ok && l != nil {
 			l.replaced = append(l.replaced, old.files()...)

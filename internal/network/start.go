@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"gatehouse.dev/gatehouse/hcn"
+	"gatehouse.dev/gatehouse/internal/failpoint"
 	"gatehouse.dev/gatehouse/internal/network/model"
 )
 
@@ -60,6 +61,9 @@ func (h *HNS) reconcile(ctx context.Context, w model.World) error {
 		trouble = err
 	}
 	if err := h.program(ctx, want, facts); err != nil {
+		return err
+	}
+	if err := failpoint.Hit("network.reconciled"); err != nil {
 		return err
 	}
 	h.nameThem(want, true)

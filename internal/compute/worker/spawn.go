@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gatehouse.dev/gatehouse/internal/compute/silo"
+	"gatehouse.dev/gatehouse/internal/failpoint"
 )
 
 const (
@@ -170,6 +171,9 @@ func (s *Spawner) spawn(ctx context.Context, spec Spec) (*client, error) {
 	}
 	if err := os.WriteFile(filepath.Join(spec.Dir, "spec.json"), b, 0o600); err != nil {
 		return nil, fmt.Errorf("write spec: %w", err)
+	}
+	if err := failpoint.Hit("worker.ordering"); err != nil {
+		return nil, err
 	}
 	c := s.take()
 	if c == nil {

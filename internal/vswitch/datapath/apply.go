@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
+	"gatehouse.dev/gatehouse/internal/failpoint"
 	"gatehouse.dev/gatehouse/internal/vswitch"
 	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
 )
@@ -57,6 +58,9 @@ func (d *Datapath) apply(ctx context.Context, t vswitch.Tables) error {
 	}
 	delta := vswitch.Diff(d.tables, t)
 	if err := d.write(delta.Steps); err != nil {
+		return err
+	}
+	if err := failpoint.Hit("datapath.written"); err != nil {
 		return err
 	}
 	if !d.live {
@@ -131,6 +135,9 @@ func (d *Datapath) switchTo(ctx context.Context, t vswitch.Tables) error {
 	if err := d.attachBlock(ep); err != nil {
 		return err
 	}
+	if err := failpoint.Hit("datapath.switched"); err != nil {
+		return err
+	}
 	for _, u := range t.Uplinks {
 		if err := d.attachUplink(u.Ifindex, u.Name, up); err != nil {
 			return err
@@ -145,6 +152,9 @@ func (d *Datapath) switchTo(ctx context.Context, t vswitch.Tables) error {
 		return err
 	}
 	if err := d.setCurrent(d.gen.number); err != nil {
+		return err
+	}
+	if err := failpoint.Hit("datapath.current"); err != nil {
 		return err
 	}
 	d.log.Info("data plane switched", "generation", d.gen.number, "uplinks", len(t.Uplinks), "hooks", t.SocketHooks)

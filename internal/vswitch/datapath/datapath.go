@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/vishvananda/netlink"
 
+	"gatehouse.dev/gatehouse/internal/failpoint"
 	"gatehouse.dev/gatehouse/internal/vswitch"
 	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
 )
@@ -114,6 +115,9 @@ func open(o Options) (_ *Datapath, err error) {
 	}
 	if d.gen, err = d.loadGeneration(spec); err != nil {
 		return nil, explain(err)
+	}
+	if err := failpoint.Hit("datapath.loaded"); err != nil {
+		return nil, err
 	}
 	d.log.Info("data plane loaded", "generation", d.gen.number, "pins", o.Pins)
 	return d, nil
