@@ -366,7 +366,9 @@ func progOf(p *labPort) string {
 
 // run puts a frame in at a port.
 func (l *lab) run(p *labPort, frame []byte, gsoSize uint32) (outcome, error) {
-	l.put("result", uint32(0), Result{})
+	if err := l.coll.Maps["result"].Put(uint32(0), Result{}); err != nil {
+		return outcome{}, err
+	}
 	ctx := skbContext{Ifindex: uint32(p.dev), IngressIfindex: uint32(p.dev), Mark: 0x77, Priority: 5, GsoSize: gsoSize}
 	if gsoSize > 0 {
 		ctx.GsoSegs = 2
@@ -431,4 +433,3 @@ func (l *lab) drops() map[DropReason]uint64 {
 	}
 	return sum
 }
-

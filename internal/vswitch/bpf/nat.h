@@ -226,8 +226,8 @@ static __always_inline int gh_try(struct gh_scratch *s, __u16 cand, int fam)
 	struct gh_pkt *p = &s->p;
 	struct gh_head *rh = (struct gh_head *)&s->rval;
 	__u16 port_op = gh_is_echo(p) ? GH_OP_NSPORT : GH_OP_NDPORT;
-	int nat;
-	long ret;
+	/* Not long, as libbpf says: before Linux 6.4 the upper half of the answer is not the sign's. */
+	int nat, ret;
 	void *r;
 
 	if (w->pool_busy && gh_has_ports(p)) {
