@@ -417,7 +417,8 @@ func TestFromNamespaces(t *testing.T) {
 		nettest.Veth(t, host, dev, n, "eth0", fmt.Sprintf("10.8.%d.1/24", i), fmt.Sprintf("10.8.%d.2/24", i),
 			fmt.Sprintf("fd08:%d::1/64", i), fmt.Sprintf("fd08:%d::2/64", i))
 		network := fmt.Sprint(i)
-		res = append(res, model.Resolver{Network: network, Listen: addrs(fmt.Sprintf("10.8.%d.1", i), fmt.Sprintf("fd08:%d::1", i))})
+		res = append(res, model.Resolver{Network: network, Listen: addrs(fmt.Sprintf("10.8.%d.1", i), fmt.Sprintf("fd08:%d::1", i)),
+			Clients: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.8.%d.0/24", i)), netip.MustParsePrefix(fmt.Sprintf("fd08:%d::/64", i))}})
 		recs = append(recs, model.NameRecord{Network: network, Name: "peer", Addrs: addrs(fmt.Sprintf("10.8.%d.77", i))})
 	}
 	s.Set(recs, res)
@@ -438,6 +439,21 @@ func TestFromNamespaces(t *testing.T) {
 					t.Errorf("namespace %d: %s, want %s", i, got, want)
 				}
 			}
+		}
+	}
+
+	// A stranger who routes to a network's address hears nothing, neither by UDP nor TCP.
+	ns[1].Exec("ip", "route", "add", "10.8.0.0/24", "via", "10.8.1.1")
+	for _, network := range []string{"udp", "tcp"} {
+		conn, err := ns[1].Dial(context.Background(), network, "10.8.0.1:53")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := dns.Client{Net: network, Timeout: 300 * time.Millisecond}
+		r, _, err := c.ExchangeWithConn(query("peer", dns.TypeA), &dns.Conn{Conn: conn})
+		conn.Close()
+		if err == nil {
+			t.Errorf("a stranger by %s got %s", network, texts(r))
 		}
 	}
 }

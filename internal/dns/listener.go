@@ -132,6 +132,15 @@ func (l *listener) serve(ctx context.Context, socks sockets) {
 
 func (l *listener) handle(ctx context.Context, w dns.ResponseWriter, q *dns.Msg, overTCP bool) {
 	z := l.server.names.Load().zone(*l.network.Load())
+	if from := source(w.RemoteAddr()); !z.serves(from, l.addr) {
+		// Silence: an answer would tell names of the network to strangers, and
+		// make the resolver an amplifier for who forges sources.
+		l.server.log.Debug("question of a stranger dropped", "network", *l.network.Load(), "from", from)
+		if overTCP {
+			_ = w.Close()
+		}
+		return
+	}
 	r, done := z.answer(q)
 	if !done {
 		r = l.server.forward.ask(ctx, z.upstream, q, overTCP)
@@ -142,6 +151,15 @@ func (l *listener) handle(ctx context.Context, w dns.ResponseWriter, q *dns.Msg,
 	fitTo(r, q, overTCP)
 	// An error here means that the client is gone.
 	_ = w.WriteMsg(r)
+}
+
+// source is a client's address; the zero Addr is nobody's.
+func source(a net.Addr) netip.Addr {
+	ap, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr()
 }
 
 // fitTo cuts an answer to what the client takes.

@@ -7,7 +7,9 @@
 // A question that came to a network's address is answered from that network's
 // names alone, so one name may mean different things in two networks. Names of
 // one label that nobody has are never asked outside: a container's mistyped name
-// is nobody else's business, and the answer comes at once.
+// is nobody else's business, and the answer comes at once. Only the network's own
+// prefixes and this host are answered; strangers who route to the address hear
+// nothing.
 //
 // Be aware:
 //   - it listens in the namespace that the process runs in, on the very gateway

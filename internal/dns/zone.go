@@ -29,7 +29,7 @@ func newTables(names []model.NameRecord, resolvers []model.Resolver) *tables {
 		zones := make(map[string]*zone, len(resolvers))
 		for _, r := range resolvers {
 			zones[r.Network] = &zone{
-				domain: clean(r.Domain), upstream: r.Upstream,
+				domain: clean(r.Domain), clients: r.Clients, upstream: r.Upstream,
 				addrs: map[string][]netip.Addr{}, names: map[netip.Addr]string{},
 			}
 		}
@@ -54,9 +54,26 @@ func (t *tables) zone(network string) *zone {
 // final dot.
 type zone struct {
 	domain   string
+	clients  []netip.Prefix
 	upstream []netip.Addr
 	addrs    map[string][]netip.Addr
 	names    map[netip.Addr]string // the first name of each address
+}
+
+// serves says whether a source at a listener's address is answered: the network's
+// own clients and this host, whose questions to an address of its own come from
+// that very address or from loopback.
+func (z *zone) serves(source, at netip.Addr) bool {
+	source = source.Unmap().WithZone("")
+	if source == at || source.IsLoopback() {
+		return true
+	}
+	for _, p := range z.clients {
+		if p.Contains(source) {
+			return true
+		}
+	}
+	return false
 }
 
 func clean(name string) string { return strings.ToLower(strings.Trim(name, ".")) }

@@ -236,6 +236,9 @@ func (h *HNS) apply(ctx context.Context, want model.Desired, again bool) error {
 		return nil
 	}
 	h.setTrouble(nil)
+	if err := failpoint.Hit("network.pruned"); err != nil {
+		return step(hcn.E_FAIL, "failpoint", err)
+	}
 	return nil
 }
 
@@ -293,7 +296,8 @@ func sameName(a, b model.NameRecord) bool {
 }
 
 func sameResolver(a, b model.Resolver) bool {
-	return a.Network == b.Network && a.Domain == b.Domain && slices.Equal(a.Listen, b.Listen) && slices.Equal(a.Upstream, b.Upstream)
+	return a.Network == b.Network && a.Domain == b.Domain && slices.Equal(a.Listen, b.Listen) && slices.Equal(a.Clients, b.Clients) &&
+		slices.Equal(a.Upstream, b.Upstream)
 }
 
 // reset zeroes the counters of ports that were attached anew.

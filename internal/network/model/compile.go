@@ -63,6 +63,9 @@ func compileNetwork(n *Network, inst instance.Instance) netPart {
 		Interface: p.hostNIC.SwitchName, HostNIC: p.hostNIC.Name, MAC: p.hostNIC.MAC, Addrs: addrs, Up: true,
 	}
 	p.resolver = Resolver{Network: n.Doc.Id, Listen: addrs, Domain: canonicalName(n.Doc.Dns.Domain)}
+	for _, s := range n.subnets {
+		p.resolver.Clients = append(p.resolver.Clients, s.pool.Prefix)
+	}
 	for _, s := range n.Doc.Dns.ServerList {
 		if a, err := netip.ParseAddr(s); err == nil && !slices.Contains(addrs, a) {
 			p.resolver.Upstream = append(p.resolver.Upstream, a)

@@ -81,6 +81,9 @@ type Resolver struct {
 	Network string
 	Listen  []netip.Addr // port 53, UDP and TCP
 	Domain  string
+	// Clients are the sources that are answered beside this host's own: the
+	// network's prefixes. Anybody else who reaches the address hears nothing.
+	Clients []netip.Prefix
 	// Upstream servers; empty = the host's /etc/resolv.conf.
 	Upstream []netip.Addr
 }

@@ -112,7 +112,7 @@ func printDesired(d Desired) string {
 		fmt.Fprintf(&o, "name %s %v\n", n.Name, n.Addrs)
 	}
 	for _, r := range d.Resolvers {
-		fmt.Fprintf(&o, "resolver %v domain %q upstream %v\n", r.Listen, r.Domain, r.Upstream)
+		fmt.Fprintf(&o, "resolver %v domain %q clients %v upstream %v\n", r.Listen, r.Domain, r.Clients, r.Upstream)
 	}
 	for _, p := range d.HostPorts {
 		fmt.Fprintf(&o, "hostport %d %s %d %s\n", p.Proto, p.Addr, p.Port, p.Endpoint)
