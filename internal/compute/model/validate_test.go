@@ -158,15 +158,15 @@ func TestResolveUser(t *testing.T) {
 		uid, gid uint32
 		more     []uint32
 	}{
-		"":          {0, 0, []uint32{4, 10}},
-		"web":       {101, 102, []uint32{4}},
-		"101":       {101, 102, []uint32{4}},
-		"7":         {7, 0, nil},
-		"7:8":       {7, 8, nil},
-		"web:adm":   {101, 4, nil},
-		"web:0":     {101, 0, nil},
-		"root:web":  {0, 102, nil},
-		"007:00010": {7, 10, nil},
+		"":          {0, 0, []uint32{0, 4, 10}},
+		"web":       {101, 102, []uint32{102, 4}},
+		"101":       {101, 102, []uint32{102, 4}},
+		"7":         {7, 0, []uint32{0}},
+		"7:8":       {7, 8, []uint32{8}},
+		"web:adm":   {101, 4, []uint32{4}},
+		"web:0":     {101, 0, []uint32{0}},
+		"root:web":  {0, 102, []uint32{102}},
+		"007:00010": {7, 10, []uint32{10}},
 	} {
 		u, err := ResolveUser(in, passwd, group)
 		if err != nil || u.UID != want.uid || u.GID != want.gid || !slices.Equal(u.AdditionalGids, want.more) {
