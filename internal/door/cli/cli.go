@@ -134,7 +134,7 @@ func (a *app) line(err error) string {
 		if r := ne.Record(); strings.TrimSpace(r.Error) != "" {
 			s = strings.Replace(s, ne.Error(), strings.TrimSpace(r.Error), 1)
 		}
-	case strings.HasPrefix(s, "unknown command"):
+	case strings.HasPrefix(s, "unknown command") && !strings.Contains(s, "; see: "):
 		s, _, _ = strings.Cut(s, "\n")
 		s += "; see: gatehouse --help"
 	}
@@ -207,9 +207,11 @@ func (a *app) command() *cobra.Command {
 				if len(args) > 0 {
 					return usage(c, fmt.Errorf("unknown command %q for %q", args[0], c.CommandPath()))
 				}
-				return usage(c, fmt.Errorf("%s needs a verb", c.CommandPath()))
+				return usage(c, fmt.Errorf("%s needs a verb", words(c)))
 			}
 		}
+		// Use lines name their flags where they matter.
+		c.DisableFlagsInUseLine = strings.Contains(c.Use, "[-") || strings.Contains(c.Use, "[flags]")
 		if c.Args != nil {
 			check := c.Args
 			c.Args = func(c *cobra.Command, args []string) error { return usageOnce(c, check(c, args)) }
@@ -245,17 +247,20 @@ func walk(c *cobra.Command) func(func(*cobra.Command) bool) {
 }
 
 // args checks how many words a command takes and says so in its own words.
-func args(least, most int, words string) cobra.PositionalArgs {
+func args(least, most int, what string) cobra.PositionalArgs {
 	return func(c *cobra.Command, a []string) error {
 		if len(a) < least || most >= 0 && len(a) > most {
-			if words == "" {
-				return fmt.Errorf("%s takes no words", c.CommandPath())
+			if what == "" {
+				return fmt.Errorf("%s takes no words", words(c))
 			}
-			return fmt.Errorf("%s takes %s", c.CommandPath(), words)
+			return fmt.Errorf("%s takes %s", words(c), what)
 		}
 		return nil
 	}
 }
+
+// words are a command's own, without the program's name that begins the line.
+func words(c *cobra.Command) string { return strings.TrimPrefix(c.CommandPath(), c.Root().Name()+" ") }
 
 // outputFlag gives a listing -o json|wide|name.
 func (a *app) outputFlag(fs *pflag.FlagSet) {

@@ -21,10 +21,11 @@ const (
 		"spire stair stile threshold tollgate tower turnstile turret valley vault viaduct wall warden well wicket window"
 )
 
-// newName makes a name for a system that was given none.
+// newName makes a name for a system that was given none. It is the host name
+// inside too, so it must be one: an underscore is not.
 func newName(r *rand.Rand) string {
 	a, n := strings.Fields(adjectives), strings.Fields(nouns)
-	return a[r.IntN(len(a))] + "_" + n[r.IntN(len(n))]
+	return a[r.IntN(len(a))] + "-" + n[r.IntN(len(n))]
 }
 
 // checkName says what is wrong with a name, by the rule of compute systems.

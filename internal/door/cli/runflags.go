@@ -57,7 +57,7 @@ func (f *runFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.hostname, "hostname", "", "host name inside")
 	fs.StringVarP(&f.memory, "memory", "m", "", "memory limit, as 256m or 2g")
 	fs.StringVar(&f.cpus, "cpus", "", "CPU limit, as 1.5")
-	fs.Int64Var(&f.pidsLimit, "pids-limit", 0, "limit of processes and threads")
+	fs.Int64Var(&f.pidsLimit, "pids-limit", 0, "limit of processes and threads (-1: none)")
 	fs.BoolVar(&f.readOnly, "read-only", false, "root file system cannot be written")
 	fs.StringArrayVar(&f.capAdd, "cap-add", nil, "add a capability, or ALL; repeatable")
 	fs.StringArrayVar(&f.capDrop, "cap-drop", nil, "take a capability away, or ALL; repeatable")
@@ -128,10 +128,10 @@ func (f *runFlags) document(h caller, image string, args []string) (wish, error)
 			}
 		}
 	}
-	c := &hcs.Container{Image: image, InitProcess: p, PidsLimit: f.pidsLimit, RootReadOnly: f.readOnly}
-	if f.pidsLimit < 0 {
-		return w, fmt.Errorf("--pids-limit %d: must be positive; leave it out for no limit", f.pidsLimit)
+	if f.pidsLimit < -1 {
+		return w, fmt.Errorf("--pids-limit %d: must be positive, or -1 for no limit", f.pidsLimit)
 	}
+	c := &hcs.Container{Image: image, InitProcess: p, PidsLimit: max(0, f.pidsLimit), RootReadOnly: f.readOnly}
 	if f.hostname != "" {
 		c.GuestOs = &hcs.GuestOs{HostName: f.hostname}
 	}

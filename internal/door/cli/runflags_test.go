@@ -89,7 +89,7 @@ func TestRunRefusals(t *testing.T) {
 		"--memory lots i":                      `--memory "lots": not a size`,
 		"--cpus 9 i":                           `this host has 4`,
 		"--cap-add NOSUCH i":                   `capability "NOSUCH": unknown`,
-		"--pids-limit -1 i":                    "must be positive",
+		"--pids-limit -2 i":                    "must be positive",
 		"-p 70000:80 i":                        `host port "70000"`,
 		"-p x:y i":                             `"x:y"`,
 		"--ip 10.0.0.300 i":                    `--ip "10.0.0.300"`,

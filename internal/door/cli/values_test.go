@@ -141,7 +141,7 @@ func TestSizes(t *testing.T) {
 func TestNames(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 1000 {
-		if n := newName(r); checkName(n) != nil || strings.Count(n, "_") != 1 {
+		if n := newName(r); checkName(n) != nil || strings.Count(n, "-") != 1 || strings.Contains(n, "_") {
 			t.Fatalf("generated name %q", n)
 		}
 	}
