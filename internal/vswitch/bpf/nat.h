@@ -26,8 +26,10 @@ enum gh_snat {
 
 static __always_inline int gh_has_ports(const struct gh_pkt *p)
 {
+	if (p->kflags & GH_FKEY_L3)
+		return 0;
 	return p->h.l4 == GH_L4_TCP || p->h.l4 == GH_L4_UDP || p->h.l4 == GH_L4_ICMP || p->h.l4 == GH_L4_ICMP6 ||
-	       (p->h.frag == GH_FRAG_LATER && !(p->kflags & GH_FKEY_L3));
+	       p->h.frag == GH_FRAG_LATER;
 }
 
 /* An ICMP id stands in the source port's place in both directions. */

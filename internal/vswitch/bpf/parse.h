@@ -74,9 +74,10 @@ static __always_inline int gh_parse_l4(void *l4, void *end, __u8 proto, __u16 *s
 				return GH_NEXT_ERROR;
 			if (icmp->type >= GH_ND_RS && icmp->type <= GH_ND_REDIRECT)
 				return GH_NEXT_ND;
+			/* Whatever it is, its checksum covers the addresses. */
+			h->l4 = GH_L4_ICMP6;
 			if (icmp->type == GH_ICMP6_ECHO || icmp->type == GH_ICMP6_ECHOREPLY) {
 				*sport = icmp->echo.id;
-				h->l4 = GH_L4_ICMP6;
 				return GH_NEXT_FLOW;
 			}
 		}

@@ -378,10 +378,14 @@ func (p *Packet) read6(b []byte, quoted bool) error {
 		body = body[:n]
 	}
 	for p.Proto == 0 || p.Proto == 43 || p.Proto == 60 {
-		if len(body) < 8 || len(body) < int(body[1]+1)*8 {
+		if len(body) < 8 {
 			return errShort
 		}
-		p.Proto, body = body[0], body[int(body[1]+1)*8:]
+		n := (int(body[1]) + 1) * 8
+		if len(body) < n {
+			return errShort
+		}
+		p.Proto, body = body[0], body[n:]
 	}
 	if p.Proto == 44 {
 		if len(body) < 8 {
@@ -451,7 +455,8 @@ func (p *Packet) readICMP(b []byte, quoted bool) error {
 			p.MTU &= 0xffff
 		}
 		p.Inner = &Packet{Ether: p.Ether}
-		if err := p.Inner.readNet(b[8:], true); err != nil {
+		// A quote may end anywhere behind its IP header.
+		if err := p.Inner.readNet(b[8:], true); err != nil && !errors.Is(err, errShort) {
 			return fmt.Errorf("quoted packet: %w", err)
 		}
 	case p.isND() && !quoted:
