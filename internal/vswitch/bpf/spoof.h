@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Copyright The gatehouse authors */
 
-/* L1: an endpoint speaks for itself only. */
+/* L1: an endpoint speaks for itself only, and so does the host. */
 #ifndef GH_SPOOF_H
 #define GH_SPOOF_H
 
-#include "port.h"
+#include "lb.h"
 
 #define GH_DHCP_SERVER bpf_htons(67)
 #define GH_DHCP6_SERVER bpf_htons(547)
@@ -33,9 +33,16 @@ static __always_inline int gh_own_mac(struct __sk_buff *skb, const struct gh_por
 	return (void *)(eth + 1) <= end && gh_mac_eq(eth->h_source, in->mac);
 }
 
-/* gh_spoof() returns 0 or a drop reason. Ports of other kinds are trusted. */
+/*
+ * gh_spoof() returns 0 or a drop reason. The host speaks for its own addresses
+ * only: what it would merely forward, from a machine that routes to it or from
+ * another tool's containers, reaches endpoints by published ports or not at all.
+ * Ports of other kinds are trusted.
+ */
 static __always_inline int gh_spoof(struct __sk_buff *skb, const struct gh_pkt *p, const struct gh_port *in)
 {
+	if (p->kind == GH_PORT_HOST)
+		return gh_is_host(&p->src) ? 0 : GH_DROP_SPOOF_IP;
 	if (!gh_is_endpoint(p->kind))
 		return 0;
 	if (!gh_own_mac(skb, in))
