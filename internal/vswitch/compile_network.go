@@ -101,6 +101,13 @@ func networkBlock(n *Network, x *netContext) *block {
 	b := &block{epochNets: []NetworkID{n.ID}}
 	row := NetRow{Flags: uint32(n.Flags), Zone: uint16(n.Zone), HostPort: uint16(n.HostPort), Mtu: x.mtu}
 	row.Hairpin4.B, row.Hairpin6.B = hairpin4(n.ID).As16(), hairpin6(n.ID).As16()
+	for _, gw := range x.gateways { // the first of each family
+		if own := &row.Gw4; gw.Is4() && own.B == [16]byte{} {
+			own.B = gw.As16()
+		} else if own := &row.Gw6; gw.Is6() && own.B == [16]byte{} {
+			own.B = gw.As16()
+		}
+	}
 	b.net = []Entry[uint32, NetRow]{{uint32(n.ID), row}}
 	route := func(p netip.Prefix, kind uint16) {
 		b.route = append(b.route, Entry[RouteKey, RouteRow]{routeKey(n.Zone, p), RouteRow{Kind: kind}})

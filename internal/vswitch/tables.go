@@ -99,7 +99,8 @@ func (b *block) print(add func(string, ...any)) {
 	}
 	for _, e := range b.net {
 		v := e.Value
-		add("net %d zone %d flags %s host %d mtu %d hairpin %s %s", e.Key, v.Zone, NetFlags(v.Flags), v.HostPort, v.Mtu, ip(v.Hairpin4.B), ip(v.Hairpin6.B))
+		add("net %d zone %d flags %s host %d mtu %d hairpin %s %s gateway %s %s", e.Key, v.Zone, NetFlags(v.Flags), v.HostPort, v.Mtu,
+			ip(v.Hairpin4.B), ip(v.Hairpin6.B), ip(v.Gw4.B), ip(v.Gw6.B))
 	}
 	for _, e := range b.ifport {
 		add("ifport %d -> port %d", e.Key, e.Value)
