@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/google/uuid"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"gatehouse.dev/gatehouse/hcs"
@@ -78,7 +79,7 @@ func Normalize(id, owner string, d hcs.ComputeSystem) hcs.ComputeSystem {
 		g.HostName = c.Oci.Hostname
 	}
 	if g.HostName == "" {
-		g.HostName = id[:min(len(id), 12)]
+		g.HostName = hostName(id)
 	}
 	c.GuestOs = &g
 	if c.InitProcess == nil && c.Oci != nil && c.Oci.Process != nil {
@@ -480,4 +481,13 @@ func Process(prefix string, p hcs.ProcessParameters) error {
 		}
 	}
 	return nil
+}
+
+// hostName is the default one: the system's id as a label of DNS, a GUID cut to
+// the twelve digits that Docker shows.
+func hostName(id string) string {
+	if _, err := uuid.Parse(id); err == nil && len(id) == 36 {
+		return id[:12]
+	}
+	return strings.TrimRight(strings.ReplaceAll(id[:min(len(id), 63)], "@", "-"), ".-_")
 }

@@ -151,6 +151,18 @@ func FuzzSplitWords(f *testing.F) {
 	})
 }
 
+func TestHostName(t *testing.T) {
+	for id, want := range map[string]string{
+		"web": "web", "happy-rampart-of-many-words": "happy-rampart-of-many-words", "a@b": "a-b",
+		"18e05377-96f2-46a5-8636-247cb65f089c": "18e05377-96f",
+		strings.Repeat("x", 128):               strings.Repeat("x", 63),
+	} {
+		if got := hostName(id); got != want {
+			t.Errorf("%s: %s, want %s", id, got, want)
+		}
+	}
+}
+
 func TestResolveUser(t *testing.T) {
 	passwd := []byte("root:x:0:0:r:/root:/bin/sh\nweb:x:101:102::/:\n")
 	group := []byte("root:x:0:\nweb:x:102:\nadm:x:4:web,root\nwheel:x:10:root\n")
