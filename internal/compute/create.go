@@ -323,7 +323,7 @@ func (m *making) plug(ctx context.Context) (err error) {
 	case r.Plugged:
 		m.plugged, err = m.h.o.Networks.Plug(ctx, r.RuntimeID, r.Namespace, m.endpoints)
 		if err != nil {
-			return fmt.Errorf("plug network: %w", err)
+			return err // it says that it is the network's
 		}
 	case n.Namespace != "":
 		m.plugged, err = m.h.o.Networks.Look(ctx, n.Namespace)

@@ -79,7 +79,7 @@ func notBuilt(field, format string, args ...any) *Error {
 }
 
 func networkMissing(ref string) *Error {
-	return refuse(hcn.HCN_E_NETWORK_NOT_FOUND, "network %q: the network was not found", ref)
+	return refuse(hcn.HCN_E_NETWORK_NOT_FOUND, "network %q: the network was not found; list with: gatehouse network ls", ref)
 }
 
 func endpointMissing(ref string) *Error {
