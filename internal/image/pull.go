@@ -48,6 +48,7 @@ func (s *Store) Pull(ctx context.Context, req images.PullRequest, r func(images.
 
 // hint says what to do about a refusal of the registry's.
 func hint(err error, ref images.Reference, reg images.Registry) error {
+	err = untrusted(err)
 	var e *transport.Error
 	if !errors.As(err, &e) || e.StatusCode != http.StatusUnauthorized && e.StatusCode != http.StatusForbidden {
 		return err

@@ -132,25 +132,25 @@ func (s *Store) Login(ctx context.Context, req images.LoginRequest) error {
 	}
 	base, err := baseTransport(req.Registry)
 	if err != nil {
-		return classify(op, err)
+		return classify(op, untrusted(err))
 	}
 	defer base.CloseIdleConnections()
 	rt, err := transport.NewWithContext(ctx, registry, authOf(req.Registry),
 		transport.NewUserAgent(schemeGuard{base, req.Registry.PlainHTTP}, "gatehouse"), nil)
 	if err != nil {
-		return classify(op, err)
+		return classify(op, untrusted(err))
 	}
 	hreq, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s://%s/v2/", registry.Scheme(), registry.RegistryStr()), nil)
 	if err != nil {
-		return classify(op, err)
+		return classify(op, untrusted(err))
 	}
 	resp, err := (&http.Client{Transport: rt}).Do(hreq)
 	if err != nil {
-		return classify(op, err)
+		return classify(op, untrusted(err))
 	}
 	defer resp.Body.Close()
 	if err := transport.CheckError(resp, http.StatusOK); err != nil {
-		return classify(op, err)
+		return classify(op, untrusted(err))
 	}
 	return nil
 }

@@ -182,7 +182,7 @@ func TestPullFromSecureRegistry(t *testing.T) {
 	}{
 		{"no credentials", images.PullRequest{Ref: name, Registry: images.Registry{CA: r.ca}}, images.CodeAccessDenied, "needs a login to " + r.addr},
 		{"wrong password", images.PullRequest{Ref: name, Registry: images.Registry{CA: r.ca, Username: "gate", Password: "no"}}, images.CodeAccessDenied, "not accepted"},
-		{"unknown authority", images.PullRequest{Ref: name, Registry: images.Registry{Username: "gate", Password: "house"}}, images.CodeUnavailable, "certificate"},
+		{"unknown authority", images.PullRequest{Ref: name, Registry: images.Registry{Username: "gate", Password: "house"}}, images.CodeUnavailable, "--tls-ca FILE"},
 		{"no such tag", images.PullRequest{Ref: r.addr + "/team/app:2", Registry: auth}, images.CodeNotFound, "MANIFEST_UNKNOWN"},
 		{"bad CA", images.PullRequest{Ref: name, Registry: images.Registry{CA: "junk"}}, images.CodeInvalid, "Registry.CA"},
 		{"bad name", images.PullRequest{Ref: "UPPER"}, images.CodeInvalid, "UPPER"},
