@@ -200,6 +200,7 @@ func (a *app) command() *cobra.Command {
 		a.inspectCmd(), a.statsCmd(), a.pauseCmd(), a.resumeCmd(), a.attachCmd())
 	add("things", a.imageCmd(), a.networkCmd(), a.endpointCmd(), a.namespaceCmd())
 	add("raw", a.hcnCmd(), a.hcsCmd())
+	a.completeNames(root)
 	for c := range walk(root) {
 		if c.HasSubCommands() && c.RunE == nil && c != root {
 			c.Args = cobra.ArbitraryArgs

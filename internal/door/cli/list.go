@@ -22,11 +22,22 @@ import (
 func lower(s string) string { return strings.ToLower(s) }
 
 func (a *app) psCmd() *cobra.Command {
-	var all bool
+	var all, quiet bool
+	var filters []string
 	c := &cobra.Command{
-		Use: "ps [-a] [-o json|wide|name]", Short: "list containers", Args: args(0, 0, ""),
+		Use: "ps [-a] [--filter KEY=VALUE]… [-o json|wide|name]", Short: "list containers", Args: args(0, 0, ""),
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx := c.Context()
+			want, err := parsePsFilters(filters)
+			if err != nil {
+				return usage(c, err)
+			}
+			if len(want["status"]) > 0 {
+				all = true
+			}
+			if quiet {
+				a.output = "name"
+			}
 			sys, err := a.hcs().Enumerate(ctx, hcs.SystemQuery{}, all)
 			if err != nil {
 				return err
@@ -34,6 +45,7 @@ func (a *app) psCmd() *cobra.Command {
 			if !all {
 				sys = slices.DeleteFunc(sys, func(p hcs.Properties) bool { return p.Stopped || p.State == hcs.StateStopped })
 			}
+			sys = slices.DeleteFunc(sys, func(p hcs.Properties) bool { return !want.match(p) })
 			var g hcn.Graph
 			if a.output == "" || a.output == "wide" {
 				g, _ = a.hcn().Graph(ctx) // a listing without addresses is better than none
@@ -42,6 +54,8 @@ func (a *app) psCmd() *cobra.Command {
 		},
 	}
 	c.Flags().BoolVarP(&all, "all", "a", false, "stopped ones too")
+	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "names alone, as -o name")
+	c.Flags().StringArrayVarP(&filters, "filter", "f", nil, "name=, status=, image= or label=; repeatable: values of one key add up, keys narrow down")
 	a.outputFlag(c.Flags())
 	return c
 }
