@@ -109,7 +109,7 @@ qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot \
 qemu=$!
 
 # What matters of the console, as it comes.
-timeout "$limit" tail -n +1 -F --pid=$qemu "$console" 2>/dev/null | tr -d '\r' | stdbuf -oL grep -aE '^(VM-|--- |    --- (FAIL|SKIP)|panic:|FAIL)' |
+timeout "$limit" tail -n +1 -F --pid=$qemu "$console" 2>/dev/null | stdbuf -oL tr -d '\r' | stdbuf -oL grep -aE '^(VM-|--- |    --- (FAIL|SKIP)|panic:|FAIL)' |
 	sed -u -E 's/^VM-(UP|SUITE|RESULT|END) ?/== \1 /' || true
 if kill -0 "$qemu" 2>/dev/null; then
 	say "not done after $limit s; stopped" >&2

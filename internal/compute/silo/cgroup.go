@@ -266,6 +266,17 @@ func (g Cgroup) OOMKills() uint64 {
 	return flatKey(g.read("memory", "memory.oom_control"), "oom_kill")
 }
 
+// pinnedMemory is what the kernel could take back only by killing, in bytes;
+// known on version 2 alone.
+func (g Cgroup) pinnedMemory() uint64 {
+	if !g.On.Unified() {
+		return 0
+	}
+	stat := g.read("memory", "memory.stat")
+	used := flatKey(stat, "anon") + flatKey(stat, "shmem") + flatKey(stat, "kernel")
+	return used - min(used, flatKey(stat, "slab_reclaimable"))
+}
+
 // Exists reports whether a hierarchy still has the group.
 func (g Cgroup) Exists() bool {
 	for _, d := range g.On.Dirs(g.Path) {

@@ -57,7 +57,7 @@ func TestStatistics(t *testing.T) {
 	now := time.Unix(1000, 0)
 	v2 := tree(t, map[string]string{
 		"g/cpu.stat":       "usage_usec 1000\nuser_usec 600\nsystem_usec 400\n",
-		"g/memory.current": "8192\n", "g/memory.peak": "9000\n", "g/memory.max": "max\n", "g/memory.stat": "anon 1\ninactive_file 192\n",
+		"g/memory.current": "8192\n", "g/memory.peak": "9000\n", "g/memory.max": "max\n", "g/memory.stat": "anon 1\nkernel 50\nshmem 10\nslab_reclaimable 20\ninactive_file 192\n",
 		"g/io.stat":      "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n8:16 rbytes=10 wbytes=20 rios=30 wios=40 dbytes=0 dios=0\n",
 		"g/pids.current": "3\n", "g/pids.max": "10\n", "g/memory.events": "low 0\noom 2\noom_kill 1\n",
 	})
@@ -72,6 +72,9 @@ func TestStatistics(t *testing.T) {
 	}
 	if n := g.OOMKills(); n != 1 {
 		t.Errorf("OOM kills %d", n)
+	}
+	if n := g.pinnedMemory(); n != 41 {
+		t.Errorf("pinned memory %d", n)
 	}
 
 	v1 := tree(t, map[string]string{

@@ -219,8 +219,14 @@ func (e *Engine) Kill(ctx context.Context) error { return e.group.Kill(ctx) }
 // Pause stops or lets go all processes.
 func (e *Engine) Pause(ctx context.Context, on bool) error { return e.group.Freeze(ctx, on) }
 
-// Update changes limits.
+// Update changes limits. A memory limit below what cannot be given back is
+// refused, as version 1 of cgroups refuses it; version 2 would kill processes.
 func (e *Engine) Update(ctx context.Context, r specs.LinuxResources) error {
+	if r.Memory != nil && r.Memory.Limit != nil && *r.Memory.Limit > 0 {
+		if used := e.group.pinnedMemory(); used > uint64(*r.Memory.Limit) {
+			return fmt.Errorf("update: memory limit %d is below the %d bytes in use", *r.Memory.Limit, used)
+		}
+	}
 	b, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("update: %w", err)

@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 // oldestKernel is the oldest that the programs are tried on.
@@ -23,7 +24,8 @@ func explain(err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, os.ErrPermission) {
+	// Not EACCES: that is the verifier's word.
+	if errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("%w: needs CAP_BPF and CAP_NET_ADMIN, that is root", err)
 	}
 	lacks := func(what, version string) error {
