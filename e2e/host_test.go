@@ -102,8 +102,8 @@ func (h *host) must(name string, args ...string) string {
 	return string(out)
 }
 
-// start runs the daemon and waits until it answers. Its end is checked for leaks.
-func (h *host) start() {
+// spawn runs the daemon. Its end is checked for leaks.
+func (h *host) spawn() {
 	h.t.Helper()
 	if h.log == nil {
 		f, err := os.Create(filepath.Join(h.t.TempDir(), "daemon.log"))
@@ -119,6 +119,12 @@ func (h *host) start() {
 	if err := h.daemon.Start(); err != nil {
 		h.t.Fatal(err)
 	}
+}
+
+// start runs the daemon and waits until it answers.
+func (h *host) start() {
+	h.t.Helper()
+	h.spawn()
 	deadline := time.Now().Add(20 * time.Second)
 	for {
 		if _, _, code := h.try("ps"); code == 0 {
