@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # Runs the tests that touch the kernel in a virtual machine with the kernel, the
 # runtime and the cgroups of Debian 12, whatever this host has.
-#   test-vm.sh [suite...]       "dir", or "dir:regexp of tests"; without any, those of scripts/vm/suites
+#   test-vm.sh [suite...]       "dir" or "dir:regexp of tests"; without any, all of scripts/vm/suites
 #   CGROUP=v2|v1|hybrid         how the guest mounts cgroups (v2, as Debian does)
 #   GATEHOUSE_VM_CACHE=dir      root file system, kernel, last console (/var/tmp/gatehouse-vm)
 #   GATEHOUSE_VM_TIMEOUT=secs   for the whole (5400)
+#   GATEHOUSE_VM_MIRROR=url     Debian mirror of the root file system
 # The machine is emulated (TCG): it needs no /dev/kvm. The cache is about 1 GiB;
 # nothing is installed on the host beyond scripts/setup.sh vm.
 set -euo pipefail
@@ -22,8 +23,8 @@ stamp="1 $suite $packages"
 case "$cgroup" in v2|v1|hybrid) ;; *) echo "test-vm: CGROUP=$cgroup: v2, v1 or hybrid" >&2; exit 2 ;; esac
 [ "$(id -u)" = 0 ] || { echo "test-vm: needs root (debootstrap)" >&2; exit 1; }
 mkdir -p "$cache"
-exec 9>"$cache/lock"
-flock -n 9 || { echo "test-vm: another one runs with $cache" >&2; exit 1; }
+exec 8>"$cache/lock" 9>"$cache/lock-$cgroup"
+flock -n 9 || { echo "test-vm: another one runs with $cache and CGROUP=$cgroup" >&2; exit 1; }
 work=$(mktemp -d "$cache/run.XXXXXX")
 qemu=
 trap '[ -z "$qemu" ] || kill "$qemu" 2>/dev/null; rm -rf "$work"' EXIT
@@ -31,6 +32,7 @@ trap 'exit 130' INT TERM
 say() { printf 'test-vm: %s\n' "$*"; }
 
 # The guest's root file system and kernel, made once.
+flock 8
 if [ "$(cat "$cache/stamp" 2>/dev/null)" != "$stamp" ]; then
 	say "making Debian $suite in $cache (once)"
 	rm -f "$cache/stamp"
@@ -57,7 +59,7 @@ if [ "$(cat "$cache/stamp" 2>/dev/null)" != "$stamp" ]; then
 		cpio -0 -pdm --quiet "$first/lib/modules")
 	rm -rf "$cache/first" && mv "$first" "$cache/first"
 	cp "$root/boot/vmlinuz" "$cache/vmlinuz"
-	mke2fs -q -t ext4 -d "$root" "$work/root.img" 4G
+	mke2fs -q -t ext4 -d "$root" "$work/root.img" 4G >/dev/null
 	mv "$work/root.img" "$cache/root.img"
 	rm -rf "$root"
 	echo "$stamp" >"$cache/stamp"
@@ -65,6 +67,7 @@ fi
 cp scripts/vm/initrd.sh "$cache/first/init"
 chmod 755 "$cache/first/init"
 (cd "$cache/first" && find . | cpio -o -H newc --quiet) >"$work/initrd"
+flock -u 8
 
 # The tests, compiled, where they expect to be: in a copy of the tree.
 say "compiling the tests"
@@ -88,7 +91,7 @@ done
 for dir in internal/compute/testdata/guest internal/compute/worker/testdata/guest; do
 	[ ! -d "$dir" ] || CGO_ENABLED=0 go build -o "$src/$dir/prebuilt" "./$dir"
 done
-mke2fs -q -t ext4 -d "$src" "$work/src.img" 3G
+mke2fs -q -t ext4 -d "$src" "$work/src.img" 3G >/dev/null
 rm -rf "$src"
 
 # microvm boots fastest. Without tsc_early_khz some emulated boots hang in the

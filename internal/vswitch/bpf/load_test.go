@@ -10,12 +10,17 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/rlimit"
 )
 
 // maxVerified is what any program may cost the verifier, in instructions: a
 // tenth of the kernel's limit, so that another compiler or kernel has room.
 const maxVerified = 100_000
+
+// maxVerifiedOld is for kernels before 6.6, whose verifier finds fewer states
+// equal: 6.1 walks the two entry programs four times as long.
+const maxVerifiedOld = 300_000
 
 // loadSpec is the object with small tables, as tests need it.
 func loadSpec(t testing.TB) *ebpf.CollectionSpec {
@@ -50,6 +55,10 @@ func TestLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer coll.Close()
+	budget := uint32(maxVerified)
+	if v, err := features.LinuxVersionCode(); err == nil && v < 6<<16|6<<8 {
+		budget = maxVerifiedOld
+	}
 	for name, p := range coll.Programs {
 		info, err := p.Info()
 		if err != nil {
@@ -60,8 +69,8 @@ func TestLoad(t *testing.T) {
 			t.Skip("the kernel does not tell verified instructions (requires Linux 5.16)")
 		}
 		t.Logf("%-18s %6d verified", name, n)
-		if n > maxVerified {
-			t.Errorf("%s: %d verified instructions, over %d", name, n, maxVerified)
+		if n > budget {
+			t.Errorf("%s: %d verified instructions, over %d", name, n, budget)
 		}
 	}
 	for _, name := range []string{"ep_in", "uplink_in"} {
