@@ -138,7 +138,8 @@ func (a *app) line(err error) string {
 		s, _, _ = strings.Cut(s, "\n")
 		s += "; see: gatehouse --help"
 	}
-	return oneLine(s)
+	// ref put the prefix there; nobody typed it.
+	return oneLine(strings.ReplaceAll(s, `"name:`, `"`))
 }
 
 // oneLine folds what a tool below printed over several lines.

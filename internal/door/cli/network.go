@@ -308,7 +308,11 @@ func (a *app) endpointCreate() *cobra.Command {
 				ep["Name"] = name
 			}
 			if namespace != "" {
-				ep["HostComputeNamespace"] = namespace
+				ns, err := a.hcn().Namespace(c.Context(), ref(namespace))
+				if err != nil {
+					return err
+				}
+				ep["HostComputeNamespace"] = ns.Id
 			}
 			var made hcn.HostComputeEndpoint
 			if err := a.hcn().Call(c.Context(), "create endpoint", "POST", "/networks/"+url.PathEscape(ref(network))+"/endpoints", ep, &made); err != nil {
@@ -416,10 +420,14 @@ func (a *app) endpointAttach(attach bool) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			ns, err := a.hcn().Namespace(c.Context(), ref(args[1]))
+			if err != nil {
+				return err
+			}
 			if attach {
-				_, err = a.hcn().Attach(c.Context(), args[1], ep.Id)
+				_, err = a.hcn().Attach(c.Context(), ns.Id, ep.Id)
 			} else {
-				_, err = a.hcn().Detach(c.Context(), args[1], ep.Id)
+				_, err = a.hcn().Detach(c.Context(), ns.Id, ep.Id)
 			}
 			return err
 		},
@@ -476,7 +484,7 @@ func (a *app) namespaceLs() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			t := &table{head: []string{"ID", "TYPE", "ENDPOINTS", "CONTAINERS", "PATH"}}
+			t := &table{head: []string{"NAME", "TYPE", "ENDPOINTS", "CONTAINERS", "ID", "PATH"}}
 			var ids []string
 			for _, n := range ns {
 				var eps int
@@ -490,7 +498,7 @@ func (a *app) namespaceLs() *cobra.Command {
 						ctrs = append(ctrs, d.Id+d.ID)
 					}
 				}
-				t.add(n.Id, string(n.Type), fmt.Sprint(eps), orDash(strings.Join(ctrs, ",")), orDash(n.NetNsPath))
+				t.add(orDash(n.Name), string(n.Type), fmt.Sprint(eps), orDash(strings.Join(ctrs, ",")), n.Id, orDash(n.NetNsPath))
 				ids = append(ids, n.Id)
 			}
 			return a.list(t, raw, ids)
