@@ -113,7 +113,8 @@ qemu=$!
 
 # What matters of the console, as it comes.
 timeout "$limit" tail -n +1 -F --pid=$qemu "$console" 2>/dev/null | stdbuf -oL tr -d '\r' | stdbuf -oL grep -aE '^(VM-|--- |    --- (FAIL|SKIP)|panic:|FAIL)' |
-	sed -u -E 's/^VM-(UP|SUITE|RESULT|END) ?/== \1 /' || true
+	sed -u -E 's/^VM-(UP|SUITE|RESULT|END) ?/== \1 /' &
+wait $! || true # in the background, so that a signal to this script is heard
 if kill -0 "$qemu" 2>/dev/null; then
 	say "not done after $limit s; stopped" >&2
 	exit 1

@@ -29,7 +29,7 @@ type Options struct {
 	// device has joined it, which must have happened before the first Apply.
 	Block uint32
 	// CgroupRoot is the cgroup2 directory where socket hooks go; "" = the root of
-	// the hierarchy as found in mountinfo. Without one there are no hooks.
+	// the hierarchy as found in mountinfo, or by a mount of our own that nobody sees.
 	CgroupRoot string
 	// Log; nil = none.
 	Log *slog.Logger
@@ -42,7 +42,8 @@ type Options struct {
 type Datapath struct {
 	o      Options
 	log    *slog.Logger
-	cgroup string // "" = no hooks
+	cgroup string   // "" = no hooks
+	hidden *os.File // the root of cgroup2 where nobody mounted it
 	nl     *netlink.Handle
 	state  map[string]*ebpf.Map // by name, of bpf.StateMaps
 	events chan Event
@@ -103,6 +104,13 @@ func open(o Options) (_ *Datapath, err error) {
 			return nil, err
 		}
 	}
+	if d.cgroup == "" {
+		if d.hidden, err = cgroup2Detached(); err != nil {
+			d.log.Warn("no cgroup2 hierarchy: processes of this host reach published ports by the host's outside addresses only through the network", "error", err)
+		} else {
+			d.cgroup = fmt.Sprintf("/proc/self/fd/%d", d.hidden.Fd())
+		}
+	}
 	spec, err := bpf.LoadSwitch()
 	if err != nil {
 		return nil, fmt.Errorf("read programs: %w", err)
@@ -144,6 +152,9 @@ func (d *Datapath) closeAll() error {
 	}
 	if d.nl != nil {
 		d.nl.Close()
+	}
+	if d.hidden != nil {
+		errs = append(errs, d.hidden.Close())
 	}
 	return errors.Join(errs...)
 }
