@@ -34,8 +34,15 @@ func parseVolume(arg string, exists func(string) error) (volume, error) {
 		return bad("needs a source and a target")
 	}
 	v := volume{Source: f[0], Target: path.Clean(f[1])}
+	if s := v.Source; s == "." || s == ".." || strings.HasPrefix(s, "./") || strings.HasPrefix(s, "../") {
+		abs, err := filepath.Abs(s) // from where the person stands, as Docker and Podman take it
+		if err != nil {
+			return bad(err.Error())
+		}
+		v.Source = abs
+	}
 	if !filepath.IsAbs(v.Source) {
-		return bad(fmt.Sprintf("source %q is not an absolute path (there are no named volumes)", v.Source))
+		return bad(fmt.Sprintf("source %q is not an absolute path nor one that begins with ./ (there are no named volumes)", v.Source))
 	}
 	if !path.IsAbs(f[1]) || v.Target == "/" {
 		return bad(fmt.Sprintf("target %q is not an absolute path below /", f[1]))
