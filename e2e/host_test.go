@@ -125,7 +125,7 @@ func (h *host) spawn() {
 func (h *host) start() {
 	h.t.Helper()
 	h.spawn()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute) // emulated machines are slow
 	for {
 		if _, _, code := h.try("ps"); code == 0 {
 			return

@@ -52,15 +52,12 @@ ulimit -n 1048576
 date -s "@$(sed -n 's/.*gh\.now=\([0-9]*\).*/\1/p' /proc/cmdline)" >/dev/null
 
 echo "VM-UP $(uname -r), $(runc --version | head -1), cgroup $cgroup ($(stat -fc %T /sys/fs/cgroup)), $(nproc) CPUs, after $(cut -d' ' -f1 /proc/uptime) s"
+/src/bin/gatehouse doctor || echo "VM-RESULT $? 0 gatehouse doctor"
 while read -r dir run limit skip; do
 	case "$dir" in ''|'#'*) continue ;; esac
 	cd "/src/$dir" || { echo "VM-RESULT 1 0 $dir"; continue; }
 	echo "VM-SUITE $dir $run"
 	t0=$SECONDS
-	if [ "$dir" = . ]; then
-		timeout "$limit" bash -c "$run"
-	else
-		timeout -k 10 "$limit" ./vm.test -test.v -test.timeout "${limit}" -test.run "$run" -test.skip "${skip:-^$}" </dev/null 2>&1
-	fi
+	timeout -k 10 "$limit" ./vm.test -test.v -test.timeout "$limit" -test.run "$run" -test.skip "${skip:-^$}" </dev/null 2>&1
 	echo "VM-RESULT $? $((SECONDS - t0)) $dir $run"
 done <"$(sed -n 's/.*gh\.suites=\([^ ]*\).*/\1/p' /proc/cmdline)"
