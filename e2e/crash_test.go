@@ -422,6 +422,10 @@ func (h *host) steady(port string) {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan []string, 1)
 	url := "http://" + hostV4 + ":" + port + "/"
+	eventually(h.t, 5*time.Second, "it answers", func() bool {
+		_, err := h.at(h.out, h.hello, "get", "-t", "2", url)
+		return err == nil
+	})
 	go func() {
 		var failed []string
 		for ctx.Err() == nil {
