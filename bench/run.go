@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -127,11 +129,15 @@ func benchMany(b *bench, r *report, n int) error {
 		return err
 	}
 	type side struct {
-		name string
-		ctl  func(...string) (string, error)
+		name  string
+		ctl   func(...string) (string, error)
+		procs []string // command names of the service's own processes
 	}
 	var rows []string
-	for _, s := range []side{{"gatehouse", b.gh.ctl}, {"docker", b.docker.ctl}} {
+	for _, s := range []side{
+		{"gatehouse", b.gh.ctl, []string{"gatehouse", "gatehouse-worker"}},
+		{"docker", b.docker.ctl, []string{"dockerd", "containerd", "containerd-shim-runc-v2"}},
+	} {
 		each := func(f func(i int) error) (series, time.Duration, error) {
 			var (
 				wg   sync.WaitGroup
@@ -162,6 +168,11 @@ func benchMany(b *bench, r *report, n int) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
+		time.Sleep(2 * time.Second)
+		mem, err := pss(s.procs)
+		if err != nil {
+			return err
+		}
 		down, downAll, err := each(func(i int) error {
 			_, err := s.ctl("rm", "-f", fmt.Sprintf("many%d", i))
 			return err
@@ -169,10 +180,41 @@ func benchMany(b *bench, r *report, n int) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
-		rows = append(rows, fmt.Sprintf("%s | %.2f | %.0f | %.0f | %.2f | %.0f", s.name,
-			upAll.Seconds(), up.median(), up.q(0.99), downAll.Seconds(), down.q(0.99)))
+		rows = append(rows, fmt.Sprintf("%s | %.2f | %.0f | %.0f | %.2f | %.0f | %.0f", s.name,
+			upAll.Seconds(), up.median(), up.q(0.99), downAll.Seconds(), down.q(0.99), float64(mem)/(1<<20)))
 	}
 	r.title("%d containers at once", n)
-	r.table("what | all started s | each p50 ms | p99 ms | all removed s | p99 ms", rows...)
+	r.table("what | all started s | each p50 ms | p99 ms | all removed s | p99 ms | idle MiB (PSS)", rows...)
 	return nil
+}
+
+// pss is the proportional memory of every process whose program has one of these
+// names, in bytes: shared pages are counted once over all who share them.
+func pss(names []string) (int64, error) {
+	stats, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return 0, err
+	}
+	var sum int64
+	for _, f := range stats {
+		raw, err := os.ReadFile(f)
+		if err != nil {
+			continue // it ended meanwhile
+		}
+		arg0, _, _ := strings.Cut(string(raw), "\x00")
+		if !slices.Contains(names, filepath.Base(arg0)) {
+			continue
+		}
+		rollup, err := os.ReadFile(filepath.Join(filepath.Dir(f), "smaps_rollup"))
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(rollup)) {
+			var kib int64
+			if _, err := fmt.Sscanf(line, "Pss: %d kB", &kib); err == nil {
+				sum += kib << 10
+			}
+		}
+	}
+	return sum, nil
 }
