@@ -25,7 +25,8 @@ case "$cgroup" in v2|v1|hybrid) ;; *) echo "test-vm: CGROUP=$cgroup: v2, v1 or h
 mkdir -p "$cache"
 exec 8>"$cache/lock" 9>"$cache/lock-$cgroup"
 flock -n 9 || { echo "test-vm: another one runs with $cache and CGROUP=$cgroup" >&2; exit 1; }
-work=$(mktemp -d "$cache/run.XXXXXX")
+work=$cache/run-$cgroup
+rm -rf "$work" && mkdir "$work"
 qemu=
 trap '[ -z "$qemu" ] || kill "$qemu" 2>/dev/null; rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
@@ -95,8 +96,9 @@ mke2fs -q -t ext4 -d "$src" "$work/src.img" 3G >/dev/null
 rm -rf "$src"
 
 # microvm boots fastest. Without tsc_early_khz some emulated boots hang in the
-# calibration; acpi=on lets the kernel find its disks.
-khz=$(awk -F: '/cpu MHz/ {printf "%d", $2 * 1000; exit}' /proc/cpuinfo)
+# calibration (it is the host's: emulation passes its counter on); acpi=on lets
+# the kernel find its disks.
+khz=$(cat /sys/devices/system/cpu/cpu0/cpufreq/base_frequency 2>/dev/null || awk -F: '/cpu MHz/ {printf "%d", $2 * 1000; exit}' /proc/cpuinfo)
 console=$cache/console-$cgroup.log
 say "starting Debian's kernel with cgroup $cgroup; console in $console"
 : >"$console"
