@@ -114,7 +114,7 @@ func TestArchitectureIsWhatTheDocumentSays(t *testing.T) {
 func TestLibrariesStayHome(t *testing.T) {
 	homes := map[string][]string{
 		"github.com/vishvananda/netlink":                {"internal/compartment", "internal/nettest", "internal/vswitch/datapath"},
-		"github.com/cilium/ebpf":                        {"internal/vswitch/bpf", "internal/vswitch/datapath"},
+		"github.com/cilium/ebpf":                        {"internal/vswitch/bpf", "internal/vswitch/bpf/bpfrun", "internal/vswitch/datapath"},
 		"go.etcd.io/bbolt":                              {"internal/store"},
 		"github.com/containerd/go-runc":                 {"internal/compute/silo"},
 		"github.com/miekg/dns":                          {"internal/dns"},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"gatehouse.dev/gatehouse/internal/vswitch/bpf/bpfrun"
 	"gatehouse.dev/gatehouse/internal/vswitch/bpf/pkt"
 )
 
@@ -25,7 +26,7 @@ func BenchmarkHit(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			p := l.port("a")
 			frame := l.frame(p, pkt.MustParse(c.line))
-			ctx := skbContext{Ifindex: uint32(p.dev), IngressIfindex: uint32(p.dev)}
+			ctx := bpfrun.Context{Ifindex: uint32(p.dev), IngressIfindex: uint32(p.dev)}
 			best := time.Hour
 			for b.Loop() {
 				for range 7 {

@@ -16,6 +16,7 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
+	"gatehouse.dev/gatehouse/internal/vswitch/bpf/bpfrun"
 	"gatehouse.dev/gatehouse/internal/vswitch/bpf/pkt"
 )
 
@@ -330,24 +331,6 @@ func (l *lab) bump(index uint32) {
 	l.put("epoch", index, n+1)
 }
 
-// skbContext is struct __sk_buff up to gso_size, linux/bpf.h.
-type skbContext struct {
-	Len, PktType, Mark, Queue, Protocol, VlanPresent, VlanTCI, VlanProto, Priority uint32
-	IngressIfindex, Ifindex, TcIndex                                               uint32
-	CB                                                                             [5]uint32
-	Hash, TcClassid, Data, DataEnd, NapiID, Family                                 uint32
-	RemoteIP4, LocalIP4                                                            uint32
-	RemoteIP6, LocalIP6                                                            [4]uint32
-	RemotePort, LocalPort, DataMeta                                                uint32
-	FlowKeys                                                                       uint64
-	Tstamp                                                                         uint64
-	WireLen, GsoSegs                                                               uint32
-	SK                                                                             uint64
-	GsoSize, TstampType                                                            uint32
-	_                                                                              uint32
-	Hwtstamp                                                                       uint64
-}
-
 // outcome is everything one run shows.
 type outcome struct {
 	ret  uint32
@@ -369,19 +352,18 @@ func (l *lab) run(p *labPort, frame []byte, gsoSize uint32) (outcome, error) {
 	if err := l.coll.Maps["result"].Put(uint32(0), Result{}); err != nil {
 		return outcome{}, err
 	}
-	ctx := skbContext{Ifindex: uint32(p.dev), IngressIfindex: uint32(p.dev), Mark: 0x77, Priority: 5, GsoSize: gsoSize}
+	ctx := bpfrun.Context{Ifindex: uint32(p.dev), IngressIfindex: uint32(p.dev), Mark: 0x77, Priority: 5, GsoSize: gsoSize}
 	if gsoSize > 0 {
 		ctx.GsoSegs = 2
 	}
-	var got skbContext
-	o := outcome{out: make([]byte, len(frame)+256)}
-	opts := ebpf.RunOptions{Data: frame, DataOut: o.out, Context: &ctx, ContextOut: &got}
+	var o outcome
+	var got bpfrun.Context
 	var err error
-	l.in(func() { o.ret, err = l.coll.Programs[progOf(p)].Run(&opts) })
+	l.in(func() { o.ret, o.out, got, err = bpfrun.Run(l.coll.Programs[progOf(p)], &ctx, frame, 256) })
 	if err != nil {
 		return o, err
 	}
-	o.out, o.mark, o.prio = opts.DataOut, got.Mark, got.Priority
+	o.mark, o.prio = got.Mark, got.Priority
 	return o, l.coll.Maps["result"].Lookup(uint32(0), &o.res)
 }
 

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package datapath
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
+)
+
+// FIB asks the kernel's routing table by the very helper that the programs use,
+// from a program of its own that BPF_PROG_TEST_RUN runs: nothing is sent. The
+// answer is that of the calling thread's network namespace.
+type FIB struct{ prog *ebpf.Program }
+
+// Offsets in struct bpf_fib_lookup, linux/bpf.h.
+const (
+	fibFamily, fibProto, fibTotLen, fibIfindex, fibTOS = 0, 1, 6, 8, 12
+	fibSrc, fibDst, fibSize                            = 16, 32, 64
+	fibHead                                            = 14 // TEST_RUN wants an Ethernet header in front
+
+	// enum of bpf_fib_lookup's results.
+	fibSuccess, fibNoNeigh = 0, 7
+)
+
+// NewFIB loads the program. Close it.
+func NewFIB() (*FIB, error) {
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "gh_fib", Type: ebpf.SchedCLS, License: "Dual BSD/GPL",
+		Instructions: asm.Instructions{
+			asm.Mov.Reg(asm.R6, asm.R1),
+			asm.Mov.Imm(asm.R2, fibHead),
+			asm.Mov.Reg(asm.R3, asm.RFP),
+			asm.Add.Imm(asm.R3, -fibSize),
+			asm.Mov.Imm(asm.R4, fibSize),
+			asm.FnSkbLoadBytes.Call(),
+			asm.JNE.Imm(asm.R0, 0, "bad"),
+			asm.Mov.Reg(asm.R1, asm.R6),
+			asm.Mov.Reg(asm.R2, asm.RFP),
+			asm.Add.Imm(asm.R2, -fibSize),
+			asm.Mov.Imm(asm.R3, fibSize),
+			asm.Mov.Imm(asm.R4, 0),
+			asm.FnFibLookup.Call(),
+			asm.Mov.Reg(asm.R7, asm.R0),
+			asm.Mov.Reg(asm.R1, asm.R6),
+			asm.Mov.Imm(asm.R2, fibHead),
+			asm.Mov.Reg(asm.R3, asm.RFP),
+			asm.Add.Imm(asm.R3, -fibSize),
+			asm.Mov.Imm(asm.R4, fibSize),
+			asm.Mov.Imm(asm.R5, 0),
+			asm.FnSkbStoreBytes.Call(),
+			asm.Mov.Reg(asm.R0, asm.R7),
+			asm.Return(),
+			asm.Mov.Imm(asm.R0, -1).WithSymbol("bad"),
+			asm.Return(),
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load routing question: %w", err)
+	}
+	return &FIB{p}, nil
+}
+
+// Close releases the program.
+func (f *FIB) Close() error { return f.prog.Close() }
+
+// FIBAnswer is where a packet would go.
+type FIBAnswer struct {
+	Ifindex int
+	NextHop netip.Addr // invalid: a router of the other family
+	MTU     int
+}
+
+// Lookup asks with the anchor as input device. ok is false where the table has no
+// forwarding route.
+func (f *FIB) Lookup(anchor int, src, dst netip.Addr, proto, tos uint8) (a FIBAnswer, ok bool, err error) {
+	if src.Is4() != dst.Is4() {
+		return a, false, errors.New("look up route: addresses of two families")
+	}
+	b := make([]byte, fibHead+fibSize)
+	q := b[fibHead:]
+	q[fibFamily], q[fibProto] = unix.AF_INET6, proto
+	if dst.Is4() {
+		q[fibFamily], q[fibTOS] = unix.AF_INET, tos
+	}
+	binary.NativeEndian.PutUint16(q[fibTotLen:], 1)
+	binary.NativeEndian.PutUint32(q[fibIfindex:], uint32(anchor))
+	copy(q[fibSrc:], src.AsSlice())
+	copy(q[fibDst:], dst.AsSlice())
+	out := make([]byte, len(b))
+	ret, err := f.prog.Run(&ebpf.RunOptions{Data: b, DataOut: out})
+	if err != nil {
+		return a, false, fmt.Errorf("look up route to %s: %w", dst, err)
+	}
+	if ret != fibSuccess && ret != fibNoNeigh {
+		return a, false, nil
+	}
+	q = out[fibHead:]
+	a.Ifindex = int(binary.NativeEndian.Uint32(q[fibIfindex:]))
+	a.MTU = int(binary.NativeEndian.Uint16(q[fibTotLen:]))
+	switch {
+	case q[fibFamily] == unix.AF_INET && dst.Is4():
+		a.NextHop = netip.AddrFrom4([4]byte(q[fibDst : fibDst+4]))
+	case dst.Is6():
+		a.NextHop = netip.AddrFrom16([16]byte(q[fibDst : fibDst+16]))
+	}
+	return a, true, nil
+}

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package explain
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"gatehouse.dev/gatehouse/internal/vswitch"
+	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
+	"gatehouse.dev/gatehouse/internal/vswitch/bpf/pkt"
+)
+
+// pairsDefault is how many pairs of switch and packet go test compares;
+// GATEHOUSE_EXPLAIN_PAIRS asks for more, GATEHOUSE_EXPLAIN_SEED for others.
+const (
+	pairsDefault = 20_000
+	pairsOfScene = 400
+)
+
+func env(name string, or uint64) uint64 {
+	if n, err := strconv.ParseUint(os.Getenv(name), 10, 64); err == nil {
+		return n
+	}
+	return or
+}
+
+// TestDifferential holds Explain against the programs: random switches, random
+// packets, the flows that those left behind, configurations that change under
+// them, and time that passes.
+func TestDifferential(t *testing.T) {
+	l := newLab(t)
+	pairs, seed := env("GATEHOUSE_EXPLAIN_PAIRS", pairsDefault), env("GATEHOUSE_EXPLAIN_SEED", 1)
+	seen := map[string]int{}
+	start := time.Now()
+	done := uint64(0)
+	for n := uint64(0); done < pairs; n++ {
+		var err error
+		l.in(func() { err = l.compareScene(seed+n, pairsOfScene, seen) })
+		if err != nil {
+			t.Fatalf("scene %d: %v", seed+n, err)
+		}
+		done += pairsOfScene
+	}
+	t.Logf("%d pairs in %v", done, time.Since(start).Round(time.Millisecond))
+	for _, want := range []string{"forward hit", "forward new", "forward revalidated", "pass", "reply", "consumed", "flood",
+		"drop NO_ROUTE", "drop SPOOF_IP", "drop SPOOF_MAC", "drop UNKNOWN_DST", "drop TTL", "drop MTU", "drop NOSTATE", "drop ICMP_NOFLOW",
+		"drop PORT_DOWN", "drop FRAG_ORDER", "drop SPOOF_ARP", "drop LOOP", "drop PARSE"} {
+		if seen[want] == 0 {
+			t.Errorf("never seen: %s (of %v)", want, seen)
+		}
+	}
+	t.Log(seen)
+}
+
+// FuzzDifferential lets the fuzzer choose scene and bytes.
+func FuzzDifferential(f *testing.F) {
+	l := newLab(f)
+	f.Add(uint64(1), byte(0), pkt.MustParse("192.168.100.10.40000 > 8.8.8.8.53: udp \"x\"").Bytes())
+	f.Add(uint64(2), byte(3), pkt.MustParse("fd00:100::10.40000 > fd00:a0::4.80: tcp S").Bytes())
+	f.Fuzz(func(t *testing.T, seed uint64, port byte, frame []byte) {
+		if len(frame) < 34 || len(frame) > 3000 {
+			t.Skip()
+		}
+		var err error
+		l.in(func() {
+			r := rand.New(rand.NewPCG(seed%64, 0))
+			var s *scene
+			if s, err = l.newScene(r); err != nil {
+				return
+			}
+			if err = l.apply(s.tables); err != nil {
+				return
+			}
+			tr := &traffic{scene: s, r: r}
+			_, err = l.compare(s, tr, s.ports[int(port)%len(s.ports)], bytes.Clone(frame))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func (l *lab) compareScene(seed uint64, packets int, seen map[string]int) error {
+	r := rand.New(rand.NewPCG(seed, 0))
+	s, err := l.newScene(r)
+	if err != nil {
+		return err
+	}
+	if one(r, 4) {
+		if err := l.clear(); err != nil {
+			return err
+		}
+	}
+	if err := l.apply(s.tables); err != nil {
+		return err
+	}
+	tr := &traffic{scene: s, r: r}
+	for i := range packets {
+		if one(r, 100) {
+			if err := l.clock(pickOf(r, []uint64{1, 12, 35, 200, 700, 8000})); err != nil {
+				return err
+			}
+		}
+		if one(r, 40) {
+			if err := s.change(r); err != nil {
+				return err
+			}
+			if err := l.apply(s.tables); err != nil {
+				return err
+			}
+		}
+		at, frame := tr.next()
+		what, err := l.compare(s, tr, at, frame)
+		if err != nil {
+			return fmt.Errorf("packet %d: %w", i, err)
+		}
+		seen[what]++
+	}
+	return nil
+}
+
+// compare explains a packet and puts it in; an error is a difference.
+func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte) (string, error) {
+	p := Packet{Ifindex: at.ifindex, Uplink: at.uplink, Frame: frame}
+	before := l.Second()
+	t := Explain(Switch{Rows: s.rows, Live: l, FIB: l}, p)
+	in := bytes.Clone(frame)
+	ret, res, out, err := l.run(p, s.rows.IfPort[uint32(at.ifindex)])
+	if err != nil {
+		return "refused by TEST_RUN", nil
+	}
+	if diff := differs(t, ret, res, in, out); diff != "" {
+		if l.Second() != before {
+			return "the second changed meanwhile", nil
+		}
+		return "", fmt.Errorf("%s\nframe %x\nkernel: returned %d, %+v\n   out %x\nexplain: %+v\n%v", diff, in, ret, res, out, t.Raw, t)
+	}
+	tr.remember(t, out)
+	what := string(t.Verdict)
+	switch t.Verdict {
+	case Drop:
+		what += " " + t.Reason
+	case Forward:
+		what += " " + t.Flow
+	}
+	return what, nil
+}
+
+// remember keeps what was forwarded, as its receiver got it.
+func (tr *traffic) remember(t Trace, out []byte) {
+	if t.Verdict != Forward {
+		return
+	}
+	k, err := pkt.Decode(out)
+	if err != nil || k.Frag != nil || k.Inner != nil {
+		return
+	}
+	row := tr.rows.Port[uint32(t.Out)]
+	for _, p := range tr.ports {
+		if p.ifindex == int(row.Ifindex) {
+			tr.sent = append(tr.sent, sentPacket{p, k})
+		}
+	}
+	if len(tr.sent) > 64 {
+		tr.sent = tr.sent[1:]
+	}
+}
+
+// differs says what kernel and explanation disagree about, "" for nothing.
+func differs(t Trace, ret uint32, res bpf.Result, in, out []byte) string {
+	want := map[bpf.ResultVerdict]Verdict{
+		bpf.SwitchGhResultVerdictGH_RESULT_FORWARD: Forward, bpf.SwitchGhResultVerdictGH_RESULT_DROP: Drop,
+		bpf.SwitchGhResultVerdictGH_RESULT_NEXT: Pass, bpf.SwitchGhResultVerdictGH_RESULT_REPLY: Reply, bpf.SwitchGhResultVerdictGH_RESULT_CONSUMED: Consumed,
+	}[bpf.ResultVerdict(res.Verdict)]
+	answered := want == Reply && res.Reason != 0 // the reject stage
+	if answered {
+		want = Drop
+	}
+	got := t.Verdict
+	if got == Flood {
+		got = Consumed
+	}
+	switch {
+	case got != want:
+		return fmt.Sprintf("verdict: explain %s, kernel %s", got, want)
+	case want == Drop && (t.Raw.Reason != bpf.DropReason(res.Reason) || t.Raw.Layer != bpf.Layer(res.Layer)):
+		return fmt.Sprintf("drop: explain %v at %d, kernel %v at %d", t.Raw.Reason, t.Raw.Layer, bpf.DropReason(res.Reason), res.Layer)
+	case want == Drop && answered != (t.Answer != ""):
+		return fmt.Sprintf("answer: explain %q, kernel %v", t.Answer, answered)
+	case t.Verdict == Flood && len(in) < 1200 && uint32(t.Raw.Copies) != res.Copies:
+		return fmt.Sprintf("copies: explain %d, kernel %d", t.Raw.Copies, res.Copies)
+	case want == Pass && !bytes.Equal(in, out[:len(in)]):
+		return "a packet left to the host was changed"
+	case want == Reply && res.OutIfindex != t.Raw.OutIfindex:
+		return fmt.Sprintf("reply: explain by %d, kernel by %d", t.Raw.OutIfindex, res.OutIfindex)
+	}
+	if want != Forward {
+		return ""
+	}
+	return forwardDiffers(t, res, out)
+}
+
+func forwardDiffers(t Trace, res bpf.Result, out []byte) string {
+	switch {
+	case vswitch.PortID(res.OutPort) != t.Out || res.OutIfindex != t.Raw.OutIfindex || bpf.OutKind(res.OutKind) != t.Raw.OutKind:
+		return fmt.Sprintf("way out: explain port %d device %d kind %d, kernel %d %d %d", t.Out, t.Raw.OutIfindex, t.Raw.OutKind, res.OutPort, res.OutIfindex, res.OutKind)
+	case bpf.Via(res.Flow) != t.Raw.Via:
+		return fmt.Sprintf("flow: explain %d, kernel %d", t.Raw.Via, res.Flow)
+	case t.Raw.NextHop.IsValid() && netip.AddrFrom16(res.Nh.B).Unmap() != t.Raw.NextHop:
+		return fmt.Sprintf("next hop: explain %v, kernel %v", t.Raw.NextHop, netip.AddrFrom16(res.Nh.B).Unmap())
+	case t.Raw.MACs && ([6]byte(out[:6]) != t.Raw.Dmac || [6]byte(out[6:12]) != t.Raw.Smac):
+		return fmt.Sprintf("MACs: explain %x %x, kernel %x %x", t.Raw.Dmac, t.Raw.Smac, out[:6], out[6:12])
+	}
+	var k key
+	var h header
+	if u16(out[12:]) == ethIP {
+		parse4(out, &k, &h)
+	} else {
+		parse6(out, &k, &h)
+	}
+	is := Tuple{k.proto, ip(k.src), ip(k.dst), k.sport, k.dport}
+	want := t.Tuple
+	if h.frag == fragLater {
+		want.SrcPort, want.DstPort = 0, 0
+	}
+	if is != want || h.ttl != t.Raw.TTL {
+		return fmt.Sprintf("packet: explain %v ttl %d, kernel %v ttl %d", want, t.Raw.TTL, is, h.ttl)
+	}
+	return ""
+}

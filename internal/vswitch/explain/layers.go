@@ -1,0 +1,656 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package explain
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+
+	"gatehouse.dev/gatehouse/internal/vswitch"
+	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
+)
+
+// Flags of rows in the types the rows have.
+const (
+	up          = uint8(bpf.SwitchGhPortFlagsGH_PORT_UP)
+	noPeer      = uint8(bpf.SwitchGhPortFlagsGH_PORT_NO_PEER)
+	addrHost    = uint8(bpf.SwitchGhAddrFlagsGH_ADDR_HOST)
+	addrGateway = uint8(bpf.SwitchGhAddrFlagsGH_ADDR_GATEWAY)
+	routeLocal  = uint16(bpf.SwitchGhRouteKindGH_ROUTE_LOCAL)
+	routeUplink = uint16(bpf.SwitchGhRouteKindGH_ROUTE_UPLINK)
+	netSNAT     = uint32(bpf.SwitchGhNetFlagsGH_NET_SNAT)
+	netHostNIC  = uint32(bpf.SwitchGhNetFlagsGH_NET_HOSTNIC)
+	netUplink   = uint32(bpf.SwitchGhNetFlagsGH_NET_UPLINK)
+	netFlood    = uint32(bpf.SwitchGhNetFlagsGH_NET_FLOOD)
+	flagL3      = uint8(bpf.SwitchGhFkeyFlagsGH_FKEY_L3)
+)
+
+type way uint8
+
+const (
+	toNobody way = iota
+	toPort
+	toUplink
+)
+
+func (w *walk) endpoint() bool {
+	return isEndpoint(w.kind)
+}
+
+func isEndpoint(k bpf.PortKind) bool {
+	return k == bpf.SwitchGhPortKindGH_PORT_CONTAINER || k == bpf.SwitchGhPortKindGH_PORT_VM
+}
+
+func (w *walk) uplink() bool { return w.kind == bpf.SwitchGhPortKindGH_PORT_UPLINK }
+
+// ---- look-ups (lb.h, spoof.h) --------------------------------------------------
+
+func (w *walk) addrRow(zone uint16, a addr) (vswitch.AddrRow, bool) {
+	k := vswitch.AddrKey{Zone: zone}
+	k.Addr.B = a
+	r, ok := w.s.Rows.Addr[k]
+	return r, ok
+}
+
+func (w *walk) isHost(a addr) bool {
+	r, ok := w.addrRow(0, a)
+	return ok && r.Flags&addrHost != 0
+}
+
+func (w *walk) owns(a addr) bool {
+	k := vswitch.PortIPKey{Port: w.inPort}
+	k.Addr.B = a
+	_, ok := w.s.Rows.PortIP[k]
+	return ok
+}
+
+// service is a row of svc and its key, for telling.
+type service struct {
+	vswitch.SvcRow
+	key vswitch.SvcKey
+}
+
+func (s *service) String() string {
+	return fmt.Sprintf("svc zone %d %s %s %d -> %d", s.key.Zone, protoName(s.key.Proto), ip(s.key.Vip.B), be(s.key.PortBe), s.Id)
+}
+
+func (r *Switch) svc(vip addr, port, zone uint16, proto, scope uint8) *service {
+	k := vswitch.SvcKey{PortBe: be(port), Zone: zone, Proto: proto, Scope: scope}
+	k.Vip.B = vip
+	if row, ok := r.Rows.Svc[k]; ok {
+		return &service{row, k}
+	}
+	return nil
+}
+
+// svcAny is the row for any address of a's family.
+func (r *Switch) svcAny(a addr, port uint16, proto uint8) *service {
+	var any addr
+	if ip(a).Is4() {
+		any = addr4(0)
+	}
+	return r.svc(any, port, 0, proto, 0)
+}
+
+// published is the row that publishes dst as seen from the packet's zone.
+func (w *walk) published(host, outside bool) *service {
+	if w.k.dport == 0 {
+		return nil
+	}
+	var s *service
+	if w.k.zone != 0 {
+		s = w.s.svc(w.k.dst, w.k.dport, w.k.zone, w.k.proto, 0)
+	}
+	if s == nil && (host || outside) {
+		s = w.s.svc(w.k.dst, w.k.dport, 0, w.k.proto, 0)
+	}
+	if s == nil && host {
+		s = w.s.svcAny(w.k.dst, w.k.dport, w.k.proto)
+	}
+	return s
+}
+
+func (w *walk) backendRow(id uint32) (vswitch.BackendRow, bool) {
+	b := w.s.Rows.Backend[id]
+	return b, b.State == 1
+}
+
+// pick chooses a backend by hash; 0 is none.
+func (r *Switch) pick(s *service, hash uint32) uint32 {
+	if s.Count == 0 {
+		return 0
+	}
+	return r.Rows.Slot[vswitch.SlotKey{Svc: s.Id, Bank: uint16(s.Bank), I: uint16(hash % uint32(s.Count))}]
+}
+
+// legal: s still publishes what the flow was built with.
+func (w *walk) legal(s *service, a addr, port uint16) bool {
+	if s == nil || s.Id != w.svc {
+		return false
+	}
+	b, ok := w.backendRow(w.backend)
+	return ok && b.Addr.B == a && be(b.PortBe) == port
+}
+
+func mix(h, v uint32) uint32 {
+	h = (h ^ v) * 0x9e3779b1
+	return h ^ h>>15
+}
+
+func (k key) hash() uint32 {
+	h := mix(uint32(k.proto), uint32(be(k.sport))<<16|uint32(be(k.dport)))
+	for i := 0; i < 16; i += 4 {
+		h = mix(h, binary.NativeEndian.Uint32(k.src[i:]))
+		h = mix(h, binary.NativeEndian.Uint32(k.dst[i:]))
+	}
+	return h
+}
+
+// spoof is L1: 0 or why not.
+func (w *walk) spoof() (bpf.DropReason, string) {
+	switch {
+	case w.kind == bpf.SwitchGhPortKindGH_PORT_HOST:
+		if w.isHost(w.k.src) {
+			return 0, ""
+		}
+		return bpf.SwitchGhDropReasonGH_DROP_SPOOF_IP, fmt.Sprintf("%s is no address of the host, which speaks for itself only", ip(w.k.src))
+	case !w.endpoint():
+		return 0, ""
+	case [6]byte(w.frame[6:12]) != w.in.Mac:
+		return bpf.SwitchGhDropReasonGH_DROP_SPOOF_MAC, fmt.Sprintf("source MAC %s is not the port's %s", vswitch.MAC(w.frame[6:12]), vswitch.MAC(w.in.Mac))
+	case !w.owns(w.k.src):
+		return bpf.SwitchGhDropReasonGH_DROP_SPOOF_IP, fmt.Sprintf("source %s is no address of the port", ip(w.k.src))
+	case w.h.l4 == l4UDP && (w.k.fam == 4 && w.k.sport == 67 || w.k.fam == 6 && w.k.sport == 547):
+		return bpf.SwitchGhDropReasonGH_DROP_DHCP_GUARD, "a DHCP server behind an endpoint"
+	case w.k.proto == protoICMP && w.h.icmpType == icmpRedirect:
+		return bpf.SwitchGhDropReasonGH_DROP_RA_GUARD, "an ICMP redirect from an endpoint"
+	}
+	return 0, ""
+}
+
+func unroutable(a addr) bool {
+	x := ip(a)
+	if x.Is4() {
+		b := x.As4()
+		return b[0] >= 0xe0 || b[0] == 127 || b[0] == 0
+	}
+	return a[0] == 0xff || a[0] == 0xfe && a[1]&0xc0 == 0x80 || binary.BigEndian.Uint32(a[:]) == 0
+}
+
+// ---- the pipeline (slow.h) ------------------------------------------------------
+
+func (w *walk) reset() {
+	w.nsrc, w.ndst, w.nsport, w.ndport = w.k.src, w.k.dst, w.k.sport, w.k.dport
+	w.ozone, w.okeyPort = w.k.zone, 0
+	w.svc, w.backend = 0, 0
+	w.reply, w.keep, w.routed = false, false, false
+}
+
+// recall takes over what must survive from the packet's entry.
+func (w *walk) recall() {
+	f := w.m.get(w.k)
+	if f == nil || f.busy {
+		return
+	}
+	if w.m.dead(w.k, f, w.now) || w.k.proto == protoTCP && f.reopened(w.h.tcpFlags) {
+		w.m.unlink(w.k, f)
+		return
+	}
+	if f.ops&bpf.SwitchGhOpGH_OP_NSRC != 0 {
+		w.nsrc = f.nsrc
+	}
+	if f.ops&bpf.SwitchGhOpGH_OP_NDST != 0 {
+		w.ndst = f.ndst
+	}
+	if f.ops&bpf.SwitchGhOpGH_OP_NSPORT != 0 {
+		w.nsport = f.nsport
+	}
+	if f.ops&bpf.SwitchGhOpGH_OP_NDPORT != 0 {
+		w.ndport = f.ndport
+	}
+	w.okeyPort, w.ozone = f.pair.port, f.pair.zone
+	w.routed = f.ops&bpf.SwitchGhOpGH_OP_TTL != 0
+	w.svc, w.backend, w.wnet, w.reply, w.keep = f.svc, f.backend, f.net, f.reply, true
+	w.note(layFlow, "", "", "stale", "a flow that was decided under an older configuration is walked again")
+}
+
+func (w *walk) forget() {
+	if w.keep {
+		if f := w.m.get(w.k); f != nil {
+			w.m.unlink(w.k, f)
+		}
+	}
+	w.reset()
+}
+
+// answerTarget is where an answer goes, if both ends are still there.
+func (w *walk) answerTarget() (way, uint16, bool) {
+	if w.svc != 0 {
+		s := w.s.svc(w.nsrc, w.nsport, w.ozone, w.k.proto, 0)
+		if s == nil && w.ozone != 0 {
+			s = w.s.svc(w.nsrc, w.nsport, 0, w.k.proto, 0)
+		}
+		if s == nil {
+			s = w.s.svcAny(w.nsrc, w.nsport, w.k.proto)
+		}
+		if !w.legal(s, w.k.src, w.k.sport) {
+			return toNobody, 0, false
+		}
+	}
+	if w.okeyPort == 0 {
+		return toUplink, 0, true
+	}
+	q := w.s.Rows.Port[uint32(w.okeyPort)]
+	if q.Flags&up == 0 || q.Zone != w.ozone {
+		return toNobody, 0, false
+	}
+	if isEndpoint(bpf.PortKind(q.Kind)) {
+		if av, ok := w.addrRow(q.Zone, w.ndst); !ok || av.Port != w.okeyPort {
+			return toNobody, 0, false
+		}
+	}
+	return toPort, w.okeyPort, true
+}
+
+// layers decides; nil is forward.
+func (w *walk) layers() *no {
+	w.eIn, w.eNet = w.m.epoch(uint32(w.k.port)), w.epochNet(w.net)
+	netid := w.net
+	w.reset()
+	w.recall()
+
+	if r, why := w.spoof(); r != 0 {
+		w.note(laySpoof, w.portName(w.inPort), "", "drop", "%s", why)
+		return &no{r, laySpoof, rejectNone}
+	}
+	if w.endpoint() {
+		w.note(laySpoof, w.portName(w.inPort), fmt.Sprintf("portip %d %s", w.inPort, ip(w.k.src)), "pass", "source MAC and address are the port's own")
+	} else if !w.uplink() {
+		w.note(laySpoof, w.portName(w.inPort), fmt.Sprintf("addr zone 0 %s host", ip(w.k.src)), "pass", "source is an address of the host")
+	}
+	blind := w.h.frag == fragLater && w.k.flags&flagL3 != 0
+	if blind && w.uplink() {
+		return errPass
+	}
+
+	how, target := toNobody, uint16(0)
+	var sv *service
+	answer := false
+	if w.keep && w.reply {
+		if how, target, answer = w.answerTarget(); !answer {
+			w.forget()
+		} else {
+			w.note(layRoute, "", "", "pass", "an answer: back to who asked")
+		}
+	}
+	if !answer {
+		var n *no
+		if how, target, sv, netid, n = w.destination(blind, netid); n != nil {
+			return n
+		}
+	}
+	return w.deliver(how, target, sv, netid, blind)
+}
+
+// destination is L4 and L6.
+func (w *walk) destination(blind bool, netid uint16) (how way, target uint16, sv *service, net uint16, n *no) {
+	fail := func(r bpf.DropReason, l bpf.Layer, how reject, rule, format string, args ...any) *no {
+		w.note(l, "", rule, "drop", format, args...)
+		return &no{r, l, how}
+	}
+	var av vswitch.AddrRow
+	held := false
+	if !w.uplink() {
+		av, held = w.addrRow(w.k.zone, w.k.dst)
+	}
+	host := false
+	if w.kind != bpf.SwitchGhPortKindGH_PORT_HOST && (!held || av.Flags&addrGateway != 0) {
+		host = w.isHost(w.k.dst)
+	}
+	sv = w.published(host, w.uplink())
+	if w.uplink() && sv == nil {
+		if w.keep {
+			w.forget()
+		}
+		w.note(layLB, "", "", "pass", "%s is not published here: left to the host", portText(w.k))
+		return 0, 0, nil, netid, errPass
+	}
+	if w.keep && w.svc != 0 && !w.legal(sv, w.ndst, w.ndport) {
+		w.forget()
+	}
+	if w.keep && w.svc == 0 {
+		sv = nil
+	}
+	if sv != nil {
+		if !w.keep {
+			if w.k.proto == protoTCP && w.h.tcpFlags&(tcpSYN|tcpACK|tcpRST) != tcpSYN {
+				if w.uplink() {
+					w.note(layLB, "", sv.String(), "pass", "the middle of a connection nobody here knows: left to the host")
+					return 0, 0, nil, netid, errPass
+				}
+				return 0, 0, nil, netid, fail(bpf.SwitchGhDropReasonGH_DROP_NOSTATE, layLB, rejectState, sv.String(), "the middle of a connection nobody knows")
+			}
+			w.svc, w.backend = sv.Id, w.s.pick(sv, w.k.hash())
+		}
+		b, ok := w.backendRow(w.backend)
+		if w.backend == 0 || !ok || ip(b.Addr.B).Is4() != (w.k.fam == 4) {
+			if w.uplink() {
+				w.note(layLB, "", sv.String(), "pass", "published, but nobody is behind it: left to the host")
+				return 0, 0, nil, netid, errPass
+			}
+			return 0, 0, nil, netid, fail(bpf.SwitchGhDropReasonGH_DROP_NO_BACKEND, layLB, rejectPort, sv.String(), "published, but nobody is behind it")
+		}
+		if w.h.l4 == l4SCTP && be(b.PortBe) != w.k.dport {
+			return 0, 0, nil, netid, fail(bpf.SwitchGhDropReasonGH_DROP_NAT_PROTO, layLB, rejectNone, sv.String(), "SCTP ports cannot be rewritten")
+		}
+		before := w.tuple()
+		w.ndst, w.ndport, w.routed = b.Addr.B, be(b.PortBe), true
+		after := w.becomes()
+		w.step(Step{Layer: layerName(layLB), Object: w.portName(b.Port), Rule: sv.String(), Verdict: "rewrite", Before: &before, After: &after,
+			Reason: "a published port of " + w.portName(b.Port)})
+		target, how = b.Port, toPort
+		if w.uplink() {
+			netid = w.s.Rows.Port[uint32(target)].Net
+			w.eNet = w.epochNet(netid)
+		}
+	} else if w.k.dport != 0 {
+		w.note(layLB, "", "", "pass", "%s is not published", portText(w.k))
+	}
+	if how != toNobody {
+		return how, target, sv, netid, nil
+	}
+	w.routed = false
+	n = w.route(av, held, host, blind, netid, &how, &target)
+	return how, target, sv, netid, n
+}
+
+func portText(k key) string {
+	return fmt.Sprintf("%s %s", protoName(k.proto), netip.AddrPortFrom(ip(k.dst), k.dport))
+}
+
+// route is L6.
+func (w *walk) route(av vswitch.AddrRow, held, host, blind bool, netid uint16, how *way, target *uint16) *no {
+	nr := w.s.Rows.Net[uint32(netid)]
+	dst := ip(w.k.dst)
+	fail := func(r bpf.DropReason, how reject, rule, format string, args ...any) *no {
+		w.note(layRoute, w.netName(netid), rule, "drop", format, args...)
+		return &no{r, layRoute, how}
+	}
+	switch {
+	case held:
+		*target, *how = av.Port, toPort
+		w.note(layRoute, w.portName(av.Port), fmt.Sprintf("addr zone %d %s -> port %d", w.k.zone, dst, av.Port), "pass", "%s is %s", dst, w.portName(av.Port))
+	case w.kind == bpf.SwitchGhPortKindGH_PORT_HOST:
+		return fail(bpf.SwitchGhDropReasonGH_DROP_UNKNOWN_DST, rejectHost, "", "nobody in the network has %s", dst)
+	case host:
+		if nr.Flags&netHostNIC == 0 || nr.HostPort == 0 {
+			return fail(bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE, rejectRoute, "", "the host has no vNIC in this network")
+		}
+		*target, *how = nr.HostPort, toPort
+		if blind {
+			return fail(bpf.SwitchGhDropReasonGH_DROP_FRAG_ORDER, rejectNone, "", "a later fragment before the first; it might be for a published port")
+		}
+		w.note(layRoute, w.portName(nr.HostPort), fmt.Sprintf("addr zone 0 %s host", dst), "pass", "%s is an address of the host", dst)
+	default:
+		rt, prefix, ok := w.s.Rows.Route(w.k.zone, w.k.dst)
+		rule := ""
+		if ok {
+			rule = fmt.Sprintf("route zone %d %s -> %s", w.k.zone, prefix, routeName(rt.Kind))
+		}
+		switch {
+		case unroutable(w.k.dst):
+			return fail(bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE, rejectNone, "", "%s is not routed: multicast, loopback or link-local", dst)
+		case ok && rt.Kind == routeLocal:
+			return fail(bpf.SwitchGhDropReasonGH_DROP_UNKNOWN_DST, rejectHost, rule, "%s is of the network's own prefix, but nobody has it", dst)
+		case !ok || rt.Kind != routeUplink || nr.Flags&netUplink == 0:
+			return fail(bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE, rejectRoute, rule, "no route to %s from %s, which does not reach outside", dst, w.netName(netid))
+		}
+		*how = toUplink
+		w.note(layRoute, w.netName(netid), rule, "pass", "%s is outside", dst)
+	}
+	if *how == toPort && *target == w.inPort {
+		return fail(bpf.SwitchGhDropReasonGH_DROP_LOOP, rejectNone, "", "it would go back where it came from")
+	}
+	return nil
+}
+
+func routeName(k uint16) string {
+	switch k {
+	case routeLocal:
+		return "local"
+	case routeUplink:
+		return "uplink"
+	}
+	return "reject"
+}
+
+// handOver is how a packet reaches the vNIC behind q.
+func handOver(q, from vswitch.PortRow) (k bpf.OutKind, ifindex uint32, dmac, smac [6]byte, n *no) {
+	if q.Flags&up == 0 {
+		return 0, 0, dmac, smac, &no{bpf.SwitchGhDropReasonGH_DROP_PORT_DOWN, layRoute, rejectHost}
+	}
+	smac, ifindex = q.GwMac, q.Ifindex
+	switch bpf.PortKind(q.Kind) {
+	case bpf.SwitchGhPortKindGH_PORT_CONTAINER:
+		k = bpf.SwitchGhOutKindGH_OUT_PEER
+		if q.Flags&noPeer != 0 {
+			k = bpf.SwitchGhOutKindGH_OUT_EGRESS
+		}
+	case bpf.SwitchGhPortKindGH_PORT_VM:
+		k = bpf.SwitchGhOutKindGH_OUT_EGRESS
+	case bpf.SwitchGhPortKindGH_PORT_HOST:
+		k, ifindex = bpf.SwitchGhOutKindGH_OUT_INGRESS, q.NicIfindex
+		if isEndpoint(bpf.PortKind(from.Kind)) {
+			smac = from.Mac
+		}
+	default:
+		return 0, 0, dmac, smac, &no{bpf.SwitchGhDropReasonGH_DROP_INTERNAL, layRoute, rejectNone}
+	}
+	return k, ifindex, q.Mac, smac, nil
+}
+
+func (w *walk) toPort(id uint16) *no {
+	w.eOut = w.m.epoch(uint32(id))
+	q := w.s.Rows.Port[uint32(id)]
+	w.outPort, w.okeyPort, w.ozone, w.mtu = id, id, q.Zone, q.Mtu
+	var n *no
+	w.outKind, w.outIfindex, w.dmac, w.smac, n = handOver(q, w.in)
+	if n != nil {
+		w.note(layRoute, w.portName(id), "", "drop", "%s is not up", w.portName(id))
+	}
+	return n
+}
+
+func (w *walk) toUplink(src addr) *no {
+	fail := func(format string, args ...any) *no {
+		w.note(layRoute, "", "", "drop", format, args...)
+		return &no{bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE, layRoute, rejectRoute}
+	}
+	q := FIBQuery{Anchor: int(w.s.Rows.Cfg.AnchorIfindex), Src: ip(src), Dst: ip(w.ndst), Protocol: w.k.proto}
+	if w.k.fam == 4 {
+		q.TOS = w.h.tos & 0x1e
+	}
+	var r FIBRoute
+	ok := false
+	if w.s.FIB != nil {
+		r, ok = w.s.FIB.Lookup(q)
+	}
+	if !ok {
+		return fail("the host's routing table has no way to %s", q.Dst)
+	}
+	id := w.s.Rows.IfPort[uint32(r.Ifindex)]
+	w.eOut = w.m.epoch(id)
+	p := w.s.Rows.Port[id]
+	if id == 0 || bpf.PortKind(p.Kind) != bpf.SwitchGhPortKindGH_PORT_UPLINK || p.Flags&up == 0 {
+		return fail("the host routes %s by device %d, which is no uplink", q.Dst, r.Ifindex)
+	}
+	w.outKind, w.outIfindex, w.outPort = bpf.SwitchGhOutKindGH_OUT_NEIGH, uint32(r.Ifindex), uint16(id)
+	w.okeyPort, w.ozone, w.routed, w.mtu = 0, 0, true, p.Mtu
+	if r.MTU > 1 && (r.MTU < int(w.mtu) || w.mtu == 0) {
+		w.mtu = uint16(r.MTU)
+	}
+	switch {
+	case w.k.fam == 4 && r.NextHop.Is4():
+		w.nh = r.NextHop.As16()
+	case w.k.fam == 4:
+		w.nh = addr4(0)
+	default:
+		w.nh = r.NextHop.As16()
+	}
+	w.step(Step{Layer: layerName(layRoute), Object: w.portName(w.outPort), Verdict: "pass", NextHop: ip(w.nh).String(),
+		Reason: fmt.Sprintf("the host's routing table sends %s by %s, next hop %s", q.Dst, w.portName(w.outPort), ip(w.nh))})
+	return nil
+}
+
+// deliver is the way out, L7 and L9.
+func (w *walk) deliver(how way, target uint16, sv *service, netid uint16, blind bool) *no {
+	answer := w.keep && w.reply
+	if !answer {
+		w.wnet = netid
+	} else {
+		w.eNet = w.epochNet(w.wnet)
+	}
+	var n *no
+	if how == toUplink {
+		src := w.k.src
+		if w.reply {
+			src = w.nsrc
+		}
+		n = w.toUplink(src)
+	} else {
+		n = w.toPort(target)
+	}
+	if n != nil {
+		return n
+	}
+	w.first = w.nsport
+	if w.reply {
+		w.snat = false
+		return w.limits()
+	}
+	if w.k.zone != w.ozone {
+		w.routed = true
+	}
+	if n := w.nat(how, sv, blind); n != nil {
+		return n
+	}
+	return w.limits()
+}
+
+// nat is L7: which source address the other side is to see.
+func (w *walk) nat(how way, sv *service, blind bool) *no {
+	fail := func(r bpf.DropReason, how reject, format string, args ...any) *no {
+		w.note(layNAT, "", "", "drop", format, args...)
+		return &no{r, layNAT, how}
+	}
+	nr := w.s.Rows.Net[uint32(w.wnet)]
+	want := w.k.src
+	w.natLo, w.natHi, w.poolBusy, w.snat = 1024, 65535, false, false
+	rule, why := "", ""
+	switch {
+	case how == toUplink && nr.Flags&netSNAT != 0:
+		q := w.s.Rows.Port[uint32(w.outPort)]
+		pool := uint32(q.Natpool4)
+		if w.k.fam == 6 {
+			pool = uint32(q.Natpool6)
+		}
+		p := w.s.Rows.NATPool[pool]
+		if pool == 0 || p.Hi == 0 {
+			return fail(bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE, rejectRoute, "%s has no address of this family to speak with", w.portName(w.outPort))
+		}
+		if blind {
+			return fail(bpf.SwitchGhDropReasonGH_DROP_FRAG_ORDER, rejectNone, "a later fragment before the first, and NAT needs its ports")
+		}
+		want, w.natLo, w.natHi, w.poolBusy, w.snat = p.Addr.B, p.Lo, p.Hi, true, true
+		rule, why = fmt.Sprintf("natpool %d %s %d-%d", pool, ip(p.Addr.B), p.Lo, p.Hi), "outside sees the host's address"
+	case sv != nil && w.endpoint() && w.outPort == w.inPort:
+		want = nr.Hairpin4.B
+		if w.k.fam == 6 {
+			want = nr.Hairpin6.B
+		}
+		if want == (addr{}) {
+			want = w.k.dst
+		}
+		w.snat, why = true, "it reaches itself; it would not take a packet from its own address"
+	case sv != nil && w.endpoint() && w.k.zone != w.ozone:
+		want, w.snat, why = w.k.dst, true, "another network knows the host, not our addresses"
+	}
+	if w.keep && w.nsrc != want {
+		if f := w.m.get(w.k); f != nil {
+			w.m.unlink(w.k, f)
+		}
+		w.keep = false
+		w.nsport, w.first = w.k.sport, w.k.sport
+	}
+	w.nsrc = want
+	if w.snat {
+		w.note(layNAT, "", rule, "rewrite", "%s: source becomes %s", why, ip(want))
+	}
+	if !w.keep && w.k.proto == protoTCP {
+		f := w.h.tcpFlags & (tcpSYN | tcpACK | tcpRST)
+		if f != tcpSYN && w.h.frag != fragLater && (w.snat || f&tcpRST != 0) {
+			return fail(bpf.SwitchGhDropReasonGH_DROP_NOSTATE, rejectState, "the middle of a connection nobody knows")
+		}
+	}
+	return nil
+}
+
+// limits is L9.
+func (w *walk) limits() *no {
+	if w.routed && w.h.ttl <= 1 {
+		w.note(layL2, "", "", "drop", "its TTL ends here")
+		return &no{bpf.SwitchGhDropReasonGH_DROP_TTL, layL2, rejectTTL}
+	}
+	if w.tooBig(w.mtu) {
+		w.note(layL2, w.portName(w.outPort), fmt.Sprintf("port %d mtu %d", w.outPort, w.mtu), "drop", "%d bytes are more than the %d that fit there", w.h.ipLen, w.mtu)
+		return &no{bpf.SwitchGhDropReasonGH_DROP_MTU, layL2, rejectTooBig}
+	}
+	return nil
+}
+
+// slow is stages v4 and v6.
+func (w *walk) slow() {
+	n := w.layers()
+	if w.icmp {
+		switch {
+		case n == nil && w.keep:
+			w.icmpSend()
+		case w.uplink():
+			w.pass("an ICMP error about no flow of ours: the host's")
+		default:
+			w.drop(no{bpf.SwitchGhDropReasonGH_DROP_ICMP_NOFLOW, layFlow, 0}, "an ICMP error about no flow of ours")
+		}
+		return
+	}
+	if n == errPass {
+		w.pass("")
+		return
+	}
+	if n != nil {
+		w.end(*n)
+		return
+	}
+	if !w.keep {
+		w.commit()
+		return
+	}
+	f := w.m.get(w.k)
+	if !w.reply && (f == nil || f.pair != w.rkey(w.nsport)) {
+		if f != nil {
+			w.m.unlink(w.k, f)
+		}
+		w.commit()
+		return
+	}
+	l := w.line()
+	if f != nil {
+		f.line, f.net, f.last, f.busy = l, w.wnet, w.now, false
+		if f.changesState(&w.h) {
+			w.advance()
+			return
+		}
+	}
+	w.forward(l, bpf.SwitchGhViaGH_VIA_REVALIDATED)
+}

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package explain
+
+import (
+	"encoding/binary"
+
+	"gatehouse.dev/gatehouse/internal/vswitch"
+	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
+)
+
+const natTries = 32 // GH_NAT_TRIES
+
+func (w *walk) echo() bool { return w.k.proto == protoICMP || w.k.proto == protoICMP6 }
+
+func (w *walk) hasPorts() bool {
+	if w.k.flags&flagL3 != 0 {
+		return false
+	}
+	return w.h.l4 == l4TCP || w.h.l4 == l4UDP || w.h.l4 == l4ICMP || w.h.l4 == l4ICMP6 || w.h.frag == fragLater
+}
+
+// rkey is the key of the answer when the source port becomes cand.
+func (w *walk) rkey(cand uint16) key {
+	k := key{w.k.fam, w.ndst, w.nsrc, w.ndport, cand, w.okeyPort, w.ozone, w.k.proto, w.k.flags}
+	if w.echo() {
+		k.sport, k.dport = cand, 0
+	}
+	return k
+}
+
+// line is the packet's own direction as decided.
+func (w *walk) line() line {
+	l := line{outKind: w.outKind, outIfindex: w.outIfindex, dmac: w.dmac, smac: w.smac, nsrc: w.nsrc, ndst: w.ndst, nh: w.nh,
+		nsport: w.nsport, ndport: w.ndport, outMTU: w.mtu, outPort: w.outPort, eIn: w.eIn, eOut: w.eOut, eNet: w.eNet}
+	if w.nsrc != w.k.src {
+		l.ops |= bpf.SwitchGhOpGH_OP_NSRC
+	}
+	if w.ndst != w.k.dst {
+		l.ops |= bpf.SwitchGhOpGH_OP_NDST
+	}
+	if w.nsport != w.k.sport {
+		l.ops |= bpf.SwitchGhOpGH_OP_NSPORT
+	}
+	if w.ndport != w.k.dport {
+		l.ops |= bpf.SwitchGhOpGH_OP_NDPORT
+	}
+	if w.routed {
+		l.ops |= bpf.SwitchGhOpGH_OP_TTL
+	}
+	if w.outKind != bpf.SwitchGhOutKindGH_OUT_NEIGH {
+		l.ops |= bpf.SwitchGhOpGH_OP_MAC
+	}
+	return l
+}
+
+func (w *walk) portBusy(a addr, port uint16) bool {
+	k := vswitch.BusyKey{PortBe: be(port), Proto: w.k.proto}
+	k.Addr.B = a
+	_, ok := w.s.Rows.Busy[k]
+	return ok
+}
+
+// claim looks for a source port whose answer's key is free; false with why not.
+func (w *walk) claim() *no {
+	fail := func(r bpf.DropReason, format string) *no {
+		w.note(layNAT, "", "", "drop", "%s", format)
+		return &no{r, layNAT, rejectNone}
+	}
+	if w.natHi < w.natLo {
+		return fail(bpf.SwitchGhDropReasonGH_DROP_NAT_PORTS, "the pool has no ports")
+	}
+	span, hash := uint32(w.natHi)-uint32(w.natLo)+1, w.k.hash()
+	stride := hash>>16 | 1
+	for i := range uint32(natTries) {
+		cand := w.first
+		if i > 0 {
+			cand = uint16(uint32(w.natLo) + (hash+i*stride)%span)
+		}
+		if w.free(cand) {
+			w.nsport = cand
+			return nil
+		}
+		if !w.hasPorts() {
+			return fail(bpf.SwitchGhDropReasonGH_DROP_NAT_PROTO, "its tuple is taken, and the protocol has no ports to change")
+		}
+	}
+	return fail(bpf.SwitchGhDropReasonGH_DROP_NAT_PORTS, "no free source port after 32 tries")
+}
+
+func (w *walk) free(cand uint16) bool {
+	if w.poolBusy && w.hasPorts() && (cand < w.natLo || cand > w.natHi || w.portBusy(w.nsrc, cand)) {
+		return false
+	}
+	nat := w.nsrc != w.k.src || w.ndst != w.k.dst || w.ndport != w.k.dport || cand != w.k.sport
+	k := w.rkey(cand)
+	r := w.m.get(k)
+	return r == nil || r.pair == w.k || !nat && !r.nat || w.m.dead(k, r, w.now)
+}
+
+// commit is stages new4 and new6: a new conversation.
+func (w *walk) commit() {
+	if w.svc != 0 {
+		host := w.kind != bpf.SwitchGhPortKindGH_PORT_HOST && w.isHost(w.k.dst)
+		if !w.legal(w.published(host, w.uplink()), w.ndst, w.ndport) {
+			w.drop(no{bpf.SwitchGhDropReasonGH_DROP_NO_BACKEND, layLB, 0}, "the published port went meanwhile")
+			return
+		}
+	}
+	if w.in.MaxFlows != 0 && w.m.live != nil && w.m.live.Flows(uint32(w.inPort)) >= w.in.MaxFlows {
+		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_PORT_QUOTA, layNAT, 0}, "%s has as many flows as it may", w.portName(w.inPort))
+		return
+	}
+	if !w.uplink() {
+		if _, _, _, _, n := handOver(w.in, w.s.Rows.Port[uint32(w.outPort)]); n != nil {
+			w.end(*n)
+			return
+		}
+	}
+	if n := w.claim(); n != nil {
+		w.end(*n)
+		return
+	}
+	before, after := w.tuple(), w.becomes()
+	if w.h.l4 == l4SCTP || w.h.l4 == l4None {
+		after.SrcPort, after.DstPort = before.SrcPort, before.DstPort
+	}
+	s := Step{Layer: layerName(layNAT), Verdict: "pass", Reason: "nothing is translated"}
+	if before != after {
+		s = Step{Layer: s.Layer, Verdict: "rewrite", Reason: "a new flow, both directions", Before: &before, After: &after}
+	}
+	w.step(s)
+	w.forward(w.line(), bpf.SwitchGhViaGH_VIA_NEW)
+}
+
+// fragment is the frag stage: ports of later fragments come from the first.
+func (w *walk) fragment() {
+	if w.h.frag == fragLater && !w.learned() {
+		if w.uplink() {
+			w.pass("a later fragment whose first was not seen: left to the host")
+			return
+		}
+		w.k.flags |= flagL3
+	}
+	w.hit(false)
+}
+
+// learned fills the ports of a later fragment.
+func (w *walk) learned() bool {
+	if w.m.live == nil {
+		return false
+	}
+	var v bpf.FragVal
+	ok := false
+	if w.k.fam == 4 {
+		v, ok = w.m.live.Frag4(bpf.FragKey4{SrcBe: word4(w.k.src), DstBe: word4(w.k.dst), IdBe: be(uint16(w.h.fragID)), Port: w.k.port,
+			Zone: w.k.zone, Proto: w.k.proto})
+	} else {
+		var id [4]byte
+		binary.BigEndian.PutUint32(id[:], w.h.fragID)
+		k := bpf.FragKey6{IdBe: binary.NativeEndian.Uint32(id[:]), Port: w.k.port, Zone: w.k.zone, Proto: w.k.proto}
+		k.Src.B, k.Dst.B = w.k.src, w.k.dst
+		v, ok = w.m.live.Frag6(k)
+	}
+	if !ok || int32(w.now-v.LastS) > 30 {
+		return false
+	}
+	w.k.sport, w.k.dport, w.h.l4 = be(v.SportBe), be(v.DportBe), l4None
+	return true
+}

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package vswitch
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+)
+
+// Rows are Tables as the programs look things up in them: one Go map for each
+// configuration map. They are for reading only.
+type Rows struct {
+	Cfg     CfgRow
+	Port    map[uint32]PortRow
+	Net     map[uint32]NetRow
+	IfPort  map[uint32]uint32
+	PortIP  map[PortIPKey]uint8
+	Addr    map[AddrKey]AddrRow
+	Svc     map[SvcKey]SvcRow
+	Slot    map[SlotKey]uint32
+	Backend map[uint32]BackendRow
+	NATPool map[uint32]NATPoolRow
+	Busy    map[BusyKey]uint8
+	Flood   map[FloodKey]uint32
+	FloodN  map[uint32]uint32
+
+	routes map[RouteKey]RouteRow
+	bits   []uint32 // lengths that occur, longest first
+}
+
+// Rows makes the maps of t. It costs a walk over all rows.
+func (t Tables) Rows() *Rows {
+	r := &Rows{
+		Port: map[uint32]PortRow{}, Net: map[uint32]NetRow{}, IfPort: map[uint32]uint32{}, PortIP: map[PortIPKey]uint8{},
+		Addr: map[AddrKey]AddrRow{}, Svc: map[SvcKey]SvcRow{}, Slot: map[SlotKey]uint32{}, Backend: map[uint32]BackendRow{},
+		NATPool: map[uint32]NATPoolRow{}, Busy: map[BusyKey]uint8{}, Flood: map[FloodKey]uint32{}, FloodN: map[uint32]uint32{},
+		routes: map[RouteKey]RouteRow{},
+	}
+	for b := range t.blocks {
+		for _, e := range b.cfg {
+			r.Cfg = e.Value
+		}
+		fill(r.Port, b.port)
+		fill(r.Net, b.net)
+		fill(r.IfPort, b.ifport)
+		fill(r.PortIP, b.portip)
+		fill(r.Addr, b.addr)
+		fill(r.Svc, b.svc)
+		fill(r.Slot, b.slot)
+		fill(r.Backend, b.backend)
+		fill(r.NATPool, b.natpool)
+		fill(r.Busy, b.busy)
+		fill(r.Flood, b.flood)
+		fill(r.FloodN, b.floodn)
+		fill(r.routes, b.route)
+	}
+	for k := range r.routes {
+		if !slices.Contains(r.bits, k.Prefixlen) {
+			r.bits = append(r.bits, k.Prefixlen)
+		}
+	}
+	slices.SortFunc(r.bits, func(a, b uint32) int { return cmp.Compare(b, a) })
+	return r
+}
+
+func fill[K, V comparable](m map[K]V, es []Entry[K, V]) {
+	for _, e := range es {
+		m[e.Key] = e.Value
+	}
+}
+
+// Route is the longest match of a (16 bytes, IPv4 v4-mapped) in zone.
+func (r *Rows) Route(zone uint16, a [16]byte) (RouteRow, netip.Prefix, bool) {
+	for _, n := range r.bits {
+		k := RouteKey{Prefixlen: n, Zone: zone}
+		bits := int(n) - 32 // the first 32 bits of a key are the zone
+		for i := range k.Addr.B {
+			switch left := bits - 8*i; {
+			case left >= 8:
+				k.Addr.B[i] = a[i]
+			case left > 0:
+				k.Addr.B[i] = a[i] & byte(0xff<<(8-left))
+			}
+		}
+		if row, ok := r.routes[k]; ok {
+			at := ip(k.Addr.B)
+			if at.Is4() && bits >= 96 {
+				bits -= 96
+			}
+			return row, netip.PrefixFrom(at, bits), true
+		}
+	}
+	return RouteRow{}, netip.Prefix{}, false
+}
