@@ -302,6 +302,24 @@ func (g Cgroup) Remove(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// RemoveEmpty deletes the group itself where nothing is in it. The kernel calls a
+// group busy for a moment after its last process is out of the list: waited for.
+func (g Cgroup) RemoveEmpty() {
+	for _, d := range g.On.Dirs(g.Path) {
+		for wait := time.Millisecond; wait < time.Second; wait *= 2 {
+			if unix.Rmdir(d) != unix.EBUSY || len(treeProcs(d)) > 0 || hasGroups(d) {
+				break
+			}
+			time.Sleep(wait)
+		}
+	}
+}
+
+func hasGroups(dir string) bool {
+	l, err := os.ReadDir(dir)
+	return err == nil && slices.ContainsFunc(l, fs.DirEntry.IsDir)
+}
+
 func removeTree(ctx context.Context, dir string) error {
 	var dirs []string
 	_ = filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {

@@ -194,9 +194,7 @@ func Sweep(ctx context.Context, i instance.Instance) error {
 	}
 	if len(alive) == 0 {
 		for _, p := range []string{WorkerCgroup(i), i.Cgroup} {
-			for _, d := range on.Dirs(p) {
-				_ = os.Remove(d) // rmdir: one that is not empty stays
-			}
+			silo.Cgroup{On: on, Path: p}.RemoveEmpty()
 		}
 		_ = os.Remove(filepath.Join(i.Run, "workers"))
 		_ = os.Remove(RuntimeRoot(i))
