@@ -13,6 +13,7 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -244,6 +245,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	d.api = api.New(api.Options{
 		HCN: d.hns.Collections(), Globals: network.Version(), Features: hcn.FeaturesOf(network.Version()),
 		EndpointStats: func(ctx context.Context, id string) (any, error) { return d.hns.EndpointStats(ctx, id) },
+		Explain:       func(ctx context.Context, body json.RawMessage) (any, error) { return d.hns.Explain(ctx, body) },
 		HCS:           d.hcs, Images: image.NewHandler(d.images), Events: d.db, Host: d.questions(), Metrics: d.metrics, GID: gid, Log: d.log,
 	})
 	l, err := api.Listen(d.inst.Socket, gid)

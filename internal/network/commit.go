@@ -251,6 +251,7 @@ func (h *HNS) program(ctx context.Context, want model.Desired, facts vswitch.Fac
 	if err := h.o.Datapath.Apply(ctx, tables); err != nil {
 		return step(hcn.E_FAIL, "datapath", err)
 	}
+	h.tables.Store(&tables)
 	return nil
 }
 

@@ -84,6 +84,8 @@ type Options struct {
 	Ports        Ports // nil = nothing is held
 	// Stats reads the counters of a port; nil = statistics are all zero.
 	Stats func(vswitch.PortID) (PortCounters, error)
+	// Sight looks at flows and routes for Explain; nil = there are none.
+	Sight Sight
 	// HostRoutes are the prefixes that the host routes by devices that are not
 	// ours; nil = read from /proc/net.
 	HostRoutes func() ([]netip.Prefix, error)
@@ -109,6 +111,8 @@ type HNS struct {
 
 	world atomic.Pointer[model.World]
 	facts atomic.Pointer[vswitch.Facts]
+	// tables are what the switch was last given; nil = nothing yet.
+	tables atomic.Pointer[vswitch.Tables]
 	// trouble is why the kernel may not be as desired; nil = it is.
 	trouble atomic.Pointer[string]
 	stopped atomic.Bool

@@ -52,6 +52,7 @@ func (s *Server) routesHCN() {
 	if q, ok := s.o.Host["ports"]; ok {
 		s.mux.HandleFunc("GET /hcn/v2/ports", s.query(q))
 	}
+	s.mux.HandleFunc("POST /hcn/v2/explain", s.explain)
 	s.mux.HandleFunc("GET /hcn/v2/globals/version", func(w http.ResponseWriter, r *http.Request) {
 		s.reply(w, r, s.o.Globals, nil)
 	})
@@ -264,4 +265,21 @@ func (k kindHandler) absent(name string) error {
 func writeDoc(w http.ResponseWriter, status int, d resource.Doc) {
 	w.Header().Set("ETag", `"`+strconv.FormatUint(d.Version, 10)+`"`)
 	writeJSON(w, status, d.JSON)
+}
+
+// explain answers a question about a packet. It is a POST for its body's sake and
+// changes nothing.
+func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
+	if s.o.Explain == nil {
+		s.reply(w, r, nil, nil)
+		return
+	}
+	b, err := body(r, false)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	s.readAt(w)
+	v, err := s.o.Explain(r.Context(), b)
+	s.reply(w, r, v, err)
 }

@@ -54,6 +54,8 @@ type Options struct {
 	Globals, Features any
 	// EndpointStats answers GET endpoints/ID/stats.
 	EndpointStats func(ctx context.Context, id string) (any, error)
+	// Explain answers POST explain; nil = 501.
+	Explain func(ctx context.Context, body json.RawMessage) (any, error)
 	// HCS is the host compute service.
 	HCS Systems
 	// Images serves everything below /images/v1.

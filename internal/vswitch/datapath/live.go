@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package datapath
+
+import (
+	"github.com/cilium/ebpf"
+
+	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
+)
+
+// Live reads the state maps entry by entry, for explain. It cannot write.
+type Live struct{ maps map[string]*ebpf.Map }
+
+// Live is the switch's state as it is when each method is called.
+func (d *Datapath) Live() Live { return Live{d.state} }
+
+// get is one entry; an error is an entry that is not there.
+func get[K, V any](l Live, name string, k K) (v V, ok bool) {
+	ok = l.maps[name].Lookup(&k, &v) == nil
+	return v, ok
+}
+
+// Flow4 is an entry of flow4.
+func (l Live) Flow4(k bpf.FlowKey4) (bpf.Flow4, bool) {
+	return get[bpf.FlowKey4, bpf.Flow4](l, bpf.SwitchMapFlow4, k)
+}
+
+// Flow6 is an entry of flow6.
+func (l Live) Flow6(k bpf.FlowKey6) (bpf.Flow6, bool) {
+	return get[bpf.FlowKey6, bpf.Flow6](l, bpf.SwitchMapFlow6, k)
+}
+
+// Frag4 is an entry of frag4.
+func (l Live) Frag4(k bpf.FragKey4) (bpf.FragVal, bool) {
+	return get[bpf.FragKey4, bpf.FragVal](l, bpf.SwitchMapFrag4, k)
+}
+
+// Frag6 is an entry of frag6.
+func (l Live) Frag6(k bpf.FragKey6) (bpf.FragVal, bool) {
+	return get[bpf.FragKey6, bpf.FragVal](l, bpf.SwitchMapFrag6, k)
+}
+
+// Epoch is an entry of epoch.
+func (l Live) Epoch(i uint32) uint32 {
+	n, _ := get[uint32, uint32](l, bpf.SwitchMapEpoch, i)
+	return n
+}
+
+// Flows is how many flows count against a port's quota.
+func (l Live) Flows(port uint32) uint32 {
+	n, _ := get[uint32, uint32](l, bpf.SwitchMapPflows, port)
+	return n
+}
+
+// Second is now on the clock of the flows.
+func (l Live) Second() uint32 {
+	n, _ := monotonicSeconds()
+	return n
+}
