@@ -311,7 +311,7 @@ func (q *question) unsent(layer, packet, format string, args ...any) {
 }
 
 func (q *question) fromEndpoint() {
-	e, how := q.chooseNIC()
+	e, how, hop := q.chooseNIC()
 	if e == nil {
 		e = q.from.endpoints[0]
 		if !e.Attached() {
@@ -325,12 +325,47 @@ func (q *question) fromEndpoint() {
 		q.src = e.Addr(q.dst.Is4())
 	}
 	row := q.sw.Rows.Port[uint32(e.Port)]
-	q.walk(explain.Packet{Ifindex: int(row.Ifindex)}, pkt.MAC(row.Mac), pkt.MAC(row.GwMac), &hcn.ExplainStep{Layer: "compartment", Verdict: "pass", Reason: how})
+	p := explain.Packet{Ifindex: int(row.Ifindex)}
+	if hop.IsValid() && !q.neighbour(p, pkt.MAC(row.Mac), e.Addr(hop.Is4()), hop) {
+		return
+	}
+	q.walk(p, pkt.MAC(row.Mac), pkt.MAC(row.GwMac), &hcn.ExplainStep{Layer: "compartment", Verdict: "pass", Reason: how})
 }
 
-// chooseNIC picks the vNIC by which the container's own routing table sends.
-func (q *question) chooseNIC() (best *model.Endpoint, how string) {
+// neighbour asks the switch, as the sender's kernel would, who has the address
+// that the packet is handed to on the link. It adds a walk, and ends the
+// explanation when there is no answer.
+func (q *question) neighbour(p explain.Packet, mac pkt.MAC, from, hop netip.Addr) bool {
+	k := pkt.Packet{From: mac, To: pkt.MAC{255, 255, 255, 255, 255, 255}, Ether: pkt.EtherARP, Src: from, Dst: hop, Op: 1, ArpSrc: mac}
+	if hop.Is6() {
+		a := hop.As16()
+		k = pkt.Packet{From: mac, To: pkt.MAC{0x33, 0x33, 0xff, a[13], a[14], a[15]}, Ether: pkt.EtherIP6, Src: from, Proto: pkt.ICMP6, TTL: 255, Type: 135,
+			Dst:    netip.AddrFrom16([16]byte{0xff, 0x02, 11: 1, 12: 0xff, 13: a[13], 14: a[14], 15: a[15]}), // solicited-node, RFC 4291 section 2.7.1
+			Target: hop, Link: &mac}
+	}
+	p.Frame = k.Bytes()
+	t := explain.Explain(q.sw, p)
+	q.add(t)
+	if t.Verdict == explain.Reply {
+		return true
+	}
+	q.x.Verdict, q.x.Reason, q.x.Layer, q.x.Answer = "unreachable", t.Reason, t.Layer, ""
+	q.x.Text = fmt.Sprintf("nobody answers for %s on the link; the sender's kernel gives up after some seconds (no route to host)", hop)
+	return false
+}
+
+// chooseNIC picks the vNIC by which the container's own routing table sends. hop
+// is who has to be found on the link first; invalid = known for good.
+func (q *question) chooseNIC() (best *model.Endpoint, how string, hop netip.Addr) {
 	bits := -1
+	known := func(v model.VNIC, a netip.Addr) netip.Addr {
+		for _, n := range v.Neighbours {
+			if n.Addr == a {
+				return netip.Addr{}
+			}
+		}
+		return a
+	}
 	for _, e := range q.from.endpoints {
 		v, foreign, ok := q.w.VNIC(e)
 		if !ok || !e.Attached() || !e.Addr(q.dst.Is4()).IsValid() {
@@ -339,18 +374,22 @@ func (q *question) chooseNIC() (best *model.Endpoint, how string) {
 		for _, p := range v.Addrs {
 			if p.Contains(q.dst) && p.Bits() > bits {
 				best, bits, how = e, p.Bits(), fmt.Sprintf("the container sends by %s, on the link", v.Name)
+				hop = known(v, q.dst)
 			}
 		}
 		for _, r := range v.Routes {
 			if r.Dst.Contains(q.dst) && r.Dst.Bits() > bits {
-				best, bits, how = e, r.Dst.Bits(), fmt.Sprintf("the container sends by %s, via %s", v.Name, r.NextHop)
+				best, bits, how, hop = e, r.Dst.Bits(), fmt.Sprintf("the container sends by %s, on the link", v.Name), known(v, q.dst)
+				if r.NextHop.IsValid() {
+					how, hop = fmt.Sprintf("the container sends by %s, via %s", v.Name, r.NextHop), known(v, r.NextHop)
+				}
 			}
 		}
 		if foreign && best == nil {
 			best, how = e, fmt.Sprintf("sent by %s; the namespace is not ours, its routes are not known", v.Name)
 		}
 	}
-	return best, how
+	return best, how, hop
 }
 
 func (q *question) fromHost() {
@@ -373,7 +412,10 @@ func (q *question) fromHost() {
 		}
 		row := q.sw.Rows.Port[uint32(n.HostPort)]
 		steps = append(steps, &hcn.ExplainStep{Layer: "host", Verdict: "pass", Reason: fmt.Sprintf("the host sends by its vNIC on network %s, from %s", n.Doc.Name, q.src)})
-		q.walk(explain.Packet{Ifindex: int(row.Ifindex)}, pkt.MAC(row.Mac), pkt.MAC{2, 0, 0, 0, 0, 1}, steps...)
+		p := explain.Packet{Ifindex: int(row.Ifindex)}
+		if q.neighbour(p, pkt.MAC(row.Mac), gw, q.dst) {
+			q.walk(p, pkt.MAC(row.Mac), pkt.MAC{2, 0, 0, 0, 0, 1}, steps...)
+		}
 		return
 	}
 	why := fmt.Sprintf("%s is reached by the host's own routing table; the switch does not see it", q.dst)
@@ -437,7 +479,10 @@ func (q *question) uplinkOf(a netip.Addr) (vswitch.Uplink, bool) {
 // walk puts the packet into the switch and adds what comes of it.
 func (q *question) walk(p explain.Packet, from, to pkt.MAC, first ...*hcn.ExplainStep) {
 	p.Frame = q.frame(from, to)
-	t := explain.Explain(q.sw, p)
+	q.add(explain.Explain(q.sw, p), first...)
+}
+
+func (q *question) add(t explain.Trace, first ...*hcn.ExplainStep) {
 	k := hcn.ExplainWalk{Packet: t.Packet, Verdict: string(t.Verdict), Text: t.Outcome(), Steps: []hcn.ExplainStep{}}
 	for _, s := range first {
 		k.Steps = append(k.Steps, *s)
