@@ -294,6 +294,8 @@ func (q *question) describe(e end, a netip.Addr) string {
 	switch {
 	case len(e.endpoints) > 0 && e.endpoints[0].Doc.Name != "":
 		return fmt.Sprintf("endpoint %s (%s)", e.endpoints[0].Doc.Name, a)
+	case e.kind == endHost && !e.addr.IsValid() && a == q.src:
+		return endHost // which of its addresses it uses follows from where it sends
 	case e.kind != "":
 		return fmt.Sprintf("%s (%s)", e.kind, a)
 	}
@@ -326,10 +328,16 @@ func (q *question) fromEndpoint() {
 	}
 	row := q.sw.Rows.Port[uint32(e.Port)]
 	p := explain.Packet{Ifindex: int(row.Ifindex)}
+	q.before(hcn.ExplainStep{Layer: "compartment", Verdict: "pass", Reason: how})
 	if hop.IsValid() && !q.neighbour(p, pkt.MAC(row.Mac), e.Addr(hop.Is4()), hop) {
 		return
 	}
-	q.walk(p, pkt.MAC(row.Mac), pkt.MAC(row.GwMac), &hcn.ExplainStep{Layer: "compartment", Verdict: "pass", Reason: how})
+	q.walk(p, pkt.MAC(row.Mac), pkt.MAC(row.GwMac))
+}
+
+// before adds what happens before the switch sees anything.
+func (q *question) before(steps ...hcn.ExplainStep) {
+	q.x.Walks = append(q.x.Walks, hcn.ExplainWalk{Steps: steps, Verdict: "pass"})
 }
 
 // neighbour asks the switch, as the sender's kernel would, who has the address
@@ -394,12 +402,11 @@ func (q *question) chooseNIC() (best *model.Endpoint, how string, hop netip.Addr
 
 func (q *question) fromHost() {
 	dst := netip.AddrPortFrom(q.dst, q.r.Port)
-	var steps []*hcn.ExplainStep
+	var steps []hcn.ExplainStep
 	if q.r.Protocol == pkt.TCP || q.r.Protocol == pkt.UDP {
 		if to, s, ok := explain.Socket(q.sw, q.r.Protocol, dst); ok {
 			q.dst, q.r.Port = to.Addr(), to.Port()
-			step := stepOf(s)
-			steps = append(steps, &step)
+			steps = append(steps, stepOf(s))
 		}
 	}
 	for _, n := range q.w.AllNetworks() {
@@ -411,10 +418,11 @@ func (q *question) fromHost() {
 			q.src = gw
 		}
 		row := q.sw.Rows.Port[uint32(n.HostPort)]
-		steps = append(steps, &hcn.ExplainStep{Layer: "host", Verdict: "pass", Reason: fmt.Sprintf("the host sends by its vNIC on network %s, from %s", n.Doc.Name, q.src)})
+		steps = append(steps, hcn.ExplainStep{Layer: "host", Verdict: "pass", Reason: fmt.Sprintf("the host sends by its vNIC on network %s, from %s", n.Doc.Name, q.src)})
 		p := explain.Packet{Ifindex: int(row.Ifindex)}
+		q.before(steps...)
 		if q.neighbour(p, pkt.MAC(row.Mac), gw, q.dst) {
-			q.walk(p, pkt.MAC(row.Mac), pkt.MAC{2, 0, 0, 0, 0, 1}, steps...)
+			q.walk(p, pkt.MAC(row.Mac), pkt.MAC{2, 0, 0, 0, 0, 1})
 		}
 		return
 	}
@@ -441,8 +449,8 @@ func (q *question) fromOutside() {
 	for _, n := range q.w.AllNetworks() {
 		if n.HostPort != 0 && n.HasSubnet(q.dst) && !q.isHost(q.dst) {
 			row := q.sw.Rows.Port[uint32(n.HostPort)]
-			q.walk(explain.Packet{Ifindex: int(row.Ifindex)}, pkt.MAC(row.Mac), pkt.MAC{2, 0, 0, 0, 0, 1}, &hcn.ExplainStep{
-				Layer: "host", Verdict: "pass", Reason: "if the host forwards at all, it does so into network " + n.Doc.Name})
+			q.before(hcn.ExplainStep{Layer: "host", Verdict: "pass", Reason: "if the host forwards at all, it does so into network " + n.Doc.Name})
+			q.walk(explain.Packet{Ifindex: int(row.Ifindex)}, pkt.MAC(row.Mac), pkt.MAC{2, 0, 0, 0, 0, 1})
 			return
 		}
 	}
@@ -477,16 +485,13 @@ func (q *question) uplinkOf(a netip.Addr) (vswitch.Uplink, bool) {
 }
 
 // walk puts the packet into the switch and adds what comes of it.
-func (q *question) walk(p explain.Packet, from, to pkt.MAC, first ...*hcn.ExplainStep) {
+func (q *question) walk(p explain.Packet, from, to pkt.MAC) {
 	p.Frame = q.frame(from, to)
-	q.add(explain.Explain(q.sw, p), first...)
+	q.add(explain.Explain(q.sw, p))
 }
 
-func (q *question) add(t explain.Trace, first ...*hcn.ExplainStep) {
+func (q *question) add(t explain.Trace) {
 	k := hcn.ExplainWalk{Packet: t.Packet, Verdict: string(t.Verdict), Text: t.Outcome(), Steps: []hcn.ExplainStep{}}
-	for _, s := range first {
-		k.Steps = append(k.Steps, *s)
-	}
 	for _, s := range t.Steps {
 		k.Steps = append(k.Steps, stepOf(s))
 	}

@@ -104,6 +104,11 @@ func (f *fake) Ensure(ctx context.Context, d model.Desired) (vswitch.Facts, erro
 	}
 	facts.Uplinks = []vswitch.Uplink{{Name: "up0", Ifindex: 3, MTU: 1500, Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.4/24")}}}
 	facts.HostAddrs = []netip.Addr{netip.MustParseAddr("10.0.0.4")}
+	for _, n := range d.HostNICs {
+		for _, a := range n.Addrs {
+			facts.HostAddrs = append(facts.HostAddrs, a.Addr())
+		}
+	}
 	return facts, err
 }
 

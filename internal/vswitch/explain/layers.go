@@ -484,6 +484,11 @@ func (w *walk) toUplink(src addr) *no {
 	w.eOut = w.m.epoch(id)
 	p := w.s.Rows.Port[id]
 	if id == 0 || bpf.PortKind(p.Kind) != bpf.SwitchGhPortKindGH_PORT_UPLINK || p.Flags&up == 0 {
+		for _, o := range w.s.Rows.Port {
+			if o.NicIfindex != 0 && o.NicIfindex == uint32(r.Ifindex) {
+				return fail("%s is of %s; networks are apart", q.Dst, w.netName(o.Net))
+			}
+		}
 		return fail("the host routes %s by device %d, which is no uplink", q.Dst, r.Ifindex)
 	}
 	w.outKind, w.outIfindex, w.outPort = bpf.SwitchGhOutKindGH_OUT_NEIGH, uint32(r.Ifindex), uint16(id)
