@@ -492,7 +492,7 @@ func (m *making) undo(ctx context.Context) error {
 			return err
 		}
 		_, err := m.s.commit(func(c *change) error { c.forget(); c.Unclean = c.keep(); return nil })
-		return errors.Join(err, m.h.letGo(ctx, m.s))
+		return errors.Join(err, m.h.letGo(ctx, m.s, nil))
 	}
 	m.h.mu.Lock()
 	if m.h.byID[m.row.ID] == m.s {

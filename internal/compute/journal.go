@@ -268,29 +268,35 @@ func (h *HCS) unreachable(s *system) bool {
 	return first
 }
 
-// finish lets go of what a stopped system used, then wakes those who wait.
+// finish lets go of what a stopped system used. Those who wait are woken when its
+// name, addresses and ports are free; worker and scratch go on their own time.
 func (h *HCS) finish(s *system) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(h.life), undoLimit)
 	defer cancel()
-	if err := errors.Join(failpoint.Hit("compute.stopped"), h.letGo(ctx, s)); err != nil {
+	if err := errors.Join(failpoint.Hit("compute.stopped"), h.letGo(ctx, s, s.setGone)); err != nil {
 		h.log.Warn("a stopped system left something; it is tried again", "system", s.row.Load().ID, "err", err)
 	}
 	if err := failpoint.Hit("compute.freed"); err != nil {
 		h.log.Warn("failpoint", "err", err)
 	}
-	s.mu.Lock()
-	select {
-	case <-s.gone:
-	default:
-		close(s.gone)
-	}
-	s.mu.Unlock()
+	s.setGone()
 	if r := s.row.Load(); r.remove() && !r.Forgotten {
 		if _, err := s.commit(func(c *change) error { c.forget(); return nil }); err != nil {
 			h.log.Warn("a removed system stays listed for now", "system", r.ID, "err", err)
 		}
 	}
 	h.log.Info("system stopped", "system", s.row.Load().ID, "exit", s.row.Load().Exit.ExitType)
+}
+
+// setGone wakes who waits for the system's end. Any number of times.
+func (s *system) setGone() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.gone:
+	default:
+		close(s.gone)
+	}
 }
 
 func (c *change) forget() {
@@ -302,11 +308,18 @@ func (c *change) forget() {
 
 // letGo removes worker, network, and, unless they are kept, image pin and scratch
 // of a stopped system. Idempotent; the row's Unclean is cleared in memory only
-// and stored with the next commit or sweep.
-func (h *HCS) letGo(ctx context.Context, s *system) error {
+// and stored with the next commit or sweep. unplugged, if any, is called as soon
+// as the network is gone.
+func (h *HCS) letGo(ctx context.Context, s *system, unplugged func()) error {
 	r := s.row.Load()
 	net := make(chan error, 1)
-	go func() { net <- h.unplug(ctx, r) }()
+	go func() {
+		err := h.unplug(ctx, r)
+		if err == nil && unplugged != nil {
+			unplugged()
+		}
+		net <- err
+	}()
 	errs := []error{h.endWorker(ctx, s), <-net}
 	if !r.keep() || r.Forgotten {
 		errs = append(errs, h.release(ctx, r), h.removeScratch(r))

@@ -153,7 +153,7 @@ func (h *HCS) sweep(ctx context.Context, now time.Time) {
 			continue // finish is at it
 		}
 		if r.Unclean {
-			if err := h.letGo(ctx, s); err != nil {
+			if err := h.letGo(ctx, s, nil); err != nil {
 				h.log.Debug("let go of a stopped system", "system", r.ID, "err", err)
 				continue
 			}

@@ -311,5 +311,5 @@ func (h *HCS) Delete(ctx context.Context, id string) error {
 	}
 	ctx, cancel := detached(ctx, undoLimit)
 	defer cancel()
-	return s.err(op, h.letGo(ctx, s))
+	return s.err(op, h.letGo(ctx, s, nil))
 }
