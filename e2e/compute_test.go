@@ -24,7 +24,7 @@ func TestExitCodes(t *testing.T) {
 		{7, []string{"run", "--rm", image, "exit", "7"}},
 		{127, []string{"run", "--rm", "--entrypoint", "/nothing", image}},
 		{126, []string{"run", "--rm", "--entrypoint", "/etc", image}},
-		{125, []string{"run", "--rm", "no/such:image"}},
+		{125, []string{"run", "--rm", "127.0.0.1:1/no/such:image"}},
 		{125, []string{"run", "--rm", "-v", "/no/such/dir:/x", image}},
 		{125, []string{"run", "--rm", "--memory", "lots", image}},
 	} {

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -215,6 +216,14 @@ func (h *host) noTrace() {
 			if bytes.Contains(line, []byte(h.root+"/")) {
 				h.t.Errorf("mount left: %s", line)
 			}
+		}
+	}
+	sum := fnv.New32a() // as the daemon names what it owns after its root
+	sum.Write([]byte(h.root))
+	tag := fmt.Sprintf("%03x", sum.Sum32()%0xfff+1)
+	for _, pattern := range []string{"/sys/fs/cgroup/gatehouse-" + tag, "/sys/fs/cgroup/*/gatehouse-" + tag, "/sys/fs/bpf/gatehouse-" + tag} {
+		if left, _ := filepath.Glob(pattern); len(left) > 0 {
+			h.t.Errorf("left: %v", left)
 		}
 	}
 	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
