@@ -5,6 +5,7 @@ package explain
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -52,7 +53,8 @@ func TestDifferential(t *testing.T) {
 	t.Logf("%d pairs in %v", done, time.Since(start).Round(time.Millisecond))
 	for _, want := range []string{"forward hit", "forward new", "forward revalidated", "pass", "reply", "consumed", "flood",
 		"drop NO_ROUTE", "drop SPOOF_IP", "drop SPOOF_MAC", "drop UNKNOWN_DST", "drop TTL", "drop MTU", "drop NOSTATE", "drop ICMP_NOFLOW",
-		"drop PORT_DOWN", "drop FRAG_ORDER", "drop SPOOF_ARP", "drop LOOP", "drop PARSE"} {
+		"drop PORT_DOWN", "drop FRAG_ORDER", "drop SPOOF_ARP", "drop LOOP", "drop PARSE",
+		"drop NAT_PORTS", "drop NO_BACKEND", "drop PORT_QUOTA"} {
 		if seen[want] == 0 {
 			t.Errorf("never seen: %s (of %v)", want, seen)
 		}
@@ -88,7 +90,7 @@ func FuzzDifferential(f *testing.F) {
 	})
 }
 
-func (l *lab) compareScene(seed uint64, packets int, seen map[string]int) error {
+func (l *lab) compareScene(seed uint64, packets int, seen map[string]int) (err error) {
 	r := rand.New(rand.NewPCG(seed, 0))
 	s, err := l.newScene(r)
 	if err != nil {
@@ -102,7 +104,12 @@ func (l *lab) compareScene(seed uint64, packets int, seen map[string]int) error 
 	if err := l.apply(s.tables); err != nil {
 		return err
 	}
-	tr := &traffic{scene: s, r: r}
+	straighten, err := l.twist(r, s.rows)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, straighten()) }()
+	tr := &traffic{scene: s, r: r, narrow: one(r, 6)}
 	for i := range packets {
 		if one(r, 100) {
 			if err := l.clock(pickOf(r, []uint64{1, 12, 35, 200, 700, 8000})); err != nil {
@@ -110,10 +117,10 @@ func (l *lab) compareScene(seed uint64, packets int, seen map[string]int) error 
 			}
 		}
 		if one(r, 40) {
-			if err := s.change(r); err != nil {
+			if err := errors.Join(straighten(), s.change(r), l.apply(s.tables)); err != nil {
 				return err
 			}
-			if err := l.apply(s.tables); err != nil {
+			if straighten, err = l.twist(r, s.rows); err != nil {
 				return err
 			}
 		}

@@ -127,6 +127,8 @@ type Live interface {
 type memory struct {
 	live Live
 	seen map[key]*flow // nil value: not there, or removed by this packet
+	// freed counts what its removals give back to the quotas of ports.
+	freed map[uint16]uint32
 }
 
 func (m *memory) get(k key) *flow {
@@ -153,10 +155,32 @@ func (m *memory) get(k key) *flow {
 
 // unlink removes both halves; f was found by k.
 func (m *memory) unlink(k key, f *flow) {
+	counted := f.inPort
+	if f.reply {
+		counted = 0
+	}
 	if r := m.get(f.pair); r != nil && r.pair == k {
+		if !r.reply {
+			counted = r.inPort
+		}
 		m.seen[f.pair] = nil
 	}
 	m.seen[k] = nil
+	if counted != 0 {
+		if m.freed == nil {
+			m.freed = map[uint16]uint32{}
+		}
+		m.freed[counted]++
+	}
+}
+
+// used is how many flows count against a port's quota.
+func (m *memory) used(port uint16) uint32 {
+	if m.live == nil {
+		return 0
+	}
+	n := m.live.Flows(uint32(port))
+	return n - min(n, m.freed[port]) // the sweeper may have corrected it downwards
 }
 
 func (m *memory) epoch(i uint32) uint32 {

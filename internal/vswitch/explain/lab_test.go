@@ -6,11 +6,14 @@ package explain
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -196,6 +199,57 @@ func (l *lab) apply(t vswitch.Tables) error {
 	}
 	l.now = t
 	return l.clock(0)
+}
+
+// twist changes some rows to what Compile does not make (yet): small pools,
+// quotas, services without backends, busy ports, ports reached by their device.
+// What it returns takes that back.
+func (l *lab) twist(r *rand.Rand, rows *vswitch.Rows) (straighten func() error, err error) {
+	var undo []func() error
+	straighten = func() error {
+		var errs []error
+		for _, f := range undo {
+			errs = append(errs, f())
+		}
+		undo = nil
+		return errors.Join(errs...)
+	}
+	put := func(m string, k, was, is any) error {
+		undo = append(undo, func() error { return l.coll.Maps[m].Put(k, was) })
+		return l.coll.Maps[m].Put(k, is)
+	}
+	var errs []error
+	for _, id := range slices.Sorted(maps.Keys(rows.NATPool)) {
+		if was := rows.NATPool[id]; one(r, 3) {
+			is := was
+			is.Lo, is.Hi = 40000, uint16(40000+r.IntN(2))
+			rows.NATPool[id] = is
+			errs = append(errs, put("natpool", id, was, is))
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(rows.Port)) {
+		was := rows.Port[id]
+		is := was
+		switch r.IntN(8) {
+		case 0:
+			is.MaxFlows = uint32(1 + r.IntN(20))
+		case 1:
+			is.Flags |= noPeer
+		default:
+			continue
+		}
+		rows.Port[id] = is
+		errs = append(errs, put("port", id, was, is))
+	}
+	for _, id := range slices.Sorted(maps.Keys(rows.Backend)) {
+		if was := rows.Backend[id]; one(r, 8) {
+			is := was
+			is.State = 0
+			rows.Backend[id] = is
+			errs = append(errs, put("backend", id, was, is))
+		}
+	}
+	return straighten, errors.Join(errs...)
 }
 
 // clock moves time on.

@@ -108,7 +108,7 @@ func (w *walk) commit() {
 			return
 		}
 	}
-	if w.in.MaxFlows != 0 && w.m.live != nil && w.m.live.Flows(uint32(w.inPort)) >= w.in.MaxFlows {
+	if w.in.MaxFlows != 0 && w.m.used(w.inPort) >= w.in.MaxFlows {
 		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_PORT_QUOTA, layNAT, 0}, "%s has as many flows as it may", w.portName(w.inPort))
 		return
 	}

@@ -189,6 +189,8 @@ type traffic struct {
 	r *rand.Rand
 	// Packets that left by a port, to be answered or complained about there.
 	sent []sentPacket
+	// narrow traffic asks one server from many ports, so that NAT runs out of them.
+	narrow bool
 }
 
 type sentPacket struct {
@@ -211,6 +213,9 @@ func (t *traffic) next() (scenePort, []byte) {
 	}
 	k.SrcPort, k.DstPort = pickOf(r, []uint16{40000, 40001, 12345, 20000, 67, 547}), pickOf(r, scenePorts())
 	t.protocol(k)
+	if t.narrow && k.Src.Is4() && one(r, 2) {
+		k.Dst, k.Proto, k.Flags, k.DstPort, k.SrcPort, k.TTL, k.Data = netip.AddrFrom4([4]byte{8, 8, 8, 8}), pkt.UDP, 0, 53, uint16(40000+r.IntN(60)), 64, nil
+	}
 	return at, t.frame(at, k)
 }
 
