@@ -131,7 +131,6 @@ type walk struct {
 	keep           bool
 	snat           bool
 	poolBusy       bool
-	via            bpf.Via
 }
 
 // Explain tells what happens to p on s.
