@@ -302,12 +302,13 @@ func (g Cgroup) Remove(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// RemoveEmpty deletes the group itself where nothing is in it. The kernel calls a
-// group busy for a moment after its last process is out of the list: waited for.
+// RemoveEmpty deletes the group itself where no group is below it. A last process
+// may still be ending, and the kernel calls a group busy for a moment after it is
+// out of the list: both are waited for, at most a second.
 func (g Cgroup) RemoveEmpty() {
 	for _, d := range g.On.Dirs(g.Path) {
 		for wait := time.Millisecond; wait < time.Second; wait *= 2 {
-			if unix.Rmdir(d) != unix.EBUSY || len(treeProcs(d)) > 0 || hasGroups(d) {
+			if unix.Rmdir(d) != unix.EBUSY || hasGroups(d) {
 				break
 			}
 			time.Sleep(wait)
