@@ -89,7 +89,7 @@ func benchEndpoint(b *bench, r *report, rounds int) error {
 		return fmt.Sprintf("%s | %.2f | %.2f | %.1f | %.2f | %.2f", name, add.median(), add.q(0.99), add.median()/ghAdd.median(), del.median(), del.q(0.99))
 	}
 	r.table("what | create p50 ms | p99 ms | / gatehouse | delete p50 ms | p99 ms",
-		row("gatehouse: namespace + endpoint + attach, three API calls", ghAdd, ghDel),
+		row("gatehouse: namespace, endpoint + attach, two API calls", ghAdd, ghDel),
 		row("CNI bridge + portmap, namespace given", cniAdd, cniDel))
 	fmt.Printf("\n(ip netns add, not counted for CNI: p50 %.2f ms)\n", cniNS.median())
 	return nil
