@@ -116,7 +116,6 @@ func TestLibrariesStayHome(t *testing.T) {
 		"github.com/vishvananda/netlink":                {"internal/compartment", "internal/nettest", "internal/vswitch/datapath"},
 		"github.com/cilium/ebpf":                        {"internal/vswitch/bpf", "internal/vswitch/bpf/bpfrun", "internal/vswitch/datapath"},
 		"go.etcd.io/bbolt":                              {"internal/store"},
-		"github.com/containerd/go-runc":                 {"internal/compute/silo"},
 		"github.com/miekg/dns":                          {"internal/dns"},
 		"github.com/google/go-containerregistry/pkg/v1": {"internal/image", "internal/hello"},
 		"github.com/spf13/cobra":                        {"internal/door/cli"},
