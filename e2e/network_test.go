@@ -133,6 +133,17 @@ func TestMainJob(t *testing.T) {
 		in("db", "ping", "-c", "2", outV4)
 		in("db", "ping", "-c", "2", outV6)
 	})
+	t.Run("fragments and ICMP errors", func(t *testing.T) {
+		for _, a := range []string{v4, v6, outV4, outV6} {
+			in("db", "ping", "-c", "1", "-s", "4000", a)
+		}
+		for _, a := range []string{outV4 + ":9", "[" + outV6 + "]:9"} {
+			_, errs, code := h.try("exec", "db", "/hello", "udp", a, "x")
+			if code == 0 || !strings.Contains(errs, "refused") {
+				t.Errorf("closed UDP port %s through NAT: exit %d, %q; want refused", a, code, errs)
+			}
+		}
+	})
 	t.Run("the host's own services", func(t *testing.T) {
 		h.background(h.ns, h.hello, "serve")
 		gw := h.gatewayOf("nat")

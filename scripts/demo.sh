@@ -43,7 +43,6 @@ run() {
 	times+=("$(printf '%7.1f ms  %s' "$(((t1 - t0) / 100000))e-1" "$what")")
 }
 
-# must PATTERN WHAT: the last output must hold it, or the demo has failed.
 outside_run() { nsenter --net="/run/netns/$outside" "$@"; }
 
 serve() {
