@@ -228,7 +228,13 @@ func (h *HCS) ModifyProcess(ctx context.Context, id, process string, q hcs.Proce
 func (h *HCS) WaitProcess(ctx context.Context, id, process string) (hcs.ProcessStatus, error) {
 	const op = "wait for process"
 	s := h.look(id)
-	if s == nil || s.row.Load().State == stateCreating {
+	if s == nil {
+		return hcs.ProcessStatus{}, notFound(op, id)
+	}
+	if err := h.made(ctx, s); err != nil {
+		return hcs.ProcessStatus{}, s.err(op, err)
+	}
+	if s.row.Load().State == stateCreating {
 		return hcs.ProcessStatus{}, notFound(op, id)
 	}
 	key, _, err := s.process(op, process)

@@ -110,21 +110,45 @@ func (h *HCS) Enumerate(_ context.Context, q hcs.SystemQuery, all bool) ([]hcs.P
 // mounts are gone. Any number may wait, also later, by RuntimeId too ("rid:…").
 func (h *HCS) Wait(ctx context.Context, id string) (hcs.SystemExitStatus, error) {
 	s := h.look(id)
-	if s == nil || s.row.Load().State == stateCreating {
+	if s == nil {
 		return hcs.SystemExitStatus{}, notFound("wait", id)
 	}
-	select {
-	case <-s.gone:
-	default:
-		select {
-		case <-s.gone:
-		case <-ctx.Done():
-			return hcs.SystemExitStatus{}, s.err("wait", ctx.Err())
-		case <-h.life.Done():
-			return hcs.SystemExitStatus{}, s.err("wait", &hcs.Error{Code: hcs.CodeServiceDisconnect, Message: "the service is going down"})
-		}
+	if err := h.made(ctx, s); err != nil {
+		return hcs.SystemExitStatus{}, s.err("wait", err)
+	}
+	if s.row.Load().State == stateCreating {
+		return hcs.SystemExitStatus{}, notFound("wait", id)
+	}
+	if err := h.until(ctx, s.gone); err != nil {
+		return hcs.SystemExitStatus{}, s.err("wait", err)
 	}
 	return *s.row.Load().Exit, nil
+}
+
+// made waits for a create under way: a client with init's stdio may see its exit
+// before the create has been answered.
+func (h *HCS) made(ctx context.Context, s *system) error {
+	if s.row.Load().State != stateCreating {
+		return nil
+	}
+	return h.until(ctx, s.undone)
+}
+
+// until waits for a channel to close, which wins over ctx and the service's end.
+func (h *HCS) until(ctx context.Context, done <-chan struct{}) error {
+	select {
+	case <-done:
+		return nil
+	default:
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-h.life.Done():
+		return &hcs.Error{Code: hcs.CodeServiceDisconnect, Message: "the service is going down"}
+	}
 }
 
 // ServiceProperties answers GET /service/properties.

@@ -171,12 +171,11 @@ func (a *app) runAttached(ctx context.Context, f *runFlags, doc hcs.ComputeSyste
 	case err != nil:
 		return err
 	}
-	// What --rm promised is done when we return; not if the daemon is away.
-	if f.rm {
-		short, cancel := context.WithTimeout(ctx, 20*time.Second)
-		defer cancel()
-		_, _ = c.Wait(short, id)
-	}
+	// When we return the exit is on record, its port and address are free, and what
+	// --rm promised is done; not if the daemon is away.
+	short, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	_, _ = c.Wait(short, id)
 	return passOn(code)
 }
 
