@@ -93,7 +93,7 @@ ip link set ghdemo0 up
 ip -n "$outside" link set lo up
 ip -n "$outside" addr add "$outside_ip/24" dev eth0
 ip -n "$outside" link set eth0 up
-outside_run "$hello" serve >/dev/null 2>&1 &
+nsenter --net="/run/netns/$outside" "$hello" serve >/dev/null 2>&1 &
 web_outside=$!
 disown
 

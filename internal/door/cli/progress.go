@@ -102,7 +102,10 @@ func plainProgress(p images.Progress) string {
 func barProgress(p images.Progress, width int) string {
 	head := fmt.Sprintf("%-14s%-12s", subject(p), p.Status)
 	tail := ""
+	whole := p.Status == images.StatusComplete || p.Status == images.StatusExists
 	switch {
+	case whole && p.Total > 0:
+		tail = " " + si(uint64(p.Total))
 	case p.Total > 0:
 		tail = fmt.Sprintf(" %8s / %8s", si(uint64(p.Current)), si(uint64(p.Total)))
 	case p.Current > 0:
@@ -112,7 +115,7 @@ func barProgress(p images.Progress, width int) string {
 	}
 	room := width - len(head) - len(tail) - 3
 	bar := ""
-	if p.Total > 0 && room >= 10 {
+	if p.Total > 0 && !whole && room >= 10 {
 		room = min(room, 40)
 		n := int(min(p.Current, p.Total) * int64(room) / p.Total)
 		bar = " [" + strings.Repeat("=", n) + strings.Repeat(" ", room-n) + "]"
