@@ -311,6 +311,8 @@ func (c *change) forget() {
 // and stored with the next commit or sweep. unplugged, if any, is called as soon
 // as the network is gone.
 func (h *HCS) letGo(ctx context.Context, s *system, unplugged func()) error {
+	s.letting.Lock()
+	defer s.letting.Unlock()
 	r := s.row.Load()
 	net := make(chan error, 1)
 	go func() {
@@ -330,6 +332,9 @@ func (h *HCS) letGo(ctx context.Context, s *system, unplugged func()) error {
 	s.write.Lock()
 	defer s.write.Unlock()
 	c := s.row.Load().clone()
+	if c.Forgotten && !r.Forgotten && c.keep() {
+		return nil // deleted meanwhile: log and writable layer are still there
+	}
 	c.Unclean = false
 	s.row.Store(c)
 	s.mu.Lock()

@@ -30,7 +30,8 @@ type system struct {
 	// verb is a token: who holds it runs a verb.
 	verb chan struct{}
 	// gone closes when the system is stopped and what it used was let go.
-	gone chan struct{}
+	gone    chan struct{}
+	letting sync.Mutex // one letGo at a time
 	// undone closes when a create has ended, either way.
 	undone chan struct{}
 

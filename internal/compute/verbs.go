@@ -303,7 +303,7 @@ func (h *HCS) Delete(ctx context.Context, id string) error {
 	}); err != nil {
 		return s.err(op, err)
 	}
-	if !s.row.Load().Unclean {
+	if !kept && !s.row.Load().Unclean {
 		return nil
 	}
 	if err := failpoint.Hit("compute.deleted"); err != nil {
