@@ -304,10 +304,10 @@ func (g Cgroup) Remove(ctx context.Context) error {
 
 // RemoveEmpty deletes the group itself where no group is below it. A last process
 // may still be ending, and the kernel calls a group busy for a moment after it is
-// out of the list: both are waited for, at most a second.
+// out of the list: both are waited for, about four seconds at most.
 func (g Cgroup) RemoveEmpty() {
 	for _, d := range g.On.Dirs(g.Path) {
-		for wait := time.Millisecond; wait < time.Second; wait *= 2 {
+		for wait := time.Millisecond; wait < 4*time.Second; wait *= 2 {
 			if unix.Rmdir(d) != unix.EBUSY || hasGroups(d) {
 				break
 			}
