@@ -16,33 +16,15 @@ import (
 	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
 )
 
-// Idle times in seconds after which a flow is over, by state; the programs treat
-// an older entry as absent, the sweeper frees its space.
-var flowTimeout = [...]uint32{
-	bpf.SwitchGhFlowStateGH_FLOW_SYN:   30,
-	bpf.SwitchGhFlowStateGH_FLOW_EST:   7440, // RFC 5382 REQ-5: at least 2 hours 4 minutes
-	bpf.SwitchGhFlowStateGH_FLOW_FIN:   300,
-	bpf.SwitchGhFlowStateGH_FLOW_TW:    120,
-	bpf.SwitchGhFlowStateGH_FLOW_RST:   10,
-	bpf.SwitchGhFlowStateGH_FLOW_UDP1:  30,
-	bpf.SwitchGhFlowStateGH_FLOW_UDP2:  180,
-	bpf.SwitchGhFlowStateGH_FLOW_ICMP:  30,
-	bpf.SwitchGhFlowStateGH_FLOW_OTHER: 600,
-	bpf.SwitchGhFlowStateGH_FLOW_DROP:  5,
-}
-
 // crowdedSYN replaces the time of half-open connections in a table that is
 // more than 80 % full: a flood of them must not drive out the others.
 const crowdedSYN = 8
 
 func timeout(s bpf.FlowState, crowded bool) uint32 {
-	switch {
-	case int(s) >= len(flowTimeout) || s == 0:
-		return flowTimeout[bpf.SwitchGhFlowStateGH_FLOW_OTHER]
-	case crowded && s == bpf.SwitchGhFlowStateGH_FLOW_SYN:
+	if crowded && s == bpf.SwitchGhFlowStateGH_FLOW_SYN {
 		return crowdedSYN
 	}
-	return flowTimeout[s]
+	return bpf.FlowTimeout(s)
 }
 
 func (h *half[K]) expired(now uint32, crowded bool) bool {

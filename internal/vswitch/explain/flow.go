@@ -197,28 +197,7 @@ func (m *memory) second() uint32 {
 	return m.live.Second()
 }
 
-// timeout is gh_timeouts of flow.h: seconds of silence after which a flow is none.
-func timeout(s bpf.FlowState) int32 {
-	switch s {
-	case bpf.SwitchGhFlowStateGH_FLOW_SYN, bpf.SwitchGhFlowStateGH_FLOW_UDP1, bpf.SwitchGhFlowStateGH_FLOW_ICMP:
-		return 30
-	case bpf.SwitchGhFlowStateGH_FLOW_EST:
-		return 7440
-	case bpf.SwitchGhFlowStateGH_FLOW_FIN:
-		return 300
-	case bpf.SwitchGhFlowStateGH_FLOW_TW:
-		return 120
-	case bpf.SwitchGhFlowStateGH_FLOW_RST:
-		return 10
-	case bpf.SwitchGhFlowStateGH_FLOW_UDP2:
-		return 180
-	case bpf.SwitchGhFlowStateGH_FLOW_DROP:
-		return 5
-	}
-	return 600
-}
-
-func (f *flow) idle(now uint32) bool { return int32(now-f.last) > timeout(f.state) }
+func (f *flow) idle(now uint32) bool { return int32(now-f.last) > int32(bpf.FlowTimeout(f.state)) }
 
 // dead: both halves are idle.
 func (m *memory) dead(k key, f *flow, now uint32) bool {
