@@ -128,24 +128,6 @@ func (f *FrameWriter) WriteJSON(t FrameType, v any) error {
 	return f.Write(t, p)
 }
 
-// Stream is an io.Writer whose bytes become frames of type t.
-func (f *FrameWriter) Stream(t FrameType) io.Writer { return frameStream{f, t} }
-
-type frameStream struct {
-	f *FrameWriter
-	t FrameType
-}
-
-func (s frameStream) Write(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
-	}
-	if err := s.f.Write(s.t, p); err != nil {
-		return 0, err
-	}
-	return len(p), nil
-}
-
 // AppendFrame appends one frame to b. p must not be longer than MaxFrame.
 func AppendFrame(b []byte, t FrameType, p []byte) []byte {
 	b = append(b, byte(t), 0, 0, 0)

@@ -151,9 +151,6 @@ func (n *NS) remove() {
 	}
 }
 
-// Name is what `ip netns` calls it; "" for Host.
-func (n *NS) Name() string { return n.name }
-
 // Path of the namespace's file.
 func (n *NS) Path() string { return n.path }
 
@@ -257,23 +254,4 @@ func sharedDir() error {
 		return fmt.Errorf("share %s: %w", dir, err)
 	}
 	return nil
-}
-
-// Sweep removes namespaces that tests killed half-way left behind and returns
-// their names. No other test may be running.
-func Sweep() ([]string, error) {
-	found, err := filepath.Glob(filepath.Join(dir, Prefix+"*"))
-	if err != nil {
-		return nil, err
-	}
-	var gone []string
-	for _, p := range found {
-		_ = unix.Unmount(p, unix.MNT_DETACH)
-		if e := os.Remove(p); e != nil {
-			err = errors.Join(err, e)
-			continue
-		}
-		gone = append(gone, filepath.Base(p))
-	}
-	return gone, err
 }

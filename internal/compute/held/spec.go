@@ -56,8 +56,8 @@ type Root struct {
 	ReadOnly bool
 }
 
-// JournalEntry is one fact the worker wrote down (append + fsync) before telling
-// anybody. Seq starts at 1.
+// JournalEntry is one fact the worker wrote down before telling anybody. The end
+// of init is synced to disk; no system outlives its host. Seq starts at 1.
 type JournalEntry struct {
 	Seq  uint64
 	Time time.Time
@@ -79,7 +79,7 @@ type ProcessInfo struct {
 // AttachOptions say which streams a connection wants.
 type AttachOptions struct {
 	Stdin, Stdout, Stderr bool
-	// Logs first sends what the ring still holds of output nobody read.
+	// Replay first sends what the ring still holds of output nobody read.
 	Replay bool
 }
 
