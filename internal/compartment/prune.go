@@ -24,12 +24,17 @@ func (h *Host) Prune(ctx context.Context, want model.Desired) error {
 	if h.swept && h.exactly(want) {
 		return nil
 	}
+	keep := wantedDevices(want)
+	keep[h.inst.AnchorDevice()], keep[h.inst.AnchorPeer()] = true, true
+	for name, index := range h.devices {
+		if !keep[name] { // first of all: a namespace takes its devices along as soon as it goes
+			h.view.expect(index)
+		}
+	}
 	var errs []error
 	if err := h.pruneNamespaces(ctx, want); err != nil {
 		errs = append(errs, err)
 	}
-	keep := wantedDevices(want)
-	keep[h.inst.AnchorDevice()], keep[h.inst.AnchorPeer()] = true, true
 	for _, c := range h.comps {
 		for port := range c.vnics {
 			if !keep[port] {
@@ -48,7 +53,6 @@ func (h *Host) Prune(ctx context.Context, want model.Desired) error {
 		}
 		delete(h.devices, name)
 		delete(h.joined, index)
-		h.view.expect(index)
 		h.reaper.add(index, name)
 	}
 	if len(errs) == 0 {
