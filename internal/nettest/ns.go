@@ -62,7 +62,9 @@ func Host(t testing.TB) *NS {
 		t.Fatalf("open the test's network namespace: %v", err)
 	}
 	t.Cleanup(func() { unix.Close(fd) })
-	return &NS{t: t, path: fmt.Sprintf("/proc/%d/ns/net", os.Getpid()), fd: fd}
+	// Not ns/net of the process: that is its main thread's, which the code under
+	// test may have sent to another namespace for a moment.
+	return &NS{t: t, path: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd), fd: fd}
 }
 
 // NewNS makes a network namespace with loopback up. It is gone at the test's
