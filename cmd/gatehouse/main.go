@@ -8,11 +8,17 @@ package main
 import (
 	"context"
 	"os"
+	"runtime"
 
 	"gatehouse.dev/gatehouse/internal/compute/worker"
 	"gatehouse.dev/gatehouse/internal/daemon"
 	"gatehouse.dev/gatehouse/internal/door/cli"
 )
+
+// init keeps the main goroutine on the main thread, and with it everybody else
+// off it: threads that make network namespaces are in another one meanwhile, and
+// the main thread's is what the process is taken to be in (/proc/<pid>/ns/net).
+func init() { runtime.LockOSThread() }
 
 func main() {
 	if worker.Is(os.Args) {

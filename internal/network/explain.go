@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"gatehouse.dev/gatehouse/hcn"
@@ -312,7 +313,26 @@ func (q *question) unsent(layer, packet, format string, args ...any) {
 		Steps: []hcn.ExplainStep{{Layer: layer, Verdict: "drop", Reason: text}}})
 }
 
+// unseen ends an explanation of a packet that never comes to the switch.
+func (q *question) unseen(layer, why string) {
+	q.x.Verdict, q.x.Text = "pass", why
+	q.x.Walks = append(q.x.Walks, hcn.ExplainWalk{Verdict: "pass", Text: why, Steps: []hcn.ExplainStep{{Layer: layer, Verdict: "pass", Reason: why}}})
+}
+
+// isOwn reports whether the sender's own kernel keeps the packet: a loopback
+// address, or one of any vNIC in the sender's compartment.
+func (q *question) isOwn() bool {
+	in := func(e *model.Endpoint) bool {
+		return e.Attached() && e.Doc.HostComputeNamespace == q.from.endpoints[0].Doc.HostComputeNamespace
+	}
+	return in(q.from.endpoints[0]) && (q.dst.IsLoopback() || slices.ContainsFunc(q.to.endpoints, in))
+}
+
 func (q *question) fromEndpoint() {
+	if q.isOwn() {
+		q.unseen("compartment", fmt.Sprintf("%s is the container itself: its own kernel answers over loopback, and a process in it has to listen", q.dst))
+		return
+	}
 	e, how, hop := q.chooseNIC()
 	if e == nil {
 		e = q.from.endpoints[0]
@@ -430,8 +450,7 @@ func (q *question) fromHost() {
 	if q.isHost(q.dst) || q.dst.IsLoopback() {
 		why = fmt.Sprintf("%s is the host itself, and nothing is published there; a process of the host has to listen", dst)
 	}
-	q.x.Verdict, q.x.Text = "pass", why
-	q.x.Walks = append(q.x.Walks, hcn.ExplainWalk{Verdict: "pass", Text: why, Steps: []hcn.ExplainStep{{Layer: "host", Verdict: "pass", Reason: why}}})
+	q.unseen("host", why)
 }
 
 func (q *question) fromOutside() {

@@ -32,6 +32,8 @@ func TestExplain(t *testing.T) {
 		{`"From":"host","To":"localhost","Port":8001`, "forward", "endpoint c1"},
 		{`"From":"host","To":"localhost","Port":8009`, "pass", "process of the host"},
 		{`"From":"c1","To":"gateway","Port":53,"Protocol":17`, "forward", "the host"},
+		{`"From":"c1","To":"c1","Port":80`, "pass", "the container itself"},
+		{`"From":"c1","To":"localhost","Port":80`, "pass", "the container itself"},
 		{`"From":"c1","To":"172.16.0.200","Port":80`, "unreachable", "nobody"},
 		{`"From":"c1","To":"c2","Port":80,"Source":"172.16.0.99"`, "drop", "SPOOF_IP"},
 		{`"From":"c1","To":"outside","Port":80`, "drop", "routing table"},
