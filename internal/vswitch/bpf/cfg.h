@@ -5,7 +5,7 @@
 #ifndef GH_CFG_H
 #define GH_CFG_H
 
-#include "maps.h"
+#include "state.h"
 
 /* Test mode: the verdict is also written to cb[] and the result map. */
 const volatile __u32 unit = 0;

@@ -39,7 +39,9 @@ struct gh_act4 {
 	__u16 out_mtu;
 	__u16 out_port;
 	__u32 e_in, e_out, e_net;
-	__u32 pad0[2];
+	__u32 tun;
+	__u16 vtep;
+	__u16 prio;
 };
 struct gh_act6 {
 	struct gh_head hd;
@@ -48,6 +50,9 @@ struct gh_act6 {
 	__u16 out_mtu;
 	__u16 out_port;
 	__u32 e_in, e_out, e_net;
+	__u32 tun;
+	__u16 vtep;
+	__u16 prio;
 	__u32 pad0;
 };
 
@@ -62,12 +67,12 @@ struct gh_track {
 	__u16 net;
 	__u8 reply;
 	__u8 nat;
-	__u16 pad1;
+	__u16 rule;
 	__u32 svc, backend;
 };
 
 #define GH_TRACK4 64
-#define GH_TRACK6 96
+#define GH_TRACK6 104
 _Static_assert(sizeof(struct gh_act4) == GH_TRACK4, "flow4: first line");
 _Static_assert(sizeof(struct gh_act6) == GH_TRACK6, "flow6: first line");
 _Static_assert(__builtin_offsetof(struct gh_flow4, packets) == GH_TRACK4, "flow4: track");

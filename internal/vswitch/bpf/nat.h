@@ -81,8 +81,9 @@ static __always_inline void gh_line(void *f, const struct gh_pkt *p, const struc
 		a->e_in = w->e_in;
 		a->e_out = w->e_out;
 		a->e_net = w->e_net;
-		a->pad0[0] = 0;
-		a->pad0[1] = 0;
+		a->tun = w->tun;
+		a->vtep = w->vtep;
+		a->prio = w->prio;
 	} else {
 		struct gh_act6 *a = f;
 
@@ -96,7 +97,9 @@ static __always_inline void gh_line(void *f, const struct gh_pkt *p, const struc
 		a->e_in = w->e_in;
 		a->e_out = w->e_out;
 		a->e_net = w->e_net;
-		a->pad0 = 0;
+		a->tun = w->tun;
+		a->vtep = w->vtep;
+		a->prio = w->prio;
 	}
 }
 
@@ -179,6 +182,7 @@ static __always_inline void gh_track_new(struct gh_track *t, const struct gh_pkt
 	t->nat = nat;
 	t->svc = w->svc;
 	t->backend = w->backend;
+	t->rule = w->rule;
 }
 
 static __always_inline __u8 gh_state_new(const struct gh_pkt *p)

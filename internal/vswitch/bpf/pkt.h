@@ -118,6 +118,12 @@ struct gh_pkt {
 	__u32 zero;
 };
 
+enum gh_how {
+	GH_TO_NOBODY = 0, /* not decided yet */
+	GH_TO_PORT = 1,
+	GH_TO_UPLINK = 2,
+};
+
 /* The decision while the pipeline makes it. */
 struct gh_walk {
 	struct gh_addr nsrc, ndst, nh; /* translated tuple, next hop */
@@ -132,6 +138,9 @@ struct gh_walk {
 	__u32 out_ifindex;
 	__u32 svc, backend;
 	__u32 e_in, e_out, e_net;
+	__u32 tun;	      /* as in the flow entry, like vtep, prio and rule */
+	__u16 vtep, prio, rule;
+	__u16 zero;
 	__u32 tag;	      /* of the entry that is revalidated */
 	__u8 dmac[6], smac[6];
 	__u8 out_kind;
@@ -142,6 +151,10 @@ struct gh_walk {
 	__u8 pool_busy; /* look ports up in portbusy */
 	__u8 state;
 	__u8 via;	/* enum gh_via */
+	__u16 target;	/* port it goes to */
+	__u8 how;	/* enum gh_how */
+	__u8 host;	/* the destination is an address of the host */
+	__u8 blind;	/* a later fragment whose ports nobody knows */
 };
 
 enum gh_reject {

@@ -6,7 +6,7 @@
  * The programs. ep_in and uplink_in stand at devices; st_* are their tail-call
  * stages; sock_* stand at the root cgroup. README.md draws the way of a packet.
  */
-#include "maps.h"
+#include "state.h"
 #include "drop.h"
 #include "fast.h"
 #include "slow.h"

@@ -205,7 +205,9 @@ type SwitchGhFlow4 struct {
 	E_in       uint32
 	E_out      uint32
 	E_net      uint32
-	Pad0       [2]uint32
+	Tun        uint32
+	Vtep       uint16
+	Prio       uint16
 	Packets    uint64
 	Bytes      uint64
 	LastS      uint32
@@ -218,7 +220,7 @@ type SwitchGhFlow4 struct {
 	Net        uint16
 	Reply      uint8
 	Nat        uint8
-	Pad1       uint16
+	Rule       uint16
 	Svc        uint32
 	Backend    uint32
 	Pair       SwitchGhFkey4
@@ -243,6 +245,9 @@ type SwitchGhFlow6 struct {
 	E_in       uint32
 	E_out      uint32
 	E_net      uint32
+	Tun        uint32
+	Vtep       uint16
+	Prio       uint16
 	Pad0       uint32
 	Packets    uint64
 	Bytes      uint64
@@ -256,11 +261,10 @@ type SwitchGhFlow6 struct {
 	Net        uint16
 	Reply      uint8
 	Nat        uint8
-	Pad1       uint16
+	Rule       uint16
 	Svc        uint32
 	Backend    uint32
 	Pair       SwitchGhFkey6
-	Pad2       [2]uint32
 }
 
 type SwitchGhFlowState uint32
@@ -364,6 +368,9 @@ const (
 	SwitchGhOpGH_OP_NDPORT SwitchGhOp = 8
 	SwitchGhOpGH_OP_TTL    SwitchGhOp = 16
 	SwitchGhOpGH_OP_MAC    SwitchGhOp = 32
+	SwitchGhOpGH_OP_VLAN   SwitchGhOp = 64
+	SwitchGhOpGH_OP_COPY   SwitchGhOp = 128
+	SwitchGhOpGH_OP_PRIO   SwitchGhOp = 256
 )
 
 type SwitchGhOutKind uint32
@@ -373,6 +380,7 @@ const (
 	SwitchGhOutKindGH_OUT_EGRESS  SwitchGhOutKind = 2
 	SwitchGhOutKindGH_OUT_INGRESS SwitchGhOutKind = 3
 	SwitchGhOutKindGH_OUT_NEIGH   SwitchGhOutKind = 4
+	SwitchGhOutKindGH_OUT_TUNNEL  SwitchGhOutKind = 5
 )
 
 type SwitchGhPort struct {
@@ -542,6 +550,11 @@ type SwitchGhScratch struct {
 		E_in       uint32
 		E_out      uint32
 		E_net      uint32
+		Tun        uint32
+		Vtep       uint16
+		Prio       uint16
+		Rule       uint16
+		Zero       uint16
 		Tag        uint32
 		Dmac       [6]uint8
 		Smac       [6]uint8
@@ -553,8 +566,12 @@ type SwitchGhScratch struct {
 		PoolBusy   uint8
 		State      uint8
 		Via        uint8
+		Target     uint16
+		How        uint8
+		Host       uint8
+		Blind      uint8
+		_          [3]byte
 	}
-	_   [4]byte
 	Key struct {
 		_  structs.HostLayout
 		K4 SwitchGhFkey4

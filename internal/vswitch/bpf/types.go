@@ -3,7 +3,7 @@
 
 package bpf
 
-// Shorter names for the generated types, one for each struct and enum of maps.h
+// Shorter names for the generated types, one for each struct and enum of maps.h, state.h
 // and drop.h. The constants keep their C names: SwitchGhDropReasonGH_DROP_TTL.
 type (
 	Addr          = SwitchGhAddr
