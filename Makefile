@@ -11,7 +11,7 @@ ARCH     = $(shell $(GO) env GOARCH)
 # Without root: the packages that never touch the kernel.
 PKGS    ?= ./...
 
-.PHONY: all build hello demo test unit race test-vm check generate generate-check fuzz bench e2e setup clean help
+.PHONY: all build hello demo test unit race test-vm check generate generate-check fuzz differ bench e2e setup clean help
 all: build
 
 help: ## list the targets
@@ -61,6 +61,10 @@ generate-check: ## fail when the committed eBPF objects are not what the sources
 
 fuzz: ## fuzz every parser, FUZZTIME each (default 30s)
 	$(SUDO) scripts/fuzz.sh $(or $(FUZZTIME),30s)
+
+differ: ## hold explain against the programs over PAIRS random pairs (default 10 million), SEED=n
+	$(SUDO) env GATEHOUSE_EXPLAIN_PAIRS=$(or $(PAIRS),10000000) GATEHOUSE_EXPLAIN_SEED=$(or $(SEED),1) \
+		$(GO) test -timeout 12h -count 1 -v -run TestDifferential ./internal/vswitch/explain
 
 bench: build ## the ratios of docs/performance.md, side by side with the peers
 	@scripts/setup.sh dev

@@ -7,6 +7,10 @@
 
 #include "lb.h"
 
+/* BPF_FIB_LOOKUP_SKIP_NEIGH, since 6.3: redirect_neigh looks the neighbour up anyway. */
+#define GH_FIB_SKIP_NEIGH (1U << 2)
+#define GH_EINVAL 22
+
 /* A refusal in one number: reason, layer and what the sender is told. */
 #define GH_NO(reason, layer, how) (-(int)((reason) | (layer) << 8 | (how) << 16))
 
@@ -96,11 +100,17 @@ static __always_inline int gh_to_uplink(struct __sk_buff *skb, const struct gh_p
 		__builtin_memcpy(fib.ipv6_src, src, 16);
 		__builtin_memcpy(fib.ipv6_dst, dst, 16);
 	}
-	ret = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	ret = bpf_fib_lookup(skb, &fib, sizeof(fib), GH_FIB_SKIP_NEIGH);
+	if (ret == -GH_EINVAL)
+		ret = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	if (ret != BPF_FIB_LKUP_RET_SUCCESS && ret != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return GH_NO(GH_DROP_NO_ROUTE, GH_LAYER_ROUTE, GH_REJECT_ROUTE);
 	id = gh_port_of(fib.ifindex);
 	w->e_out = gh_epoch_at(id);
+	/* Without its neighbour an old kernel does not tell the route's MTU: let the
+	 * next packet ask again. */
+	if (ret == BPF_FIB_LKUP_RET_NO_NEIGH)
+		w->e_out--;
 	q = gh_port_get(id);
 	if (!id || !q || q->kind != GH_PORT_UPLINK || !(q->flags & GH_PORT_UP))
 		return GH_NO(GH_DROP_NO_ROUTE, GH_LAYER_ROUTE, GH_REJECT_ROUTE);

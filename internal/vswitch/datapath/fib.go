@@ -27,6 +27,10 @@ const (
 
 	// enum of bpf_fib_lookup's results.
 	fibSuccess, fibNoNeigh = 0, 7
+
+	// BPF_FIB_LOOKUP_SKIP_NEIGH, since 6.3: without it a route whose neighbour is
+	// not known yet does not tell its MTU.
+	fibSkipNeigh = 1 << 2
 )
 
 // NewFIB loads the program. Close it.
@@ -45,10 +49,18 @@ func NewFIB() (*FIB, error) {
 			asm.Mov.Reg(asm.R2, asm.RFP),
 			asm.Add.Imm(asm.R2, -fibSize),
 			asm.Mov.Imm(asm.R3, fibSize),
+			asm.Mov.Imm(asm.R4, fibSkipNeigh),
+			asm.FnFibLookup.Call(),
+			asm.Mov.Reg(asm.R7, asm.R0),
+			asm.JNE.Imm(asm.R7, -int32(unix.EINVAL), "answered"),
+			asm.Mov.Reg(asm.R1, asm.R6),
+			asm.Mov.Reg(asm.R2, asm.RFP),
+			asm.Add.Imm(asm.R2, -fibSize),
+			asm.Mov.Imm(asm.R3, fibSize),
 			asm.Mov.Imm(asm.R4, 0),
 			asm.FnFibLookup.Call(),
 			asm.Mov.Reg(asm.R7, asm.R0),
-			asm.Mov.Reg(asm.R1, asm.R6),
+			asm.Mov.Reg(asm.R1, asm.R6).WithSymbol("answered"),
 			asm.Mov.Imm(asm.R2, fibHead),
 			asm.Mov.Reg(asm.R3, asm.RFP),
 			asm.Add.Imm(asm.R3, -fibSize),
