@@ -5,8 +5,10 @@ package compartment
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
 
 	"gatehouse.dev/gatehouse/internal/vswitch"
@@ -15,7 +17,7 @@ import (
 // facts puts together what the view knows of others and what we know of ours, so
 // that a host vNIC just made shows at once.
 func (h *Host) facts() vswitch.Facts {
-	f := vswitch.Facts{Ifindex: maps.Clone(h.devices), Anchor: h.anchor, NetnsCookie: h.cookie}
+	f := vswitch.Facts{Ifindex: maps.Clone(h.devices), Anchor: h.anchor, NetnsCookie: h.cookie, LocalPortLow: h.local[0], LocalPortHigh: h.local[1]}
 	f.Uplinks, f.HostAddrs = h.view.facts()
 	for _, n := range h.nics {
 		for _, a := range n.want.Addrs {
@@ -27,6 +29,20 @@ func (h *Host) facts() vswitch.Facts {
 	slices.SortFunc(f.HostAddrs, netip.Addr.Compare)
 	f.HostAddrs = slices.Compact(f.HostAddrs)
 	return f
+}
+
+// localPorts is the range that sockets of the host's namespace get their ports
+// from, for both families. It is read once: nobody is told when it changes.
+func localPorts() (r [2]uint16, err error) {
+	const file = "/proc/sys/net/ipv4/ip_local_port_range"
+	b, err := os.ReadFile(file)
+	if err == nil {
+		_, err = fmt.Sscan(string(b), &r[0], &r[1])
+	}
+	if err != nil {
+		return r, fmt.Errorf("read the host's port range: %w", err)
+	}
+	return r, nil
 }
 
 func isHostAddr(a netip.Addr) bool {

@@ -34,6 +34,7 @@ type Host struct {
 	pool   *pool
 	reaper *reaper
 	cookie uint64
+	local  [2]uint16 // ip_local_port_range
 
 	closing sync.Once
 
@@ -89,6 +90,10 @@ func Open(o Options) (*Host, error) {
 		return nil, fmt.Errorf("open compartments: netlink: %w", err)
 	}
 	if h.cookie, err = netnsCookie(); err != nil {
+		h.nl.Close()
+		return nil, fmt.Errorf("open compartments: %w", err)
+	}
+	if h.local, err = localPorts(); err != nil {
 		h.nl.Close()
 		return nil, fmt.Errorf("open compartments: %w", err)
 	}

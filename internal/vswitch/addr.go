@@ -34,6 +34,15 @@ func prefixLen(p netip.Prefix) uint32 {
 	return n
 }
 
+// prefixOf is the prefix of a route row.
+func prefixOf(k RouteKey) netip.Prefix {
+	a, bits := ip(k.Addr.B), int(k.Prefixlen)-32
+	if a.Is4() && bits >= 96 {
+		bits -= 96
+	}
+	return netip.PrefixFrom(a, bits)
+}
+
 // hairpin4 is the source an endpoint sees when it reaches itself by a published
 // port: link-local, so it never leaves and is nobody's address, and answered
 // through the default route. 169.254.72.0/22 holds all MaxNetworks ids.

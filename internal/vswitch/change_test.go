@@ -29,6 +29,10 @@ func newWorld() *world { return &world{f: testFacts()} }
 func (w *world) change(op, n byte) {
 	s := &w.s
 	pick := func(l int) int { return int(n) % max(l, 1) }
+	if op >= 240 {
+		w.changeNAT(n)
+		return
+	}
 	switch op % 16 {
 	case 0, 1: // add a network with its host port, or take it away with all in it
 		id := NetworkID(n%6 + 1)
@@ -243,7 +247,9 @@ func checkChanges(t testing.TB, ops []byte) {
 	var last Tables
 	k := kernel{}
 	for i := 0; i+1 < len(ops); i += 2 {
-		before := world{State{slices.Clone(w.s.Networks), slices.Clone(w.s.Ports), slices.Clone(w.s.Mappings)}, w.f}
+		before := world{w.s, w.f}
+		before.s.Networks, before.s.Ports, before.s.Mappings = slices.Clone(w.s.Networks), slices.Clone(w.s.Ports), slices.Clone(w.s.Mappings)
+		before.s.NATPools = slices.Clone(w.s.NATPools)
 		w.change(ops[i], ops[i+1])
 		want, wantErr := Compile(w.s, w.f)
 		got, err := c.Compile(w.s, w.f)

@@ -15,8 +15,8 @@ import (
 const (
 	// MaxNetworks is the size of the net map (GH_MAX_NETS).
 	MaxNetworks = 1024
-	// MaxUplinks bounds how many host interfaces are uplinks: each takes two
-	// entries of the natpool map, of which there are 256 and the first means none.
+	// MaxUplinks bounds how many host interfaces are uplinks: each takes two of
+	// the natpool map's first 256 entries, of which the very first means none.
 	MaxUplinks = 127
 	// FirstUplinkPort and above are handed out to uplinks by Compile; the ports of
 	// a State are below.
@@ -60,6 +60,7 @@ type Compiler struct {
 	nets     map[NetworkID]*netMemo
 	ports    map[PortID]*portMemo
 	uplinks  uplinkMemo
+	pools    poolMemo
 	hosts    hostMemo
 	mappings mappingMemo
 
@@ -93,7 +94,7 @@ func (c *Compiler) compile(s State, f Facts) (Tables, error) {
 	c.round++
 	t := c.tables
 	steps := []func(State, Facts, *Tables) error{
-		c.compileUplinks, c.compileHost, c.compileNetworks, c.compilePorts, c.compileFloods, c.compileMappings,
+		c.compileUplinks, c.compileHost, c.compilePools, c.compileNetworks, c.compilePorts, c.compileFloods, c.compileMappings,
 	}
 	for _, step := range steps {
 		if err := step(s, f, &t); err != nil {

@@ -34,7 +34,7 @@ const (
 type mappingMemo struct {
 	was     []PortMapping
 	targets []*block // of each target port
-	nat     []netip.Addr
+	nat     []natRange
 }
 
 func (c *Compiler) compileMappings(s State, _ Facts, t *Tables) error {
@@ -45,7 +45,7 @@ func (c *Compiler) compileMappings(s State, _ Facts, t *Tables) error {
 			targets[i] = p.block
 		}
 	}
-	if slices.Equal(m.was, s.Mappings) && slices.Equal(m.targets, targets) && slices.Equal(m.nat, c.uplinks.nat) {
+	if slices.Equal(m.was, s.Mappings) && slices.Equal(m.targets, targets) && slices.Equal(m.nat, c.pools.nat) {
 		return nil
 	}
 
@@ -90,7 +90,7 @@ func (c *Compiler) compileMappings(s State, _ Facts, t *Tables) error {
 
 	shared := true
 	for i, k := range keys {
-		b := mappingBlock(k, services[i], backends[i], wanted[i].backend, c.uplinks.nat)
+		b := mappingBlock(k, services[i], backends[i], wanted[i].backend, c.pools.nat)
 		port := c.ports[s.Mappings[i].Port]
 		b.epochPorts, b.epochNets = []PortID{port.was.ID}, []NetworkID{port.net.id}
 		if old := t.mappings[k]; old == nil || !old.equal(&b.rows) {
@@ -103,23 +103,17 @@ func (c *Compiler) compileMappings(s State, _ Facts, t *Tables) error {
 		}
 	}
 	t.SocketHooks = len(keys) > 0
-	*m = mappingMemo{was: slices.Clone(s.Mappings), targets: targets, nat: c.uplinks.nat}
+	*m = mappingMemo{was: slices.Clone(s.Mappings), targets: targets, nat: c.pools.nat}
 	return nil
 }
 
-func mappingBlock(k mappingKey, service, backend uint32, row BackendRow, nat []netip.Addr) *block {
+func mappingBlock(k mappingKey, service, backend uint32, row BackendRow, nat []natRange) *block {
 	b := &block{}
 	b.svc = []Entry[SvcKey, SvcRow]{{svcKey(k), SvcRow{Id: service, Count: 1}}}
 	b.slot = []Entry[SlotKey, uint32]{{SlotKey{Svc: service}, backend}}
 	b.backend = []Entry[uint32, BackendRow]{{backend, row}}
-	if k.port >= NATLow && k.port <= NATHigh {
-		// Outbound NAT must not take a port that is published on its address.
-		for _, a := range nat {
-			if a == k.host || k.host.IsUnspecified() && a.Is4() == k.host.Is4() {
-				b.busy = append(b.busy, Entry[BusyKey, uint8]{busyKey(a, k.port, k.proto), 1})
-			}
-		}
-	}
+	// Outbound NAT must not take a port that is published on its address.
+	b.busy = busyRows(nat, k.host, k.port, k.proto)
 	return b
 }
 

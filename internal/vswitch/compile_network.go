@@ -28,6 +28,7 @@ func (n *netContext) equal(o *netContext) bool {
 type netMemo struct {
 	was     Network
 	context *netContext
+	nat     poolRef
 	flood   []PortID // members, sorted; nil where the network does not flood
 	round   uint64
 }
@@ -52,7 +53,11 @@ func (c *Compiler) compileNetworks(s State, _ Facts, t *Tables) error {
 			return invalid("Networks[%d] (%q): ID %d is also that of %q", i, n.Name, n.ID, m.was.Name)
 		}
 		context := contextOf(n, hostPorts, c.uplinks.mtu)
-		if m != nil && equalNetwork(&m.was, n) && m.context.equal(context) {
+		nat, err := c.pools.ref(n.NATPool)
+		if err != nil {
+			return invalid("Networks[%d] (%q): %w", i, n.Name, err)
+		}
+		if m != nil && equalNetwork(&m.was, n) && m.context.equal(context) && m.nat == nat {
 			m.round = c.round
 			continue
 		}
@@ -66,9 +71,10 @@ func (c *Compiler) compileNetworks(s State, _ Facts, t *Tables) error {
 		if m.context == nil || !m.context.equal(context) {
 			m.context = context
 		}
-		m.was, m.round = *n, c.round
+		m.was, m.round, m.nat = *n, c.round, nat
 		m.was.Subnets = slices.Clone(n.Subnets)
-		t.nets = with(t.nets, &shared, n.ID, networkBlock(n, context))
+		m.was.NATExceptions, m.was.NATDestinations = slices.Clone(n.NATExceptions), slices.Clone(n.NATDestinations)
+		t.nets = with(t.nets, &shared, n.ID, networkBlock(n, context, nat))
 	}
 	if len(c.nets) != len(s.Networks) {
 		for id, m := range c.nets {
@@ -97,9 +103,10 @@ func contextOf(n *Network, hostPorts map[PortID]*Port, uplinkMTU uint16) *netCon
 	return x
 }
 
-func networkBlock(n *Network, x *netContext) *block {
+func networkBlock(n *Network, x *netContext, nat poolRef) *block {
 	b := &block{epochNets: []NetworkID{n.ID}}
-	row := NetRow{Flags: uint32(n.Flags), Zone: uint16(n.Zone), HostPort: uint16(n.HostPort), Mtu: x.mtu}
+	row := NetRow{Flags: uint32(n.Flags), Zone: uint16(n.Zone), HostPort: uint16(n.HostPort), Mtu: x.mtu,
+		Natpool4: nat.v4, Natpool6: nat.v6}
 	row.Hairpin4.B, row.Hairpin6.B = hairpin4(n.ID).As16(), hairpin6(n.ID).As16()
 	for _, gw := range x.gateways { // the first of each family
 		if own := &row.Gw4; gw.Is4() && own.B == [16]byte{} {
@@ -124,6 +131,7 @@ func networkBlock(n *Network, x *netContext) *block {
 			}
 		}
 	}
+	b.route = natRoutes(b.route, n)
 	return b
 }
 
@@ -172,12 +180,13 @@ func checkNetwork(n *Network, hostPorts map[PortID]*Port) error {
 			return invalid("HostPort %d: belongs to network %d", n.HostPort, p.Network)
 		}
 	}
-	return nil
+	return checkNATPrefixes(n)
 }
 
 func equalNetwork(a, b *Network) bool {
 	return a.ID == b.ID && a.Zone == b.Zone && a.Name == b.Name && a.Flags == b.Flags && a.MTU == b.MTU &&
-		a.HostPort == b.HostPort && slices.Equal(a.Subnets, b.Subnets)
+		a.HostPort == b.HostPort && slices.Equal(a.Subnets, b.Subnets) &&
+		slices.Equal(a.NATExceptions, b.NATExceptions) && slices.Equal(a.NATDestinations, b.NATDestinations)
 }
 
 // compileFloods lists who hears broadcasts. It is an object of its own because

@@ -13,6 +13,7 @@ type portMemo struct {
 	ifindex int // 0 = the device is not there
 	nic     int
 	net     *netContext
+	nat     poolRef
 	block   *block
 	round   uint64
 }
@@ -20,9 +21,9 @@ type portMemo struct {
 // passes reports whether packets can reach the port.
 func (m *portMemo) passes() bool { return m != nil && m.was.Up && m.ifindex != 0 }
 
-func (m *portMemo) same(p *Port, ifindex, nic int, net *netContext) bool {
+func (m *portMemo) same(p *Port, ifindex, nic int, net *netContext, nat poolRef) bool {
 	w := &m.was
-	return m.net == net && m.ifindex == ifindex && m.nic == nic && w.Kind == p.Kind && w.MAC == p.MAC && w.Up == p.Up &&
+	return m.net == net && m.nat == nat && m.ifindex == ifindex && m.nic == nic && w.Kind == p.Kind && w.MAC == p.MAC && w.Up == p.Up &&
 		w.Interface == p.Interface && w.HostNIC == p.HostNIC && w.Object == p.Object && slices.Equal(w.Addrs, p.Addrs)
 }
 
@@ -51,14 +52,18 @@ func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
 				ifindex = 0 // half a pair carries nothing
 			}
 		}
-		if m.block != nil && m.same(p, ifindex, nic, net) {
+		nat, err := c.pools.ref(p.NATPool)
+		if err != nil {
+			return invalid("Ports[%d] (port %d, %s): %w", i, p.ID, p.Object, err)
+		}
+		if m.block != nil && m.same(p, ifindex, nic, net, nat) {
 			continue
 		}
 		if err := checkPort(p, net, ifindex, nic); err != nil {
 			return invalid("Ports[%d] (port %d, %s): %w", i, p.ID, p.Object, err)
 		}
 		c.release(m.block)
-		*m = portMemo{was: *p, ifindex: ifindex, nic: nic, net: net, round: c.round}
+		*m = portMemo{was: *p, ifindex: ifindex, nic: nic, net: net, nat: nat, round: c.round}
 		m.was.Addrs = slices.Clone(p.Addrs)
 		changed = append(changed, i)
 	}
@@ -125,7 +130,7 @@ func portBlock(m *portMemo) *block {
 	b := &block{epochPorts: []PortID{p.ID}, addrNets: []NetworkID{x.id}}
 	row := PortRow{
 		Ifindex: uint32(m.ifindex), NicIfindex: uint32(m.nic), Net: uint16(x.id), Zone: uint16(x.zone),
-		Kind: uint8(p.Kind), Mtu: x.mtu, Mac: p.MAC, GwMac: x.mac,
+		Kind: uint8(p.Kind), Mtu: x.mtu, Mac: p.MAC, GwMac: x.mac, Natpool4: m.nat.v4, Natpool6: m.nat.v6,
 	}
 	if m.passes() {
 		row.Flags |= portUp
@@ -171,6 +176,8 @@ func checkPort(p *Port, net *netContext, ifindex, nic int) error {
 		return invalid("Kind host: network %d names port %d as its host port", p.Network, net.hostPort)
 	case p.MAC == MAC{} || p.MAC[0]&1 != 0:
 		return invalid("MAC %s: not the address of one interface", p.MAC)
+	case p.Kind == PortHost && p.NATPool != 0:
+		return invalid("NATPool %d: is for endpoints; the host leaves by itself", p.NATPool)
 	case ifindex < 0 || nic < 0:
 		return invalid("Facts.Ifindex: negative for %q or %q", p.Interface, p.HostNIC)
 	case ifindex != 0 && ifindex == nic:

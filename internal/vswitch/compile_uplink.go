@@ -19,8 +19,8 @@ type UplinkPort struct {
 type uplinkMemo struct {
 	made bool
 	was  []Uplink
-	mtu  uint16       // the smallest, or defaultMTU
-	nat  []netip.Addr // every NAT pool address once, sorted
+	mtu  uint16     // the smallest, or defaultMTU
+	nat  []natRange // of every address
 }
 
 func (c *Compiler) compileUplinks(_ State, f Facts, t *Tables) error {
@@ -41,7 +41,7 @@ func (c *Compiler) compileUplinks(_ State, f Facts, t *Tables) error {
 	blocks := map[PortID]*block{}
 	var list []UplinkPort
 	mtu := uint16(0)
-	var nat []netip.Addr
+	var nat []natRange
 	for i, u := range sorted {
 		if u.Ifindex <= 0 {
 			return invalid("Facts.Uplinks %q: ifindex %d", u.Name, u.Ifindex)
@@ -64,7 +64,6 @@ func (c *Compiler) compileUplinks(_ State, f Facts, t *Tables) error {
 		nat = append(nat, pools...)
 	}
 	slices.SortFunc(list, func(a, b UplinkPort) int { return int(b.Port) - int(a.Port) })
-	slices.SortFunc(nat, netip.Addr.Compare)
 
 	// Uplinks that did not change keep their block, so Diff need not look.
 	for port, b := range blocks {
@@ -73,7 +72,7 @@ func (c *Compiler) compileUplinks(_ State, f Facts, t *Tables) error {
 		}
 	}
 	t.uplinks, t.Uplinks = blocks, list
-	*m = uplinkMemo{made: true, was: cloneUplinks(f.Uplinks), mtu: mtu, nat: slices.Compact(nat)}
+	*m = uplinkMemo{made: true, was: cloneUplinks(f.Uplinks), mtu: mtu, nat: nat}
 	if m.mtu == 0 {
 		m.mtu = defaultMTU
 	}
@@ -81,7 +80,7 @@ func (c *Compiler) compileUplinks(_ State, f Facts, t *Tables) error {
 }
 
 // uplinkBlock makes the rows of one uplink; slot numbers its NAT pools.
-func uplinkBlock(u Uplink, port PortID, slot int) (*block, []netip.Addr) {
+func uplinkBlock(u Uplink, port PortID, slot int) (*block, []natRange) {
 	b := &block{global: true, epochPorts: []PortID{port}}
 	row := PortRow{
 		Ifindex: uint32(u.Ifindex), Kind: uint8(PortUplink), Flags: portUp, Mtu: u.MTU, Mac: u.MAC,
@@ -89,13 +88,14 @@ func uplinkBlock(u Uplink, port PortID, slot int) (*block, []netip.Addr) {
 	if row.Mtu == 0 {
 		row.Mtu = defaultMTU
 	}
-	var pools []netip.Addr
+	var pools []natRange
 	pool := func(index uint32, a netip.Addr) uint16 {
 		if !a.IsValid() {
 			return 0
 		}
-		pools = append(pools, a)
-		b.natpool = append(b.natpool, Entry[uint32, NATPoolRow]{index, natPoolRow(a)})
+		r := natRange{a, NATLow, NATHigh}
+		pools = append(pools, r)
+		b.natpool = append(b.natpool, Entry[uint32, NATPoolRow]{index, natPoolRow(r, 1)})
 		return uint16(index)
 	}
 	row.Natpool4 = pool(uint32(1+2*slot), sourceAddr(u.Addrs, true))

@@ -85,6 +85,7 @@ func Diff(old, new Tables) Delta {
 	changed(old.cfg, new.cfg)
 	changed(old.host, new.host)
 	pair(old.uplinks, new.uplinks, changed)
+	pair(old.pools, new.pools, changed)
 	pair(old.nets, new.nets, changed)
 	pair(old.floods, new.floods, changed)
 	pair(old.ports, new.ports, changed)

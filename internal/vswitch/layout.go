@@ -38,6 +38,7 @@ const (
 	routeLocal  = uint16(bpf.SwitchGhRouteKindGH_ROUTE_LOCAL)
 	routeUplink = uint16(bpf.SwitchGhRouteKindGH_ROUTE_UPLINK)
 	routeReject = uint16(bpf.SwitchGhRouteKindGH_ROUTE_REJECT)
+	routeNoNAT  = uint16(bpf.SwitchGhRouteFlagsGH_ROUTE_NO_NAT)
 	scopeAny    = uint8(bpf.SwitchGhSvcScopeGH_SCOPE_ANY)
 	scopeHost   = uint8(bpf.SwitchGhSvcScopeGH_SCOPE_HOST)
 
@@ -78,8 +79,8 @@ func backendRow(a netip.Addr, port uint16, at PortID, zone Zone) (r BackendRow) 
 	return r
 }
 
-func natPoolRow(a netip.Addr) (r NATPoolRow) {
-	r.Addr.B, r.Lo, r.Hi = a.As16(), NATLow, NATHigh
+func natPoolRow(n natRange, count int) (r NATPoolRow) {
+	r.Addr.B, r.Lo, r.Hi, r.Count = n.addr.As16(), n.low, n.high, uint16(count)
 	return r
 }
 

@@ -59,6 +59,7 @@ type State struct {
 	Networks []Network
 	Ports    []Port
 	Mappings []PortMapping
+	NATPools []NATPool
 }
 
 // Network is one address space and its switch.
@@ -70,6 +71,14 @@ type Network struct {
 	MTU      uint16 // bytes of IP packet; 0 = the smallest uplink MTU in Facts, else 1500
 	Subnets  []Subnet
 	HostPort PortID // the port of the host vNIC; 0 = none
+
+	// With NetSNAT, what leaves by an uplink shows an address of NATPool; 0, or a
+	// pool without addresses of the family: the uplink's own. Destinations in
+	// NATExceptions see the endpoint's own address instead; where NATDestinations
+	// are given only these see the pool's. The longer prefix decides.
+	NATPool         NATPoolID
+	NATExceptions   []netip.Prefix
+	NATDestinations []netip.Prefix
 }
 
 // Subnet is a prefix that is local to the network and the gateway address the
@@ -93,6 +102,9 @@ type Port struct {
 	Addrs   []netip.Addr // every address the vNIC may use as a source
 	// Up is false while the port is made or taken away: nothing passes.
 	Up bool
+	// NATPool shows this endpoint outside with another pool than its network's;
+	// 0 = the network's.
+	NATPool NATPoolID
 }
 
 // PortMapping publishes Port/Proto of the host to an endpoint.
@@ -119,6 +131,9 @@ type Facts struct {
 	// Anchor is the ifindex of our device with forwarding enabled, which FIB
 	// look-ups name as their input.
 	Anchor int
+	// LocalPortLow and LocalPortHigh bound what the kernel gives to sockets of its
+	// own choice (net.ipv4.ip_local_port_range); 0 = Linux's default.
+	LocalPortLow, LocalPortHigh uint16
 	// NetnsCookie of the namespace the daemon runs in: socket hooks apply to it only.
 	NetnsCookie uint64
 }

@@ -23,6 +23,7 @@ type Tables struct {
 
 	cfg, host *block
 	uplinks   map[PortID]*block
+	pools     map[NATPoolID]*block
 	nets      map[NetworkID]*block
 	floods    map[NetworkID]*block
 	ports     map[PortID]*block
@@ -36,7 +37,7 @@ func (t Tables) blocks(yield func(*block) bool) {
 			return
 		}
 	}
-	_ = each(t.uplinks, yield) && each(t.nets, yield) && each(t.floods, yield) && each(t.ports, yield) && each(t.mappings, yield)
+	_ = each(t.uplinks, yield) && each(t.pools, yield) && each(t.nets, yield) && each(t.floods, yield) && each(t.ports, yield) && each(t.mappings, yield)
 }
 
 func each[K comparable](m map[K]*block, yield func(*block) bool) bool {
@@ -99,8 +100,12 @@ func (b *block) print(add func(string, ...any)) {
 	}
 	for _, e := range b.net {
 		v := e.Value
-		add("net %d zone %d flags %s host %d mtu %d hairpin %s %s gateway %s %s", e.Key, v.Zone, NetFlags(v.Flags), v.HostPort, v.Mtu,
+		s := fmt.Sprintf("net %d zone %d flags %s host %d mtu %d hairpin %s %s gateway %s %s", e.Key, v.Zone, NetFlags(v.Flags), v.HostPort, v.Mtu,
 			ip(v.Hairpin4.B), ip(v.Hairpin6.B), ip(v.Gw4.B), ip(v.Gw6.B))
+		if v.Natpool4 != 0 || v.Natpool6 != 0 {
+			s += fmt.Sprintf(" natpool %d %d", v.Natpool4, v.Natpool6)
+		}
+		add("%s", s)
 	}
 	for _, e := range b.ifport {
 		add("ifport %d -> port %d", e.Key, e.Value)
@@ -112,12 +117,11 @@ func (b *block) print(add func(string, ...any)) {
 		add("addr zone %d %s -> port %d %s%s", e.Key.Zone, ip(e.Key.Addr.B), e.Value.Port, MAC(e.Value.Mac), addrFlags(e.Value.Flags))
 	}
 	for _, e := range b.route {
-		a := ip(e.Key.Addr.B)
-		bits := int(e.Key.Prefixlen) - 32
-		if a.Is4() && bits >= 96 {
-			bits -= 96
+		s := fmt.Sprintf("route zone %d %s -> %s", e.Key.Zone, prefixOf(e.Key), routeName(e.Value.Kind))
+		if e.Value.Flags&routeNoNAT != 0 {
+			s += " no nat"
 		}
-		add("route zone %d %s/%d -> %s", e.Key.Zone, a, bits, routeName(e.Value.Kind))
+		add("%s", s)
 	}
 	for _, e := range b.svc {
 		scope := ""
@@ -134,7 +138,11 @@ func (b *block) print(add func(string, ...any)) {
 		add("backend %d zone %d port %d %s %d", e.Key, e.Value.Zone, e.Value.Port, ip(e.Value.Addr.B), be16(e.Value.PortBe))
 	}
 	for _, e := range b.natpool {
-		add("natpool %d %s %d-%d", e.Key, ip(e.Value.Addr.B), e.Value.Lo, e.Value.Hi)
+		s := fmt.Sprintf("natpool %d %s %d-%d", e.Key, ip(e.Value.Addr.B), e.Value.Lo, e.Value.Hi)
+		if e.Value.Count > 1 {
+			s += fmt.Sprintf(" first of %d", e.Value.Count)
+		}
+		add("%s", s)
 	}
 	for _, e := range b.busy {
 		add("portbusy %s %s %d", protoName(e.Key.Proto), ip(e.Key.Addr.B), be16(e.Key.PortBe))

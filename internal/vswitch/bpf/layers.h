@@ -5,6 +5,7 @@
 #ifndef GH_LAYERS_H
 #define GH_LAYERS_H
 
+#include "pool.h"
 #include "recall.h"
 #include "spoof.h"
 
@@ -81,6 +82,7 @@ __noinline int gh_layer_begin(void)
 	w->how = GH_TO_NOBODY;
 	w->target = 0;
 	w->host = 0;
+	w->no_nat = 0;
 	/* A later fragment whose ports nobody knows: only what needs none. */
 	w->blind = p->h.frag == GH_FRAG_LATER && (p->kflags & GH_FKEY_L3);
 	if (p->fam == 4) {
@@ -260,6 +262,7 @@ __noinline int gh_layer_route(void)
 		if (!rt || rt->kind != GH_ROUTE_UPLINK || !(n->flags & GH_NET_UPLINK))
 			return GH_NO(GH_DROP_NO_ROUTE, GH_LAYER_ROUTE, GH_REJECT_ROUTE);
 		w->how = GH_TO_UPLINK;
+		w->no_nat = rt->flags & GH_ROUTE_NO_NAT;
 	}
 	if (w->how == GH_TO_PORT && w->target == p->in_port)
 		return GH_NO(GH_DROP_LOOP, GH_LAYER_ROUTE, GH_REJECT_NONE);
@@ -302,7 +305,6 @@ __noinline int gh_layer_nat(void)
 {
 	struct gh_scratch *s = gh_scratch_get();
 	const struct gh_natpool *np;
-	const struct gh_port *q;
 	const struct gh_net *n;
 	struct gh_addr *want;
 	struct gh_pkt *p;
@@ -321,13 +323,9 @@ __noinline int gh_layer_nat(void)
 	w->nat_lo = 1024; /* below: ports of daemons, by custom */
 	w->nat_hi = 65535;
 	w->pool_busy = 0;
-	if (w->how == GH_TO_UPLINK && (n->flags & GH_NET_SNAT)) {
-		__u32 pool;
-
-		q = gh_port_get(w->out_port);
-		pool = !q ? 0 : p->fam == 4 ? q->natpool4 : q->natpool6;
-		np = bpf_map_lookup_elem(&natpool, &pool);
-		if (!pool || !np || !np->hi)
+	if (w->how == GH_TO_UPLINK && (n->flags & GH_NET_SNAT) && !w->no_nat) {
+		np = gh_pool_pick(p, w, gh_pool_of(p, w, n));
+		if (!np)
 			return GH_NO(GH_DROP_NO_ROUTE, GH_LAYER_NAT, GH_REJECT_ROUTE);
 		if (w->blind)
 			return GH_NO(GH_DROP_FRAG_ORDER, GH_LAYER_NAT, GH_REJECT_NONE);

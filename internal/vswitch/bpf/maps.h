@@ -69,7 +69,7 @@ struct gh_port {
 	__u16 mtu;	   /* largest IP packet towards the vNIC */
 	__u8 mac[6];	   /* of the vNIC behind the port; uplink: its own */
 	__u8 gw_mac[6];	   /* source MAC of what is delivered: the network's gateway */
-	__u16 natpool4;	   /* uplink: natpool index, 0 = none */
+	__u16 natpool4;	   /* natpool index, 0 = none: of an uplink, or of this endpoint alone */
 	__u16 natpool6;
 	__u32 max_flows;   /* 0 = no quota; counted by in port */
 	__u8 pad[92];
@@ -89,8 +89,9 @@ struct gh_net {
 	__u16 zone;
 	__u16 host_port;   /* 0 = none */
 	__u16 mtu;
+	__u16 natpool4;	   /* natpool index of what leaves; 0 = the uplink's */
+	__u16 natpool6;
 	__u16 pad0;
-	__u32 pad1;
 	struct gh_addr hairpin4; /* source an endpoint sees when it reaches itself by a published port */
 	struct gh_addr hairpin6;
 	struct gh_addr gw4; /* source of ICMP errors made here; zero: the address that was asked for */
@@ -179,9 +180,12 @@ struct gh_route_key {
 	__u16 zero;
 	struct gh_addr addr;
 };
+enum gh_route_flags {
+	GH_ROUTE_NO_NAT = 1 << 0, /* GH_ROUTE_UPLINK: leaves with its own source, whatever the network says */
+};
 struct gh_route_val {
 	__u16 kind;
-	__u16 zero;
+	__u16 flags;
 	__u32 nh; /* next hop object, for issue B's nh map; 0 now */
 };
 
@@ -260,17 +264,20 @@ struct {
 	__type(value, struct gh_backend);
 } backend SEC(".maps");
 
-/* natpool: ARRAY */
+/* natpool: ARRAY. A pool is a run of entries, one an address. */
+#define GH_POOL_ADDRS 8	/* vswitch.MaxNATAddrs */
+
 struct gh_natpool {
 	struct gh_addr addr;
 	__u16 lo, hi; /* host order, inclusive */
-	__u32 flags;
+	__u16 count;  /* first entry of a pool: its addresses, at most GH_POOL_ADDRS */
+	__u16 zero;
 };
 
-/* configuration: index = pool id; 0 is never used */
+/* configuration: index = first entry of the pool; 0 is never used */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 256);
+	__uint(max_entries, 4096);
 	__type(key, __u32);
 	__type(value, struct gh_natpool);
 } natpool SEC(".maps");

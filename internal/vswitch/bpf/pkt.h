@@ -155,6 +155,8 @@ struct gh_walk {
 	__u8 how;	/* enum gh_how */
 	__u8 host;	/* the destination is an address of the host */
 	__u8 blind;	/* a later fragment whose ports nobody knows */
+	__u8 no_nat;	/* the route says: with its own source */
+	__u8 zero1[3];
 };
 
 enum gh_reject {

@@ -30,6 +30,7 @@ struct gh_types {
 	enum gh_net_flags net_flags;
 	enum gh_addr_flags addr_flags;
 	enum gh_route_kind route_kind;
+	enum gh_route_flags route_flags;
 	enum gh_svc_scope svc_scope;
 	enum gh_fkey_flags fkey_flags;
 	enum gh_op op;

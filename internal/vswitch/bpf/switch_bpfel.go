@@ -333,7 +333,8 @@ type SwitchGhNatpool struct {
 	Addr  SwitchGhAddr
 	Lo    uint16
 	Hi    uint16
-	Flags uint32
+	Count uint16
+	Zero  uint16
 }
 
 type SwitchGhNet struct {
@@ -342,8 +343,9 @@ type SwitchGhNet struct {
 	Zone     uint16
 	HostPort uint16
 	Mtu      uint16
+	Natpool4 uint16
+	Natpool6 uint16
 	Pad0     uint16
-	Pad1     uint32
 	Hairpin4 SwitchGhAddr
 	Hairpin6 SwitchGhAddr
 	Gw4      SwitchGhAddr
@@ -468,6 +470,12 @@ const (
 	SwitchGhResultVerdictGH_RESULT_CONSUMED SwitchGhResultVerdict = 5
 )
 
+type SwitchGhRouteFlags uint32
+
+const (
+	SwitchGhRouteFlagsGH_ROUTE_NO_NAT SwitchGhRouteFlags = 1
+)
+
 type SwitchGhRouteKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
@@ -485,10 +493,10 @@ const (
 )
 
 type SwitchGhRouteVal struct {
-	_    structs.HostLayout
-	Kind uint16
-	Zero uint16
-	Nh   uint32
+	_     structs.HostLayout
+	Kind  uint16
+	Flags uint16
+	Nh    uint32
 }
 
 type SwitchGhScratch struct {
@@ -570,8 +578,11 @@ type SwitchGhScratch struct {
 		How        uint8
 		Host       uint8
 		Blind      uint8
+		NoNat      uint8
+		Zero1      [3]uint8
 		_          [3]byte
 	}
+	_   [4]byte
 	Key struct {
 		_  structs.HostLayout
 		K4 SwitchGhFkey4
@@ -683,13 +694,13 @@ type SwitchGhTypes struct {
 	NetFlags      uint32
 	AddrFlags     uint32
 	RouteKind     uint32
+	RouteFlags    uint32
 	SvcScope      uint32
 	FkeyFlags     uint32
 	Op            uint32
 	Verdict       uint32
 	OutKind       uint32
 	FlowState     uint32
-	_             [4]byte
 	Event         struct {
 		_          structs.HostLayout
 		TimeNs     uint64

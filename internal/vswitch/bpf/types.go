@@ -42,6 +42,7 @@ type (
 	Rate          = SwitchGhRate
 	Result        = SwitchGhResult
 	ResultVerdict = SwitchGhResultVerdict
+	RouteFlags    = SwitchGhRouteFlags
 	RouteKey      = SwitchGhRouteKey
 	RouteKind     = SwitchGhRouteKind
 	RouteVal      = SwitchGhRouteVal

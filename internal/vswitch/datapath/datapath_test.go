@@ -161,7 +161,7 @@ func TestObjectFits(t *testing.T) {
 	}
 	for name, want := range map[string]uint32{
 		"port": vswitch.MaxPorts, "net": vswitch.MaxNetworks, "floodn": vswitch.MaxNetworks, "backend": vswitch.MaxBackends,
-		"natpool": 2*vswitch.MaxUplinks + 2, "epoch": vswitch.EpochGlobal + 1,
+		"natpool": 256 + vswitch.MaxNATPools*2*vswitch.MaxNATAddrs, "epoch": vswitch.EpochGlobal + 1,
 	} {
 		if m := spec.Maps[name]; m == nil || m.MaxEntries != want {
 			t.Errorf("map %s: %v, want %d entries", name, m, want)

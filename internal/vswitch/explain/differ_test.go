@@ -54,7 +54,7 @@ func TestDifferential(t *testing.T) {
 	for _, want := range []string{"forward hit", "forward new", "forward revalidated", "pass", "reply", "consumed", "flood",
 		"drop NO_ROUTE", "drop SPOOF_IP", "drop SPOOF_MAC", "drop UNKNOWN_DST", "drop TTL", "drop MTU", "drop NOSTATE", "drop ICMP_NOFLOW",
 		"drop PORT_DOWN", "drop FRAG_ORDER", "drop SPOOF_ARP", "drop LOOP", "drop PARSE",
-		"drop NAT_PORTS", "drop NO_BACKEND", "drop PORT_QUOTA"} {
+		"nat pool", "second address of a pool", "no nat", "drop NAT_PORTS", "drop NO_BACKEND", "drop PORT_QUOTA"} {
 		if seen[want] == 0 {
 			t.Errorf("never seen: %s (of %v)", want, seen)
 		}
@@ -109,7 +109,7 @@ func (l *lab) compareScene(seed uint64, packets int, seen map[string]int) (err e
 		return err
 	}
 	defer func() { err = errors.Join(err, straighten()) }()
-	tr := &traffic{scene: s, r: r, narrow: one(r, 6)}
+	tr := &traffic{scene: s, r: r, narrow: one(r, 6), seen: seen}
 	for i := range packets {
 		if one(r, 100) {
 			if err := l.clock(pickOf(r, []uint64{1, 12, 35, 200, 700, 8000})); err != nil {
@@ -151,6 +151,7 @@ func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte) (string
 		return "", fmt.Errorf("%s\nframe %x\nkernel: returned %d, %+v\n   out %x\nexplain: %+v\n%v", diff, in, ret, res, out, t.Raw, t)
 	}
 	tr.remember(t, out)
+	tr.mark(t)
 	what := string(t.Verdict)
 	switch t.Verdict {
 	case Drop:

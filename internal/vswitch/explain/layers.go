@@ -24,6 +24,7 @@ const (
 	netHostNIC  = uint32(bpf.SwitchGhNetFlagsGH_NET_HOSTNIC)
 	netUplink   = uint32(bpf.SwitchGhNetFlagsGH_NET_UPLINK)
 	netFlood    = uint32(bpf.SwitchGhNetFlagsGH_NET_FLOOD)
+	routeNoNAT  = uint16(bpf.SwitchGhRouteFlagsGH_ROUTE_NO_NAT)
 	flagL3      = uint8(bpf.SwitchGhFkeyFlagsGH_FKEY_L3)
 )
 
@@ -258,6 +259,7 @@ func (w *walk) answerTarget() (way, uint16, bool) {
 func (w *walk) layers() *no {
 	w.eIn, w.eNet = w.m.epoch(uint32(w.k.port)), w.epochNet(w.net)
 	netid := w.net
+	w.noNAT = false
 	w.reset()
 	w.recall()
 
@@ -398,6 +400,9 @@ func (w *walk) route(av vswitch.AddrRow, held, host, blind bool, netid uint16, h
 		rule := ""
 		if ok {
 			rule = fmt.Sprintf("route zone %d %s -> %s", w.k.zone, prefix, routeName(rt.Kind))
+			if rt.Flags&routeNoNAT != 0 {
+				rule += " no nat"
+			}
 		}
 		switch {
 		case unroutable(w.k.dst):
@@ -407,7 +412,7 @@ func (w *walk) route(av vswitch.AddrRow, held, host, blind bool, netid uint16, h
 		case !ok || rt.Kind != routeUplink || nr.Flags&netUplink == 0:
 			return fail(bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE, rejectRoute, rule, "no route to %s from %s, which does not reach outside", dst, w.netName(netid))
 		}
-		*how = toUplink
+		*how, w.noNAT = toUplink, rt.Flags&routeNoNAT != 0
 		w.note(layRoute, w.netName(netid), rule, "pass", "%s is outside", dst)
 	}
 	if *how == toPort && *target == w.inPort {
@@ -555,21 +560,19 @@ func (w *walk) nat(how way, sv *service, blind bool) *no {
 	w.natLo, w.natHi, w.poolBusy, w.snat = 1024, 65535, false, false
 	rule, why := "", ""
 	switch {
+	case how == toUplink && nr.Flags&netSNAT != 0 && w.noNAT:
+		w.note(layNAT, "", "", "pass", "the route says that it leaves with its own source")
 	case how == toUplink && nr.Flags&netSNAT != 0:
-		q := w.s.Rows.Port[uint32(w.outPort)]
-		pool := uint32(q.Natpool4)
-		if w.k.fam == 6 {
-			pool = uint32(q.Natpool6)
-		}
-		p := w.s.Rows.NATPool[pool]
-		if pool == 0 || p.Hi == 0 {
+		pool, whose := w.poolOf(nr)
+		pool, p := w.poolPick(pool)
+		if pool == 0 {
 			return fail(bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE, rejectRoute, "%s has no address of this family to speak with", w.portName(w.outPort))
 		}
 		if blind {
 			return fail(bpf.SwitchGhDropReasonGH_DROP_FRAG_ORDER, rejectNone, "a later fragment before the first, and NAT needs its ports")
 		}
 		want, w.natLo, w.natHi, w.poolBusy, w.snat = p.Addr.B, p.Lo, p.Hi, true, true
-		rule, why = fmt.Sprintf("natpool %d %s %d-%d", pool, ip(p.Addr.B), p.Lo, p.Hi), "outside sees the host's address"
+		rule, why = fmt.Sprintf("natpool %d %s %d-%d", pool, ip(p.Addr.B), p.Lo, p.Hi), "outside sees "+whose
 	case sv != nil && w.endpoint() && w.outPort == w.inPort:
 		want = nr.Hairpin4.B
 		if w.k.fam == 6 {

@@ -130,6 +130,7 @@ type walk struct {
 	reply          bool
 	keep           bool
 	snat           bool
+	noNAT          bool // the route says: with its own source
 	poolBusy       bool
 }
 

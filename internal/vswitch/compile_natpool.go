@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package vswitch
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+)
+
+// NATPoolID is the stable number of a pool in the data plane; 0 is none.
+type NATPoolID uint16
+
+// NATPool is a set of addresses that outbound NAT shows outside. The world must
+// route them to this host; they need not be on an interface of it: answers are
+// recognised by their flows at whichever uplink they come in.
+//
+// An endpoint always has the same address of the pool, chosen by a hash of its
+// own; a conversation keeps the one it began with while that is in the pool.
+type NATPool struct {
+	ID    NATPoolID
+	Name  string       // for people; appears in errors only
+	Addrs []netip.Addr // both families, MaxNATAddrs of each at most
+	// PortLow and PortHigh bound the source ports, echo ids included, that are
+	// shown; both 0 = NATLow to NATHigh.
+	PortLow, PortHigh uint16
+}
+
+const (
+	// MaxNATPools is the highest NATPoolID.
+	MaxNATPools = 240
+	// MaxNATAddrs is how many addresses of one family a pool may have (GH_POOL_ADDRS).
+	MaxNATAddrs = 8
+
+	// firstPool is the natpool entry of pool 1, behind those of the uplinks. Each
+	// pool has MaxNATAddrs entries for IPv4 and as many for IPv6.
+	firstPool = 256
+
+	// nodePortLow and nodePortHigh are Kubernetes' default range of NodePorts
+	// (kube-apiserver --service-node-port-range).
+	nodePortLow, nodePortHigh = 30000, 32767
+	// localPortLow and localPortHigh are net.ipv4.ip_local_port_range as Linux
+	// sets it (net/ipv4/af_inet.c, inet_init_net).
+	localPortLow, localPortHigh = 32768, 60999
+	// vxlanPort is IANA's (RFC 7348): what comes there is the host's tunnel's.
+	vxlanPort = 4789
+)
+
+// natRange is an address and the ports that NAT may take of it.
+type natRange struct {
+	addr      netip.Addr
+	low, high uint16
+}
+
+// poolRef is where the addresses of a pool begin in natpool, by family; 0 = none.
+type poolRef struct{ v4, v6 uint16 }
+
+// poolMemo remembers the pools as they were and what follows from them.
+type poolMemo struct {
+	made    bool
+	was     []NATPool
+	host    []netip.Addr
+	local   [2]uint16
+	uplinks []natRange
+	refs    map[NATPoolID]poolRef
+	nat     []natRange // of all pools and uplinks
+}
+
+// ref is where a pool that State names begins.
+func (m *poolMemo) ref(id NATPoolID) (poolRef, error) {
+	r, ok := m.refs[id]
+	if id != 0 && !ok {
+		return poolRef{}, invalid("NATPool %d: no such pool", id)
+	}
+	return r, nil
+}
+
+func (c *Compiler) compilePools(s State, f Facts, t *Tables) error {
+	m := &c.pools
+	local := [2]uint16{f.LocalPortLow, f.LocalPortHigh}
+	if m.made && slices.EqualFunc(m.was, s.NATPools, equalPool) && slices.Equal(m.host, f.HostAddrs) &&
+		m.local == local && slices.Equal(m.uplinks, c.uplinks.nat) {
+		return nil
+	}
+	next := poolMemo{made: true, host: slices.Clone(f.HostAddrs), local: local, uplinks: c.uplinks.nat, refs: map[NATPoolID]poolRef{}}
+	next.nat = slices.Clone(c.uplinks.nat)
+	blocks := map[NATPoolID]*block{}
+	for i := range s.NATPools {
+		p := s.NATPools[i]
+		if err := checkPool(&p, f); err != nil {
+			return invalid("NATPools[%d] (%q): %w", i, p.Name, err)
+		}
+		if blocks[p.ID] != nil {
+			return invalid("NATPools[%d] (%q): ID %d is also that of another pool", i, p.Name, p.ID)
+		}
+		b, ref, ranges := poolBlock(&p)
+		if old := t.pools[p.ID]; old != nil && old.equal(&b.rows) {
+			b = old
+		}
+		blocks[p.ID], next.refs[p.ID] = b, ref
+		next.nat = append(next.nat, ranges...)
+		p.Addrs = slices.Clone(p.Addrs)
+		next.was = append(next.was, p)
+	}
+	t.pools, *m = blocks, next
+	return nil
+}
+
+// poolBlock makes the rows of one pool. They are read under the epochs of
+// whoever refers to it, which are many and seldom: all are told.
+func poolBlock(p *NATPool) (*block, poolRef, []natRange) {
+	b := &block{global: true}
+	low, high := p.ports()
+	base := firstPool + uint16(p.ID-1)*2*MaxNATAddrs
+	var ref poolRef
+	var ranges []natRange
+	family := func(base uint16, is4 bool) uint16 {
+		var own []natRange
+		for _, a := range p.Addrs {
+			if a.Is4() == is4 {
+				own = append(own, natRange{a, low, high})
+			}
+		}
+		for i, r := range own {
+			count := 0
+			if i == 0 {
+				count = len(own)
+			}
+			b.natpool = append(b.natpool, Entry[uint32, NATPoolRow]{uint32(base) + uint32(i), natPoolRow(r, count)})
+		}
+		ranges = append(ranges, own...)
+		if len(own) == 0 {
+			return 0
+		}
+		return base
+	}
+	ref.v4 = family(base, true)
+	ref.v6 = family(base+MaxNATAddrs, false)
+	return b, ref, ranges
+}
+
+func (p *NATPool) ports() (low, high uint16) {
+	if p.PortLow == 0 && p.PortHigh == 0 {
+		return NATLow, NATHigh
+	}
+	return p.PortLow, p.PortHigh
+}
+
+func checkPool(p *NATPool, f Facts) error {
+	low, high := p.ports()
+	switch {
+	case p.ID == 0 || p.ID > MaxNATPools:
+		return invalid("ID %d: must be 1 to %d", p.ID, MaxNATPools)
+	case len(p.Addrs) == 0:
+		return invalid("Addrs: empty; name at least one address")
+	case low == 0 || high < low:
+		return invalid("PortLow %d and PortHigh %d: not a range; the lower one comes first and is not 0", low, high)
+	}
+	of4 := 0
+	for i, a := range p.Addrs {
+		if err := checkUnicast(a); err != nil {
+			return invalid("Addrs[%d]: %w", i, err)
+		}
+		if a.IsLoopback() || a.IsLinkLocalUnicast() {
+			return invalid("Addrs[%d] %q: is not known outside this host", i, a)
+		}
+		if slices.Contains(p.Addrs[:i], a) {
+			return invalid("Addrs[%d] %q: listed twice", i, a)
+		}
+		if a.Is4() {
+			of4++
+		}
+		if slices.Contains(f.HostAddrs, a) {
+			if err := checkHostPorts(a, low, high, f); err != nil {
+				return err
+			}
+		}
+	}
+	if of4 > MaxNATAddrs || len(p.Addrs)-of4 > MaxNATAddrs {
+		return invalid("Addrs: %d of IPv4 and %d of IPv6, over %d of one family; use a second pool", of4, len(p.Addrs)-of4, MaxNATAddrs)
+	}
+	return nil
+}
+
+// checkHostPorts keeps NAT off the ports that sockets of the host use on a, an
+// address of the host: an answer to such a socket would be taken for a flow's.
+func checkHostPorts(a netip.Addr, low, high uint16, f Facts) error {
+	if low == NATLow && high == NATHigh {
+		return nil // as on the uplinks' own addresses, whatever else the host is set to
+	}
+	local := [2]uint16{f.LocalPortLow, f.LocalPortHigh}
+	if local[1] == 0 {
+		local = [2]uint16{localPortLow, localPortHigh}
+	}
+	for _, r := range []struct {
+		name      string
+		low, high uint16
+	}{
+		{"the ports that Linux gives to sockets of the host (net.ipv4.ip_local_port_range)", local[0], local[1]},
+		{"the NodePorts of Kubernetes", nodePortLow, nodePortHigh},
+		{"the ports of system services", 1, 1023},
+		{"the port of VXLAN tunnels", vxlanPort, vxlanPort},
+	} {
+		if low <= r.high && high >= r.low {
+			return invalid("PortLow %d and PortHigh %d: overlap %d-%d, %s, and %s is an address of the host; choose others", low, high, r.low, r.high, r.name, a)
+		}
+	}
+	return nil
+}
+
+func equalPool(a, b NATPool) bool {
+	return a.ID == b.ID && a.Name == b.Name && a.PortLow == b.PortLow && a.PortHigh == b.PortHigh && slices.Equal(a.Addrs, b.Addrs)
+}
+
+// busyRows says that NAT must leave port alone on every address that host, which
+// may be unspecified, stands for.
+func busyRows(nat []natRange, host netip.Addr, port uint16, proto uint8) []Entry[BusyKey, uint8] {
+	var rows []Entry[BusyKey, uint8]
+	for _, r := range nat {
+		e := Entry[BusyKey, uint8]{busyKey(r.addr, port, proto), 1}
+		same := r.addr == host || host.IsUnspecified() && r.addr.Is4() == host.Is4()
+		if same && port >= r.low && port <= r.high && !slices.Contains(rows, e) {
+			rows = append(rows, e)
+		}
+	}
+	slices.SortFunc(rows, func(a, b Entry[BusyKey, uint8]) int { return ip(a.Key.Addr.B).Compare(ip(b.Key.Addr.B)) })
+	return rows
+}
+
+// natRoutes adds to a network's routes which destinations outside see its own
+// addresses, so that no look-up of its own is needed: the route says it.
+func natRoutes(routes []Entry[RouteKey, RouteRow], n *Network) []Entry[RouteKey, RouteRow] {
+	if n.Flags&NetSNAT == 0 || len(n.NATExceptions)+len(n.NATDestinations) == 0 {
+		return routes
+	}
+	type rule struct {
+		prefix netip.Prefix
+		flags  uint16
+	}
+	var rules []rule
+	for _, p := range n.NATExceptions {
+		rules = append(rules, rule{p, routeNoNAT})
+	}
+	for _, p := range n.NATDestinations {
+		rules = append(rules, rule{p, 0})
+	}
+	slices.SortFunc(rules, func(a, b rule) int { return cmp.Compare(b.prefix.Bits(), a.prefix.Bits()) })
+	flagsOf := func(p netip.Prefix) uint16 {
+		for _, r := range rules { // the longest first
+			if r.prefix.Bits() <= p.Bits() && r.prefix.Contains(p.Addr()) {
+				return r.flags
+			}
+		}
+		if len(n.NATDestinations) > 0 {
+			return routeNoNAT
+		}
+		return 0
+	}
+	given := slices.Clone(routes)
+	for _, r := range rules {
+		key := routeKey(n.Zone, r.prefix)
+		var over *RouteRow // the longest route that holds the prefix
+		bits := -1
+		for i := range given {
+			p := prefixOf(given[i].Key)
+			if p.Bits() <= r.prefix.Bits() && p.Contains(r.prefix.Addr()) && p.Bits() > bits {
+				over, bits = &given[i].Value, p.Bits()
+			}
+		}
+		if over != nil && over.Kind == routeUplink && bits < r.prefix.Bits() {
+			routes = append(routes, Entry[RouteKey, RouteRow]{key, *over})
+		}
+	}
+	for i := range routes {
+		if routes[i].Value.Kind == routeUplink {
+			routes[i].Value.Flags |= flagsOf(prefixOf(routes[i].Key))
+		}
+	}
+	return routes
+}
+
+func checkNATPrefixes(n *Network) error {
+	var seen []netip.Prefix
+	for _, l := range []struct {
+		field    string
+		prefixes []netip.Prefix
+	}{{"NATExceptions", n.NATExceptions}, {"NATDestinations", n.NATDestinations}} {
+		for i, p := range l.prefixes {
+			switch {
+			case !p.IsValid() || p.Addr().Is4In6() || p.Addr().Zone() != "":
+				return invalid("%s[%d] %q: not a prefix", l.field, i, p)
+			case p != p.Masked():
+				return invalid("%s[%d] %q: has bits below its length; %q is meant", l.field, i, p, p.Masked())
+			case slices.Contains(seen, p):
+				return invalid("%s[%d] %q: listed twice", l.field, i, p)
+			}
+			seen = append(seen, p)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package vswitch
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// changeNAT changes a pool or who uses one; some results are invalid on purpose.
+func (w *world) changeNAT(n byte) {
+	s := &w.s
+	id := NATPoolID(n>>3%5 + 1)
+	switch n % 8 {
+	case 0, 1: // a pool comes, or has other addresses and ports
+		p := NATPool{ID: id, Addrs: []netip.Addr{netip.AddrFrom4([4]byte{203, 0, 113, n}), netip.MustParseAddr(fmt.Sprintf("2001:db8:9::%x", n))}}
+		if n&64 != 0 {
+			p.PortLow, p.PortHigh = 12000, 12000+uint16(n)
+		}
+		if n&128 != 0 {
+			p.Addrs = p.Addrs[:1]
+		}
+		if i := slices.IndexFunc(s.NATPools, func(x NATPool) bool { return x.ID == id }); i >= 0 {
+			s.NATPools[i] = p
+		} else {
+			s.NATPools = append(s.NATPools, p)
+		}
+	case 2:
+		s.NATPools = slices.DeleteFunc(s.NATPools, func(p NATPool) bool { return p.ID == id })
+	case 3, 4:
+		if len(s.Networks) > 0 {
+			s.Networks[int(n)%len(s.Networks)].NATPool = id - 1
+		}
+	case 5:
+		if len(s.Ports) > 0 {
+			s.Ports[int(n)%len(s.Ports)].NATPool = id - 1
+		}
+	default:
+		if len(s.Networks) > 0 {
+			x := &s.Networks[int(n)%len(s.Networks)]
+			x.NATExceptions = []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{n, 0, 0, 0}), 8)}
+			x.NATDestinations = nil
+			if n&32 != 0 {
+				x.NATDestinations = []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{n, 9, 0, 0}), 16), netip.MustParsePrefix("fc00::/7")}
+			}
+		}
+	}
+}
+
+func TestInvalidNATPools(t *testing.T) {
+	addr := netip.MustParseAddr
+	prefix := netip.MustParsePrefix
+	for _, c := range []struct {
+		name, want string
+		change     func(*State, *Facts)
+	}{
+		{"id", "NATPools[0] (\"p\"): ID 0: must be 1 to 240", func(s *State, _ *Facts) { s.NATPools[0].ID = 0 }},
+		{"id twice", "ID 1 is also that of another pool", func(s *State, _ *Facts) { s.NATPools = append(s.NATPools, s.NATPools[0]) }},
+		{"no address", "Addrs: empty", func(s *State, _ *Facts) { s.NATPools[0].Addrs = nil }},
+		{"address twice", `Addrs[1] "203.0.113.1": listed twice`, func(s *State, _ *Facts) { s.NATPools[0].Addrs = append(s.NATPools[0].Addrs, s.NATPools[0].Addrs[0]) }},
+		{"loopback", "is not known outside", func(s *State, _ *Facts) { s.NATPools[0].Addrs[0] = addr("127.0.0.1") }},
+		{"too many", "9 of IPv4 and 0 of IPv6, over 8", func(s *State, _ *Facts) {
+			for i := range 8 {
+				s.NATPools[0].Addrs = append(s.NATPools[0].Addrs, netip.AddrFrom4([4]byte{203, 0, 114, byte(i)}))
+			}
+		}},
+		{"range", "PortLow 20 and PortHigh 10: not a range", func(s *State, _ *Facts) { s.NATPools[0].PortLow, s.NATPools[0].PortHigh = 20, 10 }},
+		{"ports of sockets", "overlap 32768-60999", func(s *State, _ *Facts) {
+			s.NATPools[0].Addrs[0], s.NATPools[0].PortLow, s.NATPools[0].PortHigh = addr("192.0.2.10"), 33000, 34000
+		}},
+		{"ports of sockets as set", "overlap 5000-9000", func(s *State, f *Facts) {
+			f.LocalPortLow, f.LocalPortHigh = 5000, 9000
+			s.NATPools[0].Addrs[0], s.NATPools[0].PortLow, s.NATPools[0].PortHigh = addr("192.0.2.10"), 6000, 7000
+		}},
+		{"NodePorts", "overlap 30000-32767", func(s *State, _ *Facts) {
+			s.NATPools[0].Addrs[0], s.NATPools[0].PortLow, s.NATPools[0].PortHigh = addr("192.0.2.10"), 29000, 30000
+		}},
+		{"tunnel", "overlap 4789-4789", func(s *State, _ *Facts) {
+			s.NATPools[0].Addrs[0], s.NATPools[0].PortLow, s.NATPools[0].PortHigh = addr("192.0.2.10"), 4000, 5000
+		}},
+		{"network's pool", "NATPool 7: no such pool", func(s *State, _ *Facts) { s.Networks[0].NATPool = 7 }},
+		{"port's pool", "NATPool 7: no such pool", func(s *State, _ *Facts) { s.Ports[1].NATPool = 7 }},
+		{"host port's pool", "NATPool 1: is for endpoints", func(s *State, _ *Facts) { s.Ports[0].NATPool = 1 }},
+		{"exception bits", `NATExceptions[0] "10.9.1.1/16": has bits below its length; "10.9.0.0/16" is meant`, func(s *State, _ *Facts) {
+			s.Networks[0].NATExceptions = []netip.Prefix{prefix("10.9.1.1/16")}
+		}},
+		{"in both lists", `NATDestinations[0] "10.9.0.0/16": listed twice`, func(s *State, _ *Facts) {
+			s.Networks[0].NATExceptions, s.Networks[0].NATDestinations = []netip.Prefix{prefix("10.9.0.0/16")}, []netip.Prefix{prefix("10.9.0.0/16")}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := testFacts()
+			s := State{
+				Networks: []Network{testNetwork(1)}, Ports: []Port{testHostPort(1, f), testPort(10, 1, f)},
+				NATPools: []NATPool{{ID: 1, Name: "p", Addrs: []netip.Addr{addr("203.0.113.1")}}},
+			}
+			if _, err := Compile(s, f); err != nil {
+				t.Fatalf("the State before the change: %v", err)
+			}
+			c.change(&s, &f)
+			if _, err := Compile(s, f); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got error %v, want one with %q", err, c.want)
+			}
+		})
+	}
+}
+
+// An address of the host may be in a pool, on the ports that are NAT's anyway.
+func TestPoolOnHostAddress(t *testing.T) {
+	f := testFacts()
+	f.LocalPortLow, f.LocalPortHigh = 1024, 65535
+	s := State{NATPools: []NATPool{{ID: 3, Addrs: f.HostAddrs}}}
+	if _, err := Compile(s, f); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package explain
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+
+	"gatehouse.dev/gatehouse/internal/vswitch"
+)
+
+// pools gives some networks and endpoints NAT pools, exceptions and destinations.
+func (s *scene) pools(r *rand.Rand) {
+	s.state.NATPools = nil
+	for id := range vswitch.NATPoolID(1 + r.IntN(3)) {
+		p := vswitch.NATPool{ID: id + 1}
+		for i := range r.IntN(4) {
+			p.Addrs = append(p.Addrs, netip.AddrFrom4([4]byte{203, 0, 113, byte(100 + 10*int(id) + i)}))
+		}
+		for i := range r.IntN(4) {
+			p.Addrs = append(p.Addrs, netip.MustParseAddr(fmt.Sprintf("2001:db8:9::%d:%d", id, i)))
+		}
+		if len(p.Addrs) == 0 {
+			p.Addrs = append(p.Addrs, netip.AddrFrom4([4]byte{10, 0, 0, 4})) // an uplink's
+		}
+		if one(r, 3) {
+			p.PortLow, p.PortHigh = 20000, uint16(20000+r.IntN(3))
+		}
+		s.state.NATPools = append(s.state.NATPools, p)
+		s.addrs = append(s.addrs, p.Addrs...)
+	}
+	some := func() vswitch.NATPoolID {
+		if one(r, 2) {
+			return 0
+		}
+		return pickOf(r, s.state.NATPools).ID
+	}
+	for i := range s.state.Networks {
+		n := &s.state.Networks[i]
+		n.NATPool, n.NATExceptions, n.NATDestinations = some(), nil, nil
+		for _, p := range []string{"203.0.113.0/24", "8.0.0.0/8", "8.8.0.0/16", "192.168.0.0/16", "10.0.0.0/8", "2001:db8::/32", "2001:db8:1::/48", "fd00::/8"} {
+			switch prefix := netip.MustParsePrefix(p); r.IntN(12) {
+			case 0, 1:
+				n.NATExceptions = append(n.NATExceptions, prefix)
+			case 2:
+				n.NATDestinations = append(n.NATDestinations, prefix)
+			}
+		}
+		if one(r, 2) {
+			n.NATDestinations = slices.Clip(n.NATDestinations[:0])
+		}
+	}
+	for i := range s.state.Ports {
+		if p := &s.state.Ports[i]; p.Kind != vswitch.PortHost {
+			p.NATPool = 0
+			if one(r, 4) {
+				p.NATPool = some()
+			}
+		}
+	}
+}
+
+// mark counts what the outcome of a packet does not tell.
+func (t *traffic) mark(tr Trace) {
+	if t.seen == nil || tr.Verdict != Forward {
+		return
+	}
+	for _, s := range tr.Steps {
+		var entry int
+		if _, err := fmt.Sscanf(s.Rule, "natpool %d", &entry); err == nil && entry >= 256 {
+			t.seen["nat pool"]++
+			if entry%8 != 0 {
+				t.seen["second address of a pool"]++
+			}
+		}
+		if s.Layer == layerName(layNAT) && s.Verdict == "pass" && t.rows.Port[uint32(tr.Out)].Kind == uint8(vswitch.PortUplink) {
+			t.seen["no nat"]++
+		}
+	}
+}
