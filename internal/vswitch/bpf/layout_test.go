@@ -16,8 +16,8 @@ import (
 )
 
 // layoutHash of the state maps for each StateLayout that ever was. When this
-// test fails, state that programs left pinned would be misread: raise
-// StateLayout and add a line.
+// test fails, programs of a release left state of another layout pinned: raise
+// StateLayout and add a line, and heed README.md on upgrades.
 func layoutHashes() map[string]string {
 	return map[string]string{
 		"1": "7595fc64",

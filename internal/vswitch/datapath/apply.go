@@ -109,7 +109,7 @@ func (d *Datapath) apply(ctx context.Context, t vswitch.Tables) error {
 // renew replaces a generation whose content is in doubt. The one at work stays
 // until the switch.
 func (d *Datapath) renew() error {
-	spec, err := bpf.LoadSwitch()
+	spec, err := d.loadSpec()
 	if err != nil {
 		return err
 	}
@@ -132,6 +132,7 @@ func (d *Datapath) switchTo(ctx context.Context, t vswitch.Tables) error {
 	if err != nil {
 		return err
 	}
+	d.continueCarryover(false)
 	if err := d.attachBlock(ep); err != nil {
 		return err
 	}
@@ -143,6 +144,7 @@ func (d *Datapath) switchTo(ctx context.Context, t vswitch.Tables) error {
 			return err
 		}
 	}
+	d.continueCarryover(true)
 	if t.SocketHooks {
 		if err := d.attachHooks(d.gen); err != nil {
 			return err
@@ -164,6 +166,8 @@ func (d *Datapath) switchTo(ctx context.Context, t vswitch.Tables) error {
 	case <-time.After(drain):
 	case <-ctx.Done():
 	}
+	d.continueCarryover(true)
+	d.endCarryover()
 	if err := errors.Join(d.removeGenerations(d.gen), d.removeOldState()); err != nil {
 		d.log.Warn("older generation not removed", "error", err)
 	}

@@ -35,6 +35,15 @@ type Options struct {
 	Log *slog.Logger
 	// NoTCX attaches uplinks by clsact, as on kernels before 6.6.
 	NoTCX bool
+	// object is what tests load in place of this build's own programs: those of
+	// another version.
+	object *object
+}
+
+// object is programs and the layout of their state maps.
+type object struct {
+	layout string
+	load   func() (*ebpf.CollectionSpec, error)
 }
 
 // Datapath is one loaded generation and the state it shares with all others.
@@ -55,6 +64,8 @@ type Datapath struct {
 	live   bool           // gen is attached
 	dirty  bool           // the maps of gen may differ from tables
 	tables vswitch.Tables // what gen's maps hold
+	carry  []*carryover   // until the first switch: state of other versions
+	shared bool           // programs used our state maps before the switch
 
 	count counters
 }
@@ -111,12 +122,15 @@ func open(o Options) (_ *Datapath, err error) {
 			d.cgroup = fmt.Sprintf("/proc/self/fd/%d", d.hidden.Fd())
 		}
 	}
-	spec, err := bpf.LoadSwitch()
+	spec, err := d.loadSpec()
 	if err != nil {
 		return nil, fmt.Errorf("read programs: %w", err)
 	}
 	if err := d.openState(spec); err != nil {
 		return nil, explain(err)
+	}
+	if err := failpoint.Hit("datapath.carried"); err != nil {
+		return nil, err
 	}
 	if err := d.removeGenerations(nil); err != nil {
 		return nil, err
@@ -147,6 +161,9 @@ func (d *Datapath) closeAll() error {
 	if d.gen != nil {
 		errs = append(errs, d.gen.close())
 	}
+	for _, c := range d.carry {
+		c.close()
+	}
 	for _, m := range d.state {
 		errs = append(errs, m.Close())
 	}
@@ -159,41 +176,20 @@ func (d *Datapath) closeAll() error {
 	return errors.Join(errs...)
 }
 
-func (d *Datapath) stateDir() string { return filepath.Join(d.o.Pins, "state", "v"+bpf.StateLayout) }
+func (d *Datapath) stateDir() string { return filepath.Join(d.o.Pins, "state", "v"+d.layout()) }
 func (d *Datapath) genRoot() string  { return filepath.Join(d.o.Pins, "gen") }
 func (d *Datapath) linkDir() string  { return filepath.Join(d.o.Pins, "links") }
 
-// openState opens the pinned state maps and makes those that are missing.
-func (d *Datapath) openState(spec *ebpf.CollectionSpec) error {
-	for _, name := range bpf.StateMaps() {
-		ms := spec.Maps[name]
-		if ms == nil {
-			return fmt.Errorf("state map %s: not in the object", name)
-		}
-		path := filepath.Join(d.stateDir(), name)
-		m, err := ebpf.LoadPinnedMap(path, nil)
-		if err == nil {
-			if err = ms.Compatible(m); err == nil {
-				d.state[name] = m
-				continue
-			}
-			// Same layout version, other size: worth a line, not a refusal.
-			d.log.Warn("state map replaced, its content is lost", "map", name, "reason", err)
-			m.Close()
-			if err := os.Remove(path); err != nil {
-				return err
-			}
-		} else if !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("state map %s: %w", name, err)
-		}
-		if m, err = ebpf.NewMap(ms); err != nil {
-			return fmt.Errorf("state map %s: %w", name, err)
-		}
-		if err := m.Pin(path); err != nil {
-			m.Close()
-			return fmt.Errorf("state map %s: %w", name, err)
-		}
-		d.state[name] = m
+func (d *Datapath) layout() string {
+	if d.o.object != nil {
+		return d.o.object.layout
 	}
-	return nil
+	return bpf.StateLayout
+}
+
+func (d *Datapath) loadSpec() (*ebpf.CollectionSpec, error) {
+	if d.o.object != nil {
+		return d.o.object.load()
+	}
+	return bpf.LoadSwitch()
 }

@@ -7,7 +7,8 @@
 //
 // Everything lives in the kernel and goes on without us. Under Options.Pins:
 //
-//	state/v<layout>/<map>   flows, fragments, epochs, counters: outlive everything
+//	state/v<layout>/<map>   flows, fragments, epochs, counters: outlive everything;
+//	                        another layout's is carried over and removed after the switch
 //	gen/<n>/maps/<map>      configuration maps and the tail-call array
 //	gen/<n>/progs/<program>
 //	links/uplink_<ifindex>  tcx attachments, moved from generation to generation

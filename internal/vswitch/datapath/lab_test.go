@@ -42,6 +42,8 @@ type lab struct {
 	tag     string
 	s       vswitch.State
 	f       vswitch.Facts
+	// objectFile is the programs of daemons of another version; see killed.
+	objectFile string
 }
 
 const (
@@ -288,6 +290,8 @@ type order struct {
 	Block uint32
 	State vswitch.State
 	Facts vswitch.Facts
+	// Programs of another version, and its layout of state; "" = ours.
+	Object, Layout string
 }
 
 func child() int {
@@ -301,7 +305,11 @@ func child() int {
 		fmt.Println(err)
 		return 1
 	}
-	d, err := Open(Options{Pins: o.Pins, Block: o.Block})
+	opts := Options{Pins: o.Pins, Block: o.Block}
+	if o.Object != "" {
+		opts.object = fromFile(o.Layout, o.Object)
+	}
+	d, err := Open(opts)
 	if err != nil {
 		fmt.Println(err)
 		return 1

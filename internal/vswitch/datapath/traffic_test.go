@@ -24,6 +24,7 @@ import (
 
 	"gatehouse.dev/gatehouse/internal/nettest"
 	"gatehouse.dev/gatehouse/internal/vswitch"
+	"gatehouse.dev/gatehouse/internal/vswitch/bpf/bpfnext"
 )
 
 const answer = 3 * time.Second
@@ -282,7 +283,7 @@ func TestRestartLosesNothing(t *testing.T) {
 // start) and returns how far it had come.
 func (l *lab) killed(t *testing.T, point string, after time.Duration) string {
 	t.Helper()
-	doc, err := json.Marshal(order{Pins: l.o.Pins, Block: l.o.Block, State: l.s, Facts: l.f})
+	doc, err := json.Marshal(order{Pins: l.o.Pins, Block: l.o.Block, State: l.s, Facts: l.f, Object: l.objectFile, Layout: bpfnext.Layout})
 	if err != nil {
 		t.Fatal(err)
 	}
