@@ -261,6 +261,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	var g errgroup.Group
 	g.Go(func() error { return done(d.dp.Run(beside)) })
 	g.Go(func() error { d.watch(beside); return nil })
+	g.Go(func() error { d.tellDamages(beside); return nil })
 	g.Go(func() error { return done(d.hcs.Run(beside)) })
 
 	failed := make(chan error, 1)

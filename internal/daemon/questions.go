@@ -135,6 +135,10 @@ func (d *daemon) metrics(ctx context.Context, w io.Writer) error {
 	e.family("gatehouse_switch_flows", "gauge", "Entries of the flow tables as of the last sweep; a conversation has two.")
 	e.printf("gatehouse_switch_flows{family=\"4\"} %d\ngatehouse_switch_flows{family=\"6\"} %d\n", m.Flows4, m.Flows6)
 
+	e.family("gatehouse_switch_repairs_total", "counter", "Attachments that another process took away (gone) or got before (behind), and that were put right.")
+	e.printf("gatehouse_switch_repairs_total{damage=\"gone\"} %d\ngatehouse_switch_repairs_total{damage=\"behind\"} %d\n", m.RepairedGone, m.RepairedBehind)
+	one("gatehouse_switch_repair_errors_total", "counter", "Looks at the attachments that failed.", m.RepairErrors)
+
 	drops, err := d.dp.Drops()
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -187,7 +188,8 @@ func (d *Datapath) removeOthers(t vswitch.Tables) error {
 	var errs []error
 	for _, name := range names {
 		ifindex, isUplink := ifindexOf(name)
-		if isUplink && !wanted[ifindex] || !isUplink && !t.SocketHooks {
+		moved := strings.HasPrefix(name, movedPrefix) // by a daemon that was killed meanwhile
+		if isUplink && !wanted[ifindex] || !isUplink && !t.SocketHooks || moved {
 			errs = append(errs, d.removeLink(name))
 		}
 	}

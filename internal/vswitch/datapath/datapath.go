@@ -56,16 +56,19 @@ type Datapath struct {
 	nl     *netlink.Handle
 	state  map[string]*ebpf.Map // by name, of bpf.StateMaps
 	events chan Event
+	// damages is what Run put right, for whoever wants to know.
+	damages chan Damage
 
 	// mu serialises Apply and guards what follows.
 	mu     sync.Mutex
 	closed bool
-	gen    *generation    // what Apply writes to
-	live   bool           // gen is attached
-	dirty  bool           // the maps of gen may differ from tables
-	tables vswitch.Tables // what gen's maps hold
-	carry  []*carryover   // until the first switch: state of other versions
-	shared bool           // programs used our state maps before the switch
+	gen    *generation      // what Apply writes to
+	live   bool             // gen is attached
+	dirty  bool             // the maps of gen may differ from tables
+	tables vswitch.Tables   // what gen's maps hold
+	moved  map[string]moves // by what was moved to the front
+	carry  []*carryover     // until the first switch: state of other versions
+	shared bool             // programs used our state maps before the switch
 
 	count counters
 }
@@ -83,7 +86,8 @@ func Open(o Options) (*Datapath, error) {
 }
 
 func open(o Options) (_ *Datapath, err error) {
-	d := &Datapath{o: o, log: o.Log, events: make(chan Event, eventBuffer), state: map[string]*ebpf.Map{}}
+	d := &Datapath{o: o, log: o.Log, events: make(chan Event, eventBuffer), damages: make(chan Damage, damageBuffer),
+		moved: map[string]moves{}, state: map[string]*ebpf.Map{}}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}

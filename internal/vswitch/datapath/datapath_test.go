@@ -109,50 +109,6 @@ func TestUplinksComeAndGo(t *testing.T) {
 	}
 }
 
-func TestRepair(t *testing.T) {
-	for _, noTCX := range []bool{false, true} {
-		name := map[bool]string{false: "tcx", true: "clsact"}[noTCX]
-		t.Run(name, func(t *testing.T) {
-			if !noTCX && !haveTCX(t) {
-				t.Skip("tcx requires Linux 6.6")
-			}
-			l := newLab(t)
-			l.o.NoTCX = noTCX
-			d := l.open()
-			if fixed, err := d.Repair(); err != nil || len(fixed) > 0 {
-				t.Errorf("repair before the first Apply: %v, %v", fixed, err)
-			}
-			l.apply(d)
-			if fixed, err := d.Repair(); err != nil || len(fixed) > 0 {
-				t.Errorf("repair of what is whole: %v, %v", fixed, err)
-			}
-			filters, err := findFilters(l.nl, l.o.Block)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, f := range filters {
-				if err := removeFilter(l.nl, f); err != nil {
-					t.Fatal(err)
-				}
-			}
-			links, err := pinnedLinks(d.linkDir())
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, name := range links {
-				if err := d.removeLink(name); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if fixed, err := d.Repair(); err != nil || len(fixed) != 2 {
-				t.Errorf("repair: %v, %v; want block and uplink", fixed, err)
-			}
-			owned(t, l.o, "filter gh_ep", 1)
-			owned(t, l.o, uplinkOwned(noTCX), 1)
-		})
-	}
-}
-
 // TestObjectFits holds the sizes that Compile counts on against the object.
 func TestObjectFits(t *testing.T) {
 	spec, err := bpf.LoadSwitch()

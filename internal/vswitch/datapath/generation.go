@@ -21,11 +21,12 @@ type generation struct {
 	number uint32
 	dir    string
 	coll   *ebpf.Collection
+	second *ebpf.Program // another instance of the uplinks' program; see moveTCXFirst
 }
 
 func (g *generation) close() error {
 	g.coll.Close()
-	return nil
+	return g.second.Close() // nil closes well
 }
 
 func (g *generation) program(name string) (*ebpf.Program, error) {

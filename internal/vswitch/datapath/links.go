@@ -105,17 +105,6 @@ func (d *Datapath) attachTCX(ifindex int, p *ebpf.Program) error {
 	})
 }
 
-// uplinkLinked reports whether the pinned link of a device works.
-func (d *Datapath) uplinkLinked(ifindex int) bool {
-	l, err := link.LoadPinnedLink(d.linkPin(uplinkPin(ifindex)), nil)
-	if err != nil {
-		return false
-	}
-	defer l.Close()
-	info, err := l.Info()
-	return err == nil && onDevice(ifindex, info.ID)
-}
-
 // onDevice asks the device itself: a pinned link may belong to a device of the
 // same number in another namespace.
 func onDevice(ifindex int, id link.ID) bool {

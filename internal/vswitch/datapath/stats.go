@@ -23,6 +23,8 @@ type counters struct {
 	applies, applyErrors, applyNanos, rows  atomic.Int64
 	sweeps, swept, flows4, flows6           atomic.Int64
 	eventsRead, eventsLost, eventsMalformed atomic.Int64
+	repairedGone, repairedBehind            atomic.Int64
+	repairErrors                            atomic.Int64
 	crowded4, crowded6                      atomic.Bool
 }
 
@@ -36,6 +38,9 @@ type Metrics struct {
 	Sweeps, FlowsSwept   int64
 	Flows4, Flows6       int64 // entries; a conversation has two
 	Events, EventsLost   int64 // lost: nobody read Events fast enough
+	// Repaired counts attachments that other processes had taken away or got before.
+	RepairedGone, RepairedBehind int64
+	RepairErrors                 int64
 }
 
 // Metrics returns the counters.
@@ -49,6 +54,7 @@ func (d *Datapath) Metrics() Metrics {
 		ApplyTime: time.Duration(c.applyNanos.Load()), RowsWritten: c.rows.Load(),
 		Sweeps: c.sweeps.Load(), FlowsSwept: c.swept.Load(), Flows4: c.flows4.Load(), Flows6: c.flows6.Load(),
 		Events: c.eventsRead.Load(), EventsLost: c.eventsLost.Load(),
+		RepairedGone: c.repairedGone.Load(), RepairedBehind: c.repairedBehind.Load(), RepairErrors: c.repairErrors.Load(),
 	}
 }
 

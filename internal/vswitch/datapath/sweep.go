@@ -39,12 +39,13 @@ const (
 	periodIdle    = 30 * time.Second
 )
 
-// Run removes flows that are over, repairs attachments and passes on events until
+// Run removes flows that are over, guards attachments and passes on events until
 // ctx ends, whose error it returns. The data plane works without it; only space
 // is not freed.
 func (d *Datapath) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.readEvents(ctx) })
+	g.Go(func() error { return d.guard(ctx) })
 	g.Go(func() error {
 		period := periodBusy
 		for {
@@ -58,12 +59,6 @@ func (d *Datapath) Run(ctx context.Context) error {
 				d.log.Warn("flow sweep incomplete", "error", err)
 			}
 			period = r.next()
-			switch fixed, err := d.Repair(); {
-			case err != nil:
-				d.log.Warn("data plane incomplete", "error", err)
-			case len(fixed) > 0:
-				d.log.Warn("attachments were taken away, put back", "attachments", fixed)
-			}
 		}
 	})
 	return g.Wait()
