@@ -24,7 +24,7 @@ func (m *portMemo) passes() bool { return m != nil && m.was.Up && m.ifindex != 0
 func (m *portMemo) same(p *Port, ifindex, nic int, net *netContext, nat poolRef) bool {
 	w := &m.was
 	return m.net == net && m.nat == nat && m.ifindex == ifindex && m.nic == nic && w.Kind == p.Kind && w.MAC == p.MAC && w.Up == p.Up &&
-		w.Interface == p.Interface && w.HostNIC == p.HostNIC && w.Object == p.Object && slices.Equal(w.Addrs, p.Addrs)
+		w.Interface == p.Interface && w.HostNIC == p.HostNIC && w.Object == p.Object && w.MaxFlows == p.MaxFlows && slices.Equal(w.Addrs, p.Addrs)
 }
 
 func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
@@ -130,7 +130,7 @@ func portBlock(m *portMemo) *block {
 	b := &block{epochPorts: []PortID{p.ID}, addrNets: []NetworkID{x.id}}
 	row := PortRow{
 		Ifindex: uint32(m.ifindex), NicIfindex: uint32(m.nic), Net: uint16(x.id), Zone: uint16(x.zone),
-		Kind: uint8(p.Kind), Mtu: x.mtu, Mac: p.MAC, GwMac: x.mac, Natpool4: m.nat.v4, Natpool6: m.nat.v6,
+		Kind: uint8(p.Kind), Mtu: x.mtu, Mac: p.MAC, GwMac: x.mac, Natpool4: m.nat.v4, Natpool6: m.nat.v6, MaxFlows: p.MaxFlows,
 	}
 	if m.passes() {
 		row.Flags |= portUp

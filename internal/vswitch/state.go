@@ -102,6 +102,9 @@ type Port struct {
 	Addrs   []netip.Addr // every address the vNIC may use as a source
 	// Up is false while the port is made or taken away: nothing passes.
 	Up bool
+	// MaxFlows bounds the conversations the port begins. 0 = no bound while the flow
+	// tables have room; in a crowded one its share (bpf.Share).
+	MaxFlows uint32
 	// NATPool shows this endpoint outside with another pool than its network's;
 	// 0 = the network's.
 	NATPool NATPoolID

@@ -96,6 +96,9 @@ func (b *block) print(add func(string, ...any)) {
 		if v.Natpool4 != 0 || v.Natpool6 != 0 {
 			s += fmt.Sprintf(" natpool %d %d", v.Natpool4, v.Natpool6)
 		}
+		if v.MaxFlows != 0 {
+			s += fmt.Sprintf(" flows %d", v.MaxFlows)
+		}
 		add("%s", s)
 	}
 	for _, e := range b.net {

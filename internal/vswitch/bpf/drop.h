@@ -27,10 +27,10 @@ enum gh_drop_reason {
 	GH_DROP_TTL = 18,
 	GH_DROP_MTU = 19,
 	GH_DROP_FRAG_ORDER = 20,  /* later fragment before the first, and ports are needed */
-	GH_DROP_FRAG_TINY = 21,	  /* first fragment without its ports */
-	GH_DROP_FRAG_TABLE = 22,
+	GH_DROP_FRAG_TINY = 21,	  /* first fragment without its ports, or a later one that reaches into them */
+	GH_DROP_FRAG_TABLE = 22,  /* another first fragment of the same datagram, with other ports */
 	GH_DROP_FLOW_FULL = 23,
-	GH_DROP_PORT_QUOTA = 24,  /* port.max_flows reached */
+	GH_DROP_PORT_QUOTA = 24,  /* port.max_flows, or its share of a crowded table, reached */
 	GH_DROP_NAT_PORTS = 25,	  /* no free port after all tries */
 	GH_DROP_NAT_PROTO = 26,	  /* protocol whose ports cannot be rewritten */
 	GH_DROP_NOSTATE = 27,	  /* middle of a conversation nobody knows */

@@ -23,11 +23,11 @@ enum gh_end {
 
 /* Second half of a hit: the line was copied between two reads of the same tag. */
 static __always_inline int gh_valid(const struct gh_head *hd, const struct gh_track *t, __u32 e_in, __u32 e_out,
-				    __u32 e_net, __u16 out_port, __u32 port_id, __u32 now_s)
+				    __u32 e_net, __u16 out_port, __u32 port_id, __u32 now_s, int fam)
 {
 	if (e_in != gh_epoch_at(port_id) || e_out != gh_epoch_at(out_port) || e_net != gh_epoch_net(t->net))
 		return 0;
-	return !gh_idle(t, now_s);
+	return !gh_idle(t, now_s, fam);
 }
 
 /*
@@ -55,7 +55,7 @@ static __always_inline int gh_hit4(struct __sk_buff *skb, struct gh_flow4 *f, co
 	asm volatile("" : : "r"(n));
 	if ((tag & 1) || GH_READ(f->tag) != tag || (tag ^ gh_fold(k, 4)) >> 16)
 		return GH_END_MISS;
-	if (!gh_valid(&a.hd, t, a.e_in, a.e_out, a.e_net, a.out_port, k->port, now_s))
+	if (!gh_valid(&a.hd, t, a.e_in, a.e_out, a.e_net, a.out_port, k->port, now_s, 4))
 		return GH_END_MISS;
 	if (!advance && unlikely(gh_changes_state(t, h)))
 		return GH_END_STATE;
@@ -93,7 +93,7 @@ static __always_inline int gh_hit6(struct __sk_buff *skb, struct gh_flow6 *f, co
 	asm volatile("" : : "r"(n));
 	if ((tag & 1) || GH_READ(f->tag) != tag || (tag ^ gh_fold(k, 6)) >> 16)
 		return GH_END_MISS;
-	if (!gh_valid(&a.hd, t, a.e_in, a.e_out, a.e_net, a.out_port, k->port, now_s))
+	if (!gh_valid(&a.hd, t, a.e_in, a.e_out, a.e_net, a.out_port, k->port, now_s, 6))
 		return GH_END_MISS;
 	if (!advance && unlikely(gh_changes_state(t, h)))
 		return GH_END_STATE;

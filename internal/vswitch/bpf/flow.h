@@ -18,7 +18,7 @@
 #ifndef GH_FLOW_H
 #define GH_FLOW_H
 
-#include "event.h"
+#include "quota.h"
 
 /* What both families begin with. */
 struct gh_head {
@@ -212,15 +212,17 @@ const volatile __u16 gh_timeouts[16] = {
 	[GH_FLOW_DROP] = 5,
 };
 
-static __always_inline __u32 gh_timeout(__u8 state)
+static __always_inline __u32 gh_timeout(__u8 state, int fam)
 {
+	if (unlikely(state == GH_FLOW_SYN) && gh_crowded(fam))
+		return GH_CROWDED_SYN_S;
 	return gh_timeouts[state & 15];
 }
 
 /* Another CPU may have stored a later second than ours: signed. */
-static __always_inline int gh_idle(const struct gh_track *t, __u32 now_s)
+static __always_inline int gh_idle(const struct gh_track *t, __u32 now_s, int fam)
 {
-	return (__s32)(now_s - GH_READ(t->last_s)) > (__s32)gh_timeout(t->state);
+	return (__s32)(now_s - GH_READ(t->last_s)) > (__s32)gh_timeout(t->state, fam);
 }
 
 /* gh_dead() is true when both halves are idle. */
@@ -228,12 +230,12 @@ static __always_inline int gh_dead(void *f, const void *key, int fam, __u32 now_
 {
 	void *r;
 
-	if (!gh_idle(gh_track(f, fam), now_s))
+	if (!gh_idle(gh_track(f, fam), now_s, fam))
 		return 0;
 	r = gh_flow_get(gh_pair(f, fam), fam);
 	if (!r || !gh_key_eq(gh_pair(r, fam), key, fam))
 		return 1;
-	return gh_idle(gh_track(r, fam), now_s);
+	return gh_idle(gh_track(r, fam), now_s, fam);
 }
 
 static __always_inline void gh_touch(struct gh_track *t, __u32 now_s)
@@ -254,22 +256,11 @@ static __always_inline int gh_changes_state(const struct gh_track *t, const stru
 
 /* ---- making and removing --------------------------------------------------- */
 
-static __always_inline void gh_quota(__u32 port_id, __s32 d)
-{
-	__u32 *n = bpf_map_lookup_elem(&pflows, &port_id);
-
-	if (!n || !port_id) /* uplinks have no quota */
-		return;
-	if (d < 0 && !GH_READ(*n)) /* the sweeper may have corrected it downwards */
-		return;
-	__sync_fetch_and_add(n, d);
-}
-
 /* gh_unlink() removes both halves. key is the one f was found by. */
 static __always_inline void gh_unlink(void *f, union gh_key *key, union gh_key *tmp, int fam)
 {
 	struct gh_track *t = gh_track(f, fam);
-	__u16 counted = t->reply ? 0 : t->in_port;
+	__s32 counted = t->reply ? -1 : t->in_port;
 	void *r;
 
 	gh_key_copy(tmp, gh_pair(f, fam), fam);
@@ -280,8 +271,8 @@ static __always_inline void gh_unlink(void *f, union gh_key *key, union gh_key *
 		bpf_map_delete_elem(gh_table(fam), tmp);
 	}
 	bpf_map_delete_elem(gh_table(fam), key);
-	if (counted)
-		gh_quota(counted, -1);
+	if (counted >= 0)
+		gh_quota(counted, -1, fam);
 }
 
 /* A tag for a line that is being written: odd. */

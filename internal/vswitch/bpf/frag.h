@@ -37,6 +37,39 @@ static __always_inline void gh_frag_key(struct gh_frag_any *k, const struct gh_p
 	}
 }
 
+/*
+ * Identifiers come round; a sender that is fast enough to use one again sooner
+ * has more than 30 000 fragmented packets a second in flight to one address.
+ */
+#define GH_FRAG_REUSE_S 1
+
+/*
+ * gh_frag_clash() is true for a first fragment that bears other ports than the
+ * one before it of the same datagram: later fragments would go by ports that
+ * were never looked at together with them.
+ */
+static __always_inline int gh_frag_clash(const struct gh_pkt *p, int fam)
+{
+	struct gh_frag_val *v;
+	struct gh_frag_any k;
+
+	gh_frag_key(&k, p, fam);
+	v = fam == 4 ? bpf_map_lookup_elem(&frag4, &k.k4) : bpf_map_lookup_elem(&frag6, &k.k6);
+	return v && (__s32)(p->now_s - v->last_s) <= GH_FRAG_REUSE_S &&
+	       (v->sport_be != p->sport_be || v->dport_be != p->dport_be);
+}
+
+static __always_inline void gh_frag_forget(const struct gh_pkt *p, int fam)
+{
+	struct gh_frag_any k;
+
+	gh_frag_key(&k, p, fam);
+	if (fam == 4)
+		bpf_map_delete_elem(&frag4, &k.k4);
+	else
+		bpf_map_delete_elem(&frag6, &k.k6);
+}
+
 static __always_inline void gh_frag_put(const struct gh_pkt *p, int fam)
 {
 	struct gh_frag_val v = { .sport_be = p->sport_be, .dport_be = p->dport_be, .last_s = p->now_s };

@@ -306,6 +306,9 @@ func (l *lab) reset() {
 		}
 	}
 	var zero uint32
+	l.put("pflows", zero, zero)
+	l.put("fill", uint32(0), zero)
+	l.put("fill", uint32(1), zero)
 	for _, p := range l.ports {
 		l.put("pflows", p.id, zero)
 		l.put("rate", p.id, Rate{})

@@ -157,6 +157,10 @@ __noinline int gh_layer_answer(void)
 	if (!s)
 		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_FLOW, GH_REJECT_NONE);
 	if (!gh_back(&s->p, &s->w)) {
+		/* Who went left its connection in TIME_WAIT: the far end must not see
+		 * the port of the binding again before its time. */
+		if (s->w.held && s->w.okey_port)
+			return GH_NO(GH_DROP_PORT_DOWN, GH_LAYER_FLOW, GH_REJECT_NONE);
 		s->w.how = GH_TO_NOBODY;
 		s->w.target = 0;
 		gh_forget(s, s->p.fam);

@@ -11,7 +11,7 @@ const StateLayout = "2"
 // StateMaps returns the names of the maps that are pinned under StateLayout and
 // survive daemons, programs and configuration.
 func StateMaps() []string {
-	return []string{"flow4", "flow6", "pflows", "frag4", "frag6", "epoch", "pstats", "drops", "events", "sockrev"}
+	return []string{"flow4", "flow6", "pflows", "fill", "frag4", "frag6", "epoch", "pstats", "drops", "events", "sockrev"}
 }
 
 // ConfigMaps returns the names of the maps that belong to one generation and are

@@ -40,6 +40,9 @@ func loadSpec(t testing.TB) *ebpf.CollectionSpec {
 			m.MaxEntries = 4096
 		}
 	}
+	if err := spec.Variables["gh_pairs"].Set([2]uint32{2048, 2048}); err != nil {
+		t.Fatal(err)
+	}
 	return spec
 }
 

@@ -71,7 +71,7 @@ struct gh_port {
 	__u8 gw_mac[6];	   /* source MAC of what is delivered: the network's gateway */
 	__u16 natpool4;	   /* natpool index, 0 = none: of an uplink, or of this endpoint alone */
 	__u16 natpool6;
-	__u32 max_flows;   /* 0 = no quota; counted by in port */
+	__u32 max_flows;   /* conversations it may begin, 0 = its share of a crowded table (quota.h) */
 	__u8 pad[92];
 };
 

@@ -319,16 +319,12 @@ static __always_inline int gh_commit(struct gh_scratch *s, const struct gh_port 
 	struct gh_pkt *p = &s->p;
 	struct gh_head *hd = (struct gh_head *)&s->val, *rh = (struct gh_head *)&s->rval;
 	const struct gh_port *out = gh_port_get(w->out_port);
-	__u32 quota_at = p->in_port, *used;
 	int ret, nat;
 
 	if (!out)
 		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_NAT, GH_REJECT_NONE);
-	if (in->max_flows) {
-		used = bpf_map_lookup_elem(&pflows, &quota_at);
-		if (used && GH_READ(*used) >= in->max_flows)
-			return GH_NO(GH_DROP_PORT_QUOTA, GH_LAYER_NAT, GH_REJECT_NONE);
-	}
+	if (gh_over_quota(p->port, in->max_flows, fam))
+		return GH_NO(GH_DROP_PORT_QUOTA, GH_LAYER_NAT, GH_REJECT_NONE);
 	__builtin_memset(&s->val, 0, sizeof(s->val));
 	__builtin_memset(&s->rval, 0, sizeof(s->rval));
 	w->state = gh_state_new(p);
@@ -349,7 +345,7 @@ static __always_inline int gh_commit(struct gh_scratch *s, const struct gh_port 
 		if (!bpf_map_update_elem(gh_table(fam), &s->key, &s->val, BPF_ANY)) {
 			gh_settle(&s->rkey, rh->tag, fam);
 			gh_settle(&s->key, hd->tag, fam);
-			gh_quota(p->port, 1);
+			gh_quota(p->port, 1, fam);
 			w->via = GH_VIA_NEW;
 			return 0;
 		}

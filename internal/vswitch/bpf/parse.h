@@ -95,6 +95,12 @@ static __always_inline int gh_parse_l4(void *l4, void *end, __u8 proto, __u16 *s
 	return GH_NEXT_FLOW;
 }
 
+/* RFC 3128: a fragment that begins in the middle of a TCP header would rewrite its flags. */
+static __always_inline int gh_overlaps(__u32 offset8, __u8 proto)
+{
+	return proto == IPPROTO_TCP && offset8 < sizeof(struct tcphdr) / 8 + 1;
+}
+
 static __always_inline int gh_parse4(struct __sk_buff *skb, struct gh_fkey4 *k, struct gh_hdr *h)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
@@ -124,7 +130,7 @@ static __always_inline int gh_parse4(struct __sk_buff *skb, struct gh_fkey4 *k, 
 		h->frag_id = ip->id;
 		h->frag = frag & GH_IP_OFFSET ? GH_FRAG_LATER : GH_FRAG_FIRST;
 		if (h->frag == GH_FRAG_LATER)
-			return GH_NEXT_FRAG;
+			return gh_overlaps(frag & GH_IP_OFFSET, k->proto) ? -GH_DROP_FRAG_TINY : GH_NEXT_FRAG;
 	}
 	if (k->proto == IPPROTO_ICMPV6)
 		return -GH_DROP_PARSE;
@@ -163,7 +169,7 @@ static __always_inline int gh_ext(struct __sk_buff *skb, __u32 *off, __u8 next, 
 				h->frag_id = e.id;
 				h->frag = f & 0xfff8 ? GH_FRAG_LATER : GH_FRAG_FIRST;
 				if (h->frag == GH_FRAG_LATER)
-					return e.next;
+					return gh_overlaps(f >> 3, e.next) ? -GH_DROP_FRAG_TINY : e.next;
 			}
 		} else {
 			*off += (e.len + 1) * 8;

@@ -156,7 +156,8 @@ struct gh_walk {
 	__u8 host;	/* the destination is an address of the host */
 	__u8 blind;	/* a later fragment whose ports nobody knows */
 	__u8 no_nat;	/* the route says: with its own source */
-	__u8 zero1[3];
+	__u8 held;	/* the entry is a NAT binding in TIME_WAIT */
+	__u8 zero1[2];
 };
 
 enum gh_reject {

@@ -34,6 +34,7 @@ static __always_inline void gh_walk_reset(struct gh_walk *w, const struct gh_pkt
 	w->backend = 0;
 	w->reply = 0;
 	w->keep = 0;
+	w->held = 0;
 	w->routed = 0;
 	w->tun = 0;
 	w->vtep = 0;
@@ -98,6 +99,7 @@ static __always_inline void gh_recall(struct gh_scratch *s, int fam)
 	w->backend = t->backend;
 	w->net = t->net;
 	w->reply = t->reply;
+	w->held = t->nat && t->state == GH_FLOW_TW;
 	w->tag = tag;
 	w->keep = 1;
 	gh_fence(t);

@@ -163,8 +163,8 @@ struct {
 } flow6 SEC(".maps");
 
 /*
- * state: index = port id, flows that entered by it (forward halves). The
- * programs add and subtract; the sweeper stores the true number at each pass.
+ * state: index = port id, flows that entered by it (forward halves); 0 = those
+ * of all uplinks. The programs add and subtract; the sweeper stores the true number at each pass.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -172,6 +172,17 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } pflows SEC(".maps");
+
+/*
+ * state: [0] conversations in flow4, [1] in flow6. Kept like pflows. Above four
+ * fifths of gh_pairs a table is crowded (quota.h).
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, __u32);
+} fill SEC(".maps");
 
 /* frag4 / frag6: LRU, ports of the first fragment */
 struct gh_frag4_key {

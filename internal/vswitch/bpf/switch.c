@@ -236,9 +236,19 @@ static __always_inline int gh_fragment(struct __sk_buff *skb, struct gh_scratch 
 		}
 	}
 	gh_key_make(&s->key, fam, &p->src, &p->dst, p->sport_be, p->dport_be, p->port, p->zone, p->proto, p->kflags);
-	/* Of the packets of an uplink only ours are remembered. */
-	if (p->h.frag == GH_FRAG_FIRST && gh_flow_get(&s->key, fam))
-		gh_frag_put(p, fam);
+	if (p->h.frag == GH_FRAG_FIRST) {
+		int known = gh_flow_get(&s->key, fam) != NULL;
+
+		if (gh_frag_clash(p, fam)) {
+			if (known || p->kind != GH_PORT_UPLINK)
+				return gh_drop(skb, s, GH_DROP_FRAG_TABLE, GH_LAYER_PORT);
+			/* Another datagram, of the host's perhaps: so are its fragments. */
+			gh_frag_forget(p, fam);
+		}
+		/* Of the packets of an uplink only ours are remembered. */
+		if (known)
+			gh_frag_put(p, fam);
+	}
 	return gh_hit(skb, s, 0, fam);
 }
 

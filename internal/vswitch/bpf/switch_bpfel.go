@@ -579,7 +579,8 @@ type SwitchGhScratch struct {
 		Host       uint8
 		Blind      uint8
 		NoNat      uint8
-		Zero1      [3]uint8
+		Held       uint8
+		Zero1      [2]uint8
 		_          [3]byte
 	}
 	_   [4]byte
@@ -744,6 +745,7 @@ const (
 	SwitchMapDrops             = "drops"
 	SwitchMapEpoch             = "epoch"
 	SwitchMapEvents            = "events"
+	SwitchMapFill              = "fill"
 	SwitchMapFlood             = "flood"
 	SwitchMapFloodn            = "floodn"
 	SwitchMapFlow4             = "flow4"
@@ -790,6 +792,7 @@ const (
 	SwitchProgStV4             = "st_v4"
 	SwitchProgStV6             = "st_v6"
 	SwitchProgUplinkIn         = "uplink_in"
+	SwitchVarGhPairs           = "gh_pairs"
 	SwitchVarGhTimeouts        = "gh_timeouts"
 	SwitchVarGhTypes           = "gh_types"
 	SwitchVarUnit              = "unit"
@@ -873,6 +876,7 @@ type SwitchMapSpecs struct {
 	Drops    *ebpf.MapSpec `ebpf:"drops"`
 	Epoch    *ebpf.MapSpec `ebpf:"epoch"`
 	Events   *ebpf.MapSpec `ebpf:"events"`
+	Fill     *ebpf.MapSpec `ebpf:"fill"`
 	Flood    *ebpf.MapSpec `ebpf:"flood"`
 	Floodn   *ebpf.MapSpec `ebpf:"floodn"`
 	Flow4    *ebpf.MapSpec `ebpf:"flow4"`
@@ -901,6 +905,7 @@ type SwitchMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SwitchVariableSpecs struct {
+	GhPairs    *ebpf.VariableSpec `ebpf:"gh_pairs"`
 	GhTimeouts *ebpf.VariableSpec `ebpf:"gh_timeouts"`
 	GhTypes    *ebpf.VariableSpec `ebpf:"gh_types"`
 	Unit       *ebpf.VariableSpec `ebpf:"unit"`
@@ -932,6 +937,7 @@ type SwitchMaps struct {
 	Drops    *ebpf.Map `ebpf:"drops"`
 	Epoch    *ebpf.Map `ebpf:"epoch"`
 	Events   *ebpf.Map `ebpf:"events"`
+	Fill     *ebpf.Map `ebpf:"fill"`
 	Flood    *ebpf.Map `ebpf:"flood"`
 	Floodn   *ebpf.Map `ebpf:"floodn"`
 	Flow4    *ebpf.Map `ebpf:"flow4"`
@@ -964,6 +970,7 @@ func (m *SwitchMaps) Close() error {
 		m.Drops,
 		m.Epoch,
 		m.Events,
+		m.Fill,
 		m.Flood,
 		m.Floodn,
 		m.Flow4,
@@ -993,6 +1000,7 @@ func (m *SwitchMaps) Close() error {
 //
 // It can be passed to LoadSwitchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SwitchVariables struct {
+	GhPairs    *ebpf.Variable `ebpf:"gh_pairs"`
 	GhTimeouts *ebpf.Variable `ebpf:"gh_timeouts"`
 	GhTypes    *ebpf.Variable `ebpf:"gh_types"`
 	Unit       *ebpf.Variable `ebpf:"unit"`

@@ -13,6 +13,33 @@ var flowTimeouts = [16]uint16{
 	SwitchGhFlowStateGH_FLOW_OTHER: 600, SwitchGhFlowStateGH_FLOW_DROP: 5,
 }
 
+// CrowdedSYN is the time of a half-open connection in a crowded table
+// (GH_CROWDED_SYN_S).
+const CrowdedSYN = 8
+
+// flowPairs is how many conversations the table of IPv4 ([0]) and IPv6 have room
+// for; gh_pairs of quota.h.
+var flowPairs = [2]uint32{131072, 32768}
+
+// Crowded reports whether n conversations crowd the table of a family (4 or 6).
+func Crowded(n uint32, family uint8) bool { return n > flowPairs[index(family)]/5*4 }
+
+// Share is how many conversations a port may have in a crowded table; port 0 is
+// all uplinks together.
+func Share(port uint16, family uint8) uint32 {
+	if port == 0 {
+		return flowPairs[index(family)] / 2
+	}
+	return flowPairs[index(family)] / 16
+}
+
+func index(family uint8) int {
+	if family == 6 {
+		return 1
+	}
+	return 0
+}
+
 // FlowTimeout is the silence, in seconds and in both directions, after which the
 // programs treat a flow in state s as none.
 func FlowTimeout(s FlowState) uint32 { return uint32(flowTimeouts[s&15]) }

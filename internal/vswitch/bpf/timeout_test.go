@@ -17,4 +17,12 @@ func TestFlowTimeoutsAreTheObjects(t *testing.T) {
 	if object != flowTimeouts {
 		t.Errorf("the object has %v, Go %v", object, flowTimeouts)
 	}
+	var pairs [2]uint32
+	if err := spec.Variables[SwitchVarGhPairs].Get(&pairs); err != nil {
+		t.Fatal(err)
+	}
+	if pairs != flowPairs || spec.Maps["flow4"].MaxEntries != 2*pairs[0] || spec.Maps["flow6"].MaxEntries != 2*pairs[1] {
+		t.Errorf("the object has room for %v conversations, Go says %v; tables of %d and %d", pairs, flowPairs,
+			spec.Maps["flow4"].MaxEntries, spec.Maps["flow6"].MaxEntries)
+	}
 }

@@ -53,6 +53,12 @@ func (l Live) Flows(port uint32) uint32 {
 	return n
 }
 
+// Fill is how many conversations the table of a family (4 or 6) holds.
+func (l Live) Fill(family uint8) uint32 {
+	n, _ := get[uint32, uint32](l, bpf.SwitchMapFill, uint32(family/6))
+	return n
+}
+
 // Second is now on the clock of the flows.
 func (l Live) Second() uint32 {
 	n, _ := monotonicSeconds()

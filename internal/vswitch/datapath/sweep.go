@@ -17,8 +17,9 @@ import (
 )
 
 // crowdedSYN replaces the time of half-open connections in a table that is
-// more than 80 % full: a flood of them must not drive out the others.
-const crowdedSYN = 8
+// more than 80 % full, as in the programs (GH_CROWDED_SYN_S): a flood of them must
+// not drive out the others.
+const crowdedSYN = bpf.CrowdedSYN
 
 func timeout(s bpf.FlowState, crowded bool) uint32 {
 	if crowded && s == bpf.SwitchGhFlowStateGH_FLOW_SYN {
@@ -88,10 +89,10 @@ func (d *Datapath) Sweep() (SweepResult, error) {
 	if err != nil {
 		return SweepResult{}, err
 	}
-	perPort := map[vswitch.PortID]uint32{}
+	var t tally
 	var r SweepResult
-	removed4, n4, crowded4, err4 := sweepTable(d.flow4(), now, d.count.crowded4.Load(), perPort)
-	removed6, n6, crowded6, err6 := sweepTable(d.flow6(), now, d.count.crowded6.Load(), perPort)
+	removed4, n4, crowded4, err4 := sweepTable(d.flow4(), now, d.count.crowded4.Load(), t.family(0))
+	removed6, n6, crowded6, err6 := sweepTable(d.flow6(), now, d.count.crowded6.Load(), t.family(1))
 	r.Entries4, r.Entries6, r.Removed, r.crowded = n4, n6, removed4+removed6, crowded4 || crowded6
 	d.count.crowded4.Store(crowded4)
 	d.count.crowded6.Store(crowded6)
@@ -101,7 +102,7 @@ func (d *Datapath) Sweep() (SweepResult, error) {
 	d.count.swept.Add(int64(r.Removed))
 	err = errors.Join(err4, err6)
 	if err == nil { // a partial walk counts too little
-		err = d.storePortFlows(perPort)
+		err = d.storeTally(&t)
 	}
 	if err != nil {
 		return r, fmt.Errorf("sweep flows: %w", err)
@@ -109,7 +110,7 @@ func (d *Datapath) Sweep() (SweepResult, error) {
 	return r, nil
 }
 
-func sweepTable[K comparable, V any](t flowTable[K, V], now uint32, crowded bool, perPort map[vswitch.PortID]uint32) (removed, n int, isCrowded bool, err error) {
+func sweepTable[K comparable, V any](t flowTable[K, V], now uint32, crowded bool, count func(vswitch.PortID)) (removed, n int, isCrowded bool, err error) {
 	type candidate struct {
 		key K
 		half[K]
@@ -121,7 +122,7 @@ func sweepTable[K comparable, V any](t flowTable[K, V], now uint32, crowded bool
 		if h.expired(now, crowded) {
 			over = append(over, candidate{*k, h})
 		} else if !h.reply {
-			perPort[h.in]++
+			count(h.in)
 		}
 		return true
 	})
@@ -148,7 +149,7 @@ func sweepTable[K comparable, V any](t flowTable[K, V], now uint32, crowded bool
 		}
 		if !gone {
 			if !h.reply {
-				perPort[h.in]++
+				count(h.in)
 			}
 			continue
 		}
@@ -161,15 +162,32 @@ func sweepTable[K comparable, V any](t flowTable[K, V], now uint32, crowded bool
 	return removed, n, isCrowded, nil
 }
 
-// storePortFlows puts right what the programs' own counting has drifted by.
-func (d *Datapath) storePortFlows(perPort map[vswitch.PortID]uint32) error {
-	m := d.state[bpf.SwitchMapPflows]
-	keys, values := make([]uint32, m.MaxEntries()), make([]uint32, m.MaxEntries())
-	for i := range keys {
-		keys[i], values[i] = uint32(i), perPort[vswitch.PortID(i)]
+// tally is how many conversations there are.
+type tally struct {
+	port [vswitch.MaxPorts]uint32 // that began at each port
+	fill [2]uint32                // in each table
+}
+
+func (t *tally) family(i int) func(vswitch.PortID) {
+	return func(p vswitch.PortID) {
+		t.fill[i]++
+		if int(p) < len(t.port) {
+			t.port[p]++
+		}
 	}
-	if _, err := m.BatchUpdate(keys, values, nil); err != nil {
+}
+
+// storeTally puts right what the programs' own counting has drifted by.
+func (d *Datapath) storeTally(t *tally) error {
+	keys := make([]uint32, len(t.port))
+	for i := range keys {
+		keys[i] = uint32(i)
+	}
+	if _, err := d.state[bpf.SwitchMapPflows].BatchUpdate(keys, t.port[:], nil); err != nil {
 		return fmt.Errorf("flows by port: %w", err)
+	}
+	if _, err := d.state[bpf.SwitchMapFill].BatchUpdate(keys[:2], t.fill[:], nil); err != nil {
+		return fmt.Errorf("flows by table: %w", err)
 	}
 	return nil
 }

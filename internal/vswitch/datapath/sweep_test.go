@@ -83,6 +83,9 @@ func TestSweep(t *testing.T) {
 	if err := d.state["pflows"].Lookup(uint32(10), &n); err != nil || n != 7 {
 		t.Errorf("flows of port 10: %d, %v; want 7", n, err)
 	}
+	if err := d.state["fill"].Lookup(uint32(0), &n); err != nil || n != 7 || d.Live().Fill(4) != 7 || d.Live().Fill(6) != 0 {
+		t.Errorf("conversations: %d, %v; want 7", n, err)
+	}
 }
 
 func TestPurgeKeepsTimeWait(t *testing.T) {

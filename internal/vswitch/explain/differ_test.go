@@ -54,7 +54,7 @@ func TestDifferential(t *testing.T) {
 	for _, want := range []string{"forward hit", "forward new", "forward revalidated", "pass", "reply", "consumed", "flood",
 		"drop NO_ROUTE", "drop SPOOF_IP", "drop SPOOF_MAC", "drop UNKNOWN_DST", "drop TTL", "drop MTU", "drop NOSTATE", "drop ICMP_NOFLOW",
 		"drop PORT_DOWN", "drop FRAG_ORDER", "drop SPOOF_ARP", "drop LOOP", "drop PARSE",
-		"nat pool", "second address of a pool", "no nat", "drop NAT_PORTS", "drop NO_BACKEND", "drop PORT_QUOTA"} {
+		"nat pool", "second address of a pool", "no nat", "drop NAT_PORTS", "drop NO_BACKEND", "drop PORT_QUOTA", "drop FRAG_TINY", "drop FRAG_TABLE"} {
 		if seen[want] == 0 {
 			t.Errorf("never seen: %s (of %v)", want, seen)
 		}

@@ -119,6 +119,8 @@ type Live interface {
 	Epoch(index uint32) uint32
 	// Flows is how many flows count against the quota of a port.
 	Flows(port uint32) uint32
+	// Fill is how many conversations the table of a family (4 or 6) holds.
+	Fill(family uint8) uint32
 	// Second is now, in seconds of CLOCK_MONOTONIC.
 	Second() uint32
 }
@@ -129,6 +131,8 @@ type memory struct {
 	seen map[key]*flow // nil value: not there, or removed by this packet
 	// freed counts what its removals give back to the quotas of ports.
 	freed map[uint16]uint32
+	// and what they give back to the tables of IPv4 and IPv6.
+	freedOf [2]uint32
 }
 
 func (m *memory) get(k key) *flow {
@@ -155,22 +159,23 @@ func (m *memory) get(k key) *flow {
 
 // unlink removes both halves; f was found by k.
 func (m *memory) unlink(k key, f *flow) {
-	counted := f.inPort
-	if f.reply {
-		counted = 0
+	counted := -1
+	if !f.reply {
+		counted = int(f.inPort)
 	}
 	if r := m.get(f.pair); r != nil && r.pair == k {
 		if !r.reply {
-			counted = r.inPort
+			counted = int(r.inPort)
 		}
 		m.seen[f.pair] = nil
 	}
 	m.seen[k] = nil
-	if counted != 0 {
+	if counted >= 0 {
 		if m.freed == nil {
 			m.freed = map[uint16]uint32{}
 		}
-		m.freed[counted]++
+		m.freed[uint16(counted)]++
+		m.freedOf[k.fam/6]++
 	}
 }
 
@@ -181,6 +186,15 @@ func (m *memory) used(port uint16) uint32 {
 	}
 	n := m.live.Flows(uint32(port))
 	return n - min(n, m.freed[port]) // the sweeper may have corrected it downwards
+}
+
+// crowded: the table of a family (4 or 6) is more than four fifths full.
+func (m *memory) crowded(fam uint8) bool {
+	if m.live == nil {
+		return false
+	}
+	n := m.live.Fill(fam)
+	return bpf.Crowded(n-min(n, m.freedOf[fam/6]), fam)
 }
 
 func (m *memory) epoch(i uint32) uint32 {
@@ -197,15 +211,21 @@ func (m *memory) second() uint32 {
 	return m.live.Second()
 }
 
-func (f *flow) idle(now uint32) bool { return int32(now-f.last) > int32(bpf.FlowTimeout(f.state)) }
+func (m *memory) idle(f *flow, now uint32) bool {
+	after := bpf.FlowTimeout(f.state)
+	if f.state == bpf.SwitchGhFlowStateGH_FLOW_SYN && m.crowded(f.pair.fam) {
+		after = bpf.CrowdedSYN
+	}
+	return int32(now-f.last) > int32(after)
+}
 
 // dead: both halves are idle.
 func (m *memory) dead(k key, f *flow, now uint32) bool {
-	if !f.idle(now) {
+	if !m.idle(f, now) {
 		return false
 	}
 	r := m.get(f.pair)
-	return r == nil || r.pair != k || r.idle(now)
+	return r == nil || r.pair != k || m.idle(r, now)
 }
 
 func (f *flow) changesState(h *header) bool {

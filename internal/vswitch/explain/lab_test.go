@@ -202,7 +202,7 @@ func (l *lab) apply(t vswitch.Tables) error {
 }
 
 // twist changes some rows to what Compile does not make (yet): small pools,
-// quotas, services without backends, busy ports, ports reached by their device.
+// services without backends, busy ports, ports reached by their device.
 // What it returns takes that back.
 func (l *lab) twist(r *rand.Rand, rows *vswitch.Rows) (straighten func() error, err error) {
 	var undo []func() error
@@ -230,16 +230,25 @@ func (l *lab) twist(r *rand.Rand, rows *vswitch.Rows) (straighten func() error, 
 	for _, id := range slices.Sorted(maps.Keys(rows.Port)) {
 		was := rows.Port[id]
 		is := was
-		switch r.IntN(8) {
-		case 0:
-			is.MaxFlows = uint32(1 + r.IntN(20))
-		case 1:
-			is.Flags |= noPeer
-		default:
+		if !one(r, 8) {
 			continue
 		}
+		is.Flags |= noPeer
 		rows.Port[id] = is
 		errs = append(errs, put("port", id, was, is))
+	}
+	if one(r, 4) { // a crowded table, in which some ports have their share
+		for i, n := range []uint32{110000, 30000} {
+			errs = append(errs, put("fill", uint32(i), uint32(0), n))
+		}
+		for id := range rows.Port {
+			if one(r, 4) {
+				errs = append(errs, put("pflows", id, uint32(0), uint32(9000)))
+			}
+		}
+		if one(r, 2) {
+			errs = append(errs, put("pflows", uint32(0), uint32(0), uint32(70000)))
+		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(rows.Backend)) {
 		if was := rows.Backend[id]; one(r, 8) {
@@ -327,6 +336,11 @@ func (l *lab) Epoch(i uint32) (n uint32) {
 
 func (l *lab) Flows(port uint32) (n uint32) {
 	_ = l.coll.Maps["pflows"].Lookup(port, &n)
+	return n
+}
+
+func (l *lab) Fill(family uint8) (n uint32) {
+	_ = l.coll.Maps["fill"].Lookup(uint32(family/6), &n)
 	return n
 }
 

@@ -186,7 +186,7 @@ func (w *walk) reset() {
 	w.nsrc, w.ndst, w.nsport, w.ndport = w.k.src, w.k.dst, w.k.sport, w.k.dport
 	w.ozone, w.okeyPort = w.k.zone, 0
 	w.svc, w.backend = 0, 0
-	w.reply, w.keep, w.routed = false, false, false
+	w.reply, w.keep, w.routed, w.held = false, false, false, false
 }
 
 // recall takes over what must survive from the packet's entry.
@@ -214,6 +214,7 @@ func (w *walk) recall() {
 	w.okeyPort, w.ozone = f.pair.port, f.pair.zone
 	w.routed = f.ops&bpf.SwitchGhOpGH_OP_TTL != 0
 	w.svc, w.backend, w.wnet, w.reply, w.keep = f.svc, f.backend, f.net, f.reply, true
+	w.held = f.nat && f.state == bpf.SwitchGhFlowStateGH_FLOW_TW
 	w.note(layFlow, "", "", "stale", "a flow that was decided under an older configuration is walked again")
 }
 
@@ -282,6 +283,10 @@ func (w *walk) layers() *no {
 	answer := false
 	if w.keep && w.reply {
 		if how, target, answer = w.answerTarget(); !answer {
+			if w.held && w.okeyPort != 0 {
+				w.note(layFlow, "", "", "drop", "its endpoint is gone; the connection is in TIME_WAIT and keeps its port")
+				return &no{bpf.SwitchGhDropReasonGH_DROP_PORT_DOWN, layFlow, rejectNone}
+			}
 			w.forget()
 		} else {
 			w.note(layRoute, "", "", "pass", "an answer: back to who asked")

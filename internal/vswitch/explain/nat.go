@@ -4,8 +4,6 @@
 package explain
 
 import (
-	"encoding/binary"
-
 	"gatehouse.dev/gatehouse/internal/vswitch"
 	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
 )
@@ -108,8 +106,12 @@ func (w *walk) commit() {
 			return
 		}
 	}
-	if w.in.MaxFlows != 0 && w.m.used(w.inPort) >= w.in.MaxFlows {
+	switch used := w.m.used(w.k.port); {
+	case w.in.MaxFlows != 0 && used >= w.in.MaxFlows:
 		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_PORT_QUOTA, layNAT, 0}, "%s has as many flows as it may", w.portName(w.inPort))
+		return
+	case w.m.crowded(w.k.fam) && used >= bpf.Share(w.k.port, w.k.fam):
+		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_PORT_QUOTA, layNAT, 0}, "the flow table is crowded, and %s has its share", w.portName(w.inPort))
 		return
 	}
 	if !w.uplink() {
@@ -132,40 +134,4 @@ func (w *walk) commit() {
 	}
 	w.step(s)
 	w.forward(w.line(), bpf.SwitchGhViaGH_VIA_NEW)
-}
-
-// fragment is the frag stage: ports of later fragments come from the first.
-func (w *walk) fragment() {
-	if w.h.frag == fragLater && !w.learned() {
-		if w.uplink() {
-			w.pass("a later fragment whose first was not seen: left to the host")
-			return
-		}
-		w.k.flags |= flagL3
-	}
-	w.hit(false)
-}
-
-// learned fills the ports of a later fragment.
-func (w *walk) learned() bool {
-	if w.m.live == nil {
-		return false
-	}
-	var v bpf.FragVal
-	ok := false
-	if w.k.fam == 4 {
-		v, ok = w.m.live.Frag4(bpf.FragKey4{SrcBe: word4(w.k.src), DstBe: word4(w.k.dst), IdBe: be(uint16(w.h.fragID)), Port: w.k.port,
-			Zone: w.k.zone, Proto: w.k.proto})
-	} else {
-		var id [4]byte
-		binary.BigEndian.PutUint32(id[:], w.h.fragID)
-		k := bpf.FragKey6{IdBe: binary.NativeEndian.Uint32(id[:]), Port: w.k.port, Zone: w.k.zone, Proto: w.k.proto}
-		k.Src.B, k.Dst.B = w.k.src, w.k.dst
-		v, ok = w.m.live.Frag6(k)
-	}
-	if !ok || int32(w.now-v.LastS) > 30 {
-		return false
-	}
-	w.k.sport, w.k.dport, w.h.l4 = be(v.SportBe), be(v.DportBe), l4None
-	return true
 }

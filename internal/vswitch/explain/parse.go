@@ -131,6 +131,10 @@ func parseL4(b []byte, off int, k *key, h *header) next {
 	return nextFlow
 }
 
+// overlaps: a later fragment, its offset in units of 8 bytes, that would rewrite
+// a TCP header.
+func overlaps(offset uint16, proto uint8) bool { return proto == protoTCP && offset < 3 }
+
 func parse4(b []byte, k *key, h *header) next {
 	k.fam = 4
 	p := at(b, ethLen, 20)
@@ -156,6 +160,9 @@ func parse4(b []byte, k *key, h *header) next {
 		h.fragID, h.frag = uint32(u16(p[4:])), fragFirst
 		if w&0x1fff != 0 {
 			h.frag = fragLater
+			if overlaps(w&0x1fff, k.proto) {
+				return bad(bpf.SwitchGhDropReasonGH_DROP_FRAG_TINY)
+			}
 			return nextFrag
 		}
 	}
@@ -205,6 +212,9 @@ func ext(b []byte, off int, proto uint8, h *header) (int, uint8, next) {
 				h.fragID, h.frag = binary.BigEndian.Uint32(e[4:]), fragFirst
 				if w&0xfff8 != 0 {
 					h.frag = fragLater
+					if overlaps(w>>3, e[0]) {
+						return off, 0, bad(bpf.SwitchGhDropReasonGH_DROP_FRAG_TINY)
+					}
 					return off, e[0], nextFlow
 				}
 			}

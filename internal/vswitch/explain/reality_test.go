@@ -72,7 +72,7 @@ func newReality(t *testing.T) (*reality, *nettest.NS) {
 	}
 	sh("tc qdisc add dev anchor ingress_block %d clsact", o.Block)
 	for i := range labUplinks {
-		for _, a := range []string{fmt.Sprintf("10.%d.0.254", i), fmt.Sprintf("10.%d.0.9", i), fmt.Sprintf("fd00:a%d::fe", i), fmt.Sprintf("fd00:a%d::9", i)} {
+		for _, a := range neighboursOf(i) {
 			sh("ip neigh replace %s lladdr 02:00:00:00:00:98 dev u%d nud permanent", a, i)
 		}
 	}
@@ -336,10 +336,19 @@ func (r *reality) differs(s *scene, t Trace, in string, seen []seenFrame, before
 	return ""
 }
 
+// neighboursOf is whose link address an uplink knows.
+func neighboursOf(uplink int) []string {
+	return []string{fmt.Sprintf("10.%d.0.254", uplink), fmt.Sprintf("10.%d.0.9", uplink), fmt.Sprintf("fd00:a%d::fe", uplink), fmt.Sprintf("fd00:a%d::9", uplink)}
+}
+
 // neighbour tells whether the next hop's link address is known.
 func (r *reality) neighbour(t Trace) bool {
-	a := t.Raw.NextHop.AsSlice()
-	return len(a) > 0 && (a[len(a)-1] == 0xfe || a[len(a)-1] == 9)
+	for i := range labUplinks {
+		if slices.Contains(neighboursOf(i), t.Raw.NextHop.String()) {
+			return true
+		}
+	}
+	return false
 }
 
 // TestReality holds Explain against what really happens to packets: programs

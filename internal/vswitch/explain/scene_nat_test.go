@@ -55,7 +55,10 @@ func (s *scene) pools(r *rand.Rand) {
 	}
 	for i := range s.state.Ports {
 		if p := &s.state.Ports[i]; p.Kind != vswitch.PortHost {
-			p.NATPool = 0
+			p.NATPool, p.MaxFlows = 0, 0
+			if one(r, 8) {
+				p.MaxFlows = uint32(1 + r.IntN(20))
+			}
 			if one(r, 4) {
 				p.NATPool = some()
 			}

@@ -198,6 +198,7 @@ type traffic struct {
 	// narrow traffic asks one server from many ports, so that NAT runs out of them.
 	narrow bool
 	seen   map[string]int // outcomes
+	first  *sentPacket    // a first fragment that was put in
 }
 
 type sentPacket struct {
@@ -210,6 +211,13 @@ func (t *traffic) next() (scenePort, []byte) {
 	r := t.r
 	if len(t.sent) > 0 && one(r, 3) {
 		return t.followUp(pickOf(r, t.sent))
+	}
+	if t.first != nil && one(r, 60) { // another one of the same datagram, with other ports
+		k := *t.first.p
+		k.Data = slices.Clone(k.Data)
+		k.Data[1] ^= byte(r.IntN(2))
+		k.Data[3] ^= byte(r.IntN(2))
+		return t.first.port, k.Bytes()
 	}
 	at := pickOf(r, t.ports)
 	k := &pkt.Packet{Src: pickOf(r, t.addrs), TTL: pickOf(r, []uint8{64, 64, 64, 2, 1, 255})}
@@ -321,6 +329,9 @@ func (t *traffic) frame(at scenePort, k *pkt.Packet) []byte {
 	} else if k.Frag == nil && k.Inner == nil && len(k.Data) >= 40 && one(r, 4) {
 		if parts := k.Fragments(uint32(r.IntN(4)), pickOf(r, []int{8, 24, 32, 600})); len(parts) > 0 {
 			k = pickOf(r, parts[:min(len(parts), 3)])
+			if k.Frag.Off == 0 {
+				t.first = &sentPacket{at, k}
+			}
 		}
 	}
 	b := k.Bytes()

@@ -129,6 +129,7 @@ type walk struct {
 	routed         bool
 	reply          bool
 	keep           bool
+	held           bool // the entry is a NAT binding in TIME_WAIT
 	snat           bool
 	noNAT          bool // the route says: with its own source
 	poolBusy       bool
@@ -366,7 +367,7 @@ func tcpFlagsText(f uint8) string {
 func parseText(r bpf.DropReason) string {
 	switch r {
 	case bpf.SwitchGhDropReasonGH_DROP_FRAG_TINY:
-		return "first fragment without its ports"
+		return "a fragment without its ports, or that reaches into them"
 	case bpf.SwitchGhDropReasonGH_DROP_EXT_HDR:
 		return "more IPv6 extension headers than are walked"
 	}
@@ -396,7 +397,7 @@ func (w *walk) hit(advance bool) {
 	}
 	stale := f.eIn != w.m.epoch(uint32(w.k.port)) || f.eOut != w.m.epoch(uint32(f.outPort)) || f.eNet != w.epochNet(f.net)
 	switch {
-	case f.busy || stale || f.idle(w.now):
+	case f.busy || stale || w.m.idle(f, w.now):
 		w.slow()
 	case !advance && f.changesState(&w.h):
 		w.advance()
