@@ -66,8 +66,8 @@ differ: ## hold explain against the programs over PAIRS random pairs (default 10
 	$(SUDO) env GATEHOUSE_EXPLAIN_PAIRS=$(or $(PAIRS),10000000) GATEHOUSE_EXPLAIN_SEED=$(or $(SEED),1) \
 		$(GO) test -timeout 12h -count 1 -v -run TestDifferential ./internal/vswitch/explain
 
-bench: build ## the ratios of docs/performance.md, side by side with the peers
-	@scripts/setup.sh dev
+bench: build ## the ratios of docs/performance.md beside the peers, BENCH="-rounds 5 dataplane"
+	@scripts/setup.sh bench
 	$(SUDO) $(GO) run ./bench $(BENCH)
 
 clean: ## remove what build made

@@ -91,7 +91,7 @@ func benchEndpoint(b *bench, r *report, rounds int) error {
 	r.table("what | create p50 ms | p99 ms | / gatehouse | delete p50 ms | p99 ms",
 		row("gatehouse: namespace, endpoint + attach, two API calls", ghAdd, ghDel),
 		row("CNI bridge + portmap, namespace given", cniAdd, cniDel))
-	fmt.Printf("\n(ip netns add, not counted for CNI: p50 %.2f ms)\n", cniNS.median())
+	r.note("(ip netns add, not counted for CNI: p50 %.2f ms)", cniNS.median())
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -22,7 +23,10 @@ type bench struct {
 	dir   string
 	bin   string
 	hello string
-	undo  []func()
+
+	mu      sync.Mutex // guards what follows: an interrupt comes from beside
+	undo    []func()
+	stopped bool // nothing new starts
 
 	gh     *ghHost
 	docker *dockerHost
@@ -46,14 +50,68 @@ func newBench() (*bench, error) {
 	return b, nil
 }
 
-func (b *bench) defer_(f func()) { b.undo = append(b.undo, f) }
+// defer_ has f run when the bench, or the subject, ends.
+func (b *bench) defer_(f func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.undo = append(b.undo, f)
+}
 
-func (b *bench) close() {
-	for len(b.undo) > 0 {
+// stop has everything that would start something fail, so that the bench comes to
+// its end and undoes what it made.
+func (b *bench) stop() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.stopped = true
+}
+
+var errStopped = errors.New("interrupted")
+
+// going is nil until stop.
+func (b *bench) going() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.stopped {
+		return errStopped
+	}
+	return nil
+}
+
+// mark is where release goes back to.
+func (b *bench) mark() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.undo)
+}
+
+// release undoes what was deferred after the mark, the last first.
+func (b *bench) release(mark int) {
+	for {
+		b.mu.Lock()
+		if len(b.undo) <= mark {
+			b.mu.Unlock()
+			return
+		}
 		f := b.undo[len(b.undo)-1]
 		b.undo = b.undo[:len(b.undo)-1]
+		b.mu.Unlock()
 		f()
 	}
+}
+
+func (b *bench) close() { b.release(0) }
+
+// begin starts a process in a group of its own, so that an interrupt at the
+// terminal is ours to handle.
+func (b *bench) begin(cmd *exec.Cmd) error {
+	if err := b.going(); err != nil {
+		return err
+	}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setpgid = true
+	return cmd.Start()
 }
 
 // sh runs a command and returns what it printed; its error holds that too.
@@ -69,6 +127,9 @@ func sh(name string, args ...string) (string, error) {
 
 // netns makes a network namespace that ends with the bench.
 func (b *bench) netns(name string) error {
+	if err := b.going(); err != nil {
+		return err
+	}
 	_, _ = sh("ip", "netns", "del", name)
 	if _, err := sh("ip", "netns", "add", name); err != nil {
 		return err
@@ -91,8 +152,8 @@ func (b *bench) daemon(log string, words ...string) (*exec.Cmd, error) {
 	}
 	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Stdout, cmd.Stderr = f, f
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
+	if err := b.begin(cmd); err != nil {
+		f.Close()
 		return nil, err
 	}
 	b.defer_(func() {
@@ -110,12 +171,15 @@ func (b *bench) daemon(log string, words ...string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-func waitFor(limit time.Duration, what string, ok func() bool) error {
+func (b *bench) waitFor(limit time.Duration, what string, ok func() bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	for {
 		if ok() {
 			return nil
+		}
+		if err := b.going(); err != nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():
@@ -157,7 +221,7 @@ func (b *bench) gatehouse() (*ghHost, error) {
 			}
 		}
 	})
-	if err := waitFor(20*time.Second, "gatehouse daemon", func() bool { _, err := h.ctl("ps"); return err == nil }); err != nil {
+	if err := b.waitFor(20*time.Second, "gatehouse daemon", func() bool { _, err := h.ctl("ps"); return err == nil }); err != nil {
 		log, _ := os.ReadFile(filepath.Join(b.dir, "gatehouse.log"))
 		return nil, fmt.Errorf("%w\n%s", err, log)
 	}
@@ -177,21 +241,27 @@ func (b *bench) dockerd() (*dockerHost, error) {
 	if b.docker != nil {
 		return b.docker, nil
 	}
-	d := &dockerHost{ns: "ghbench-docker", sock: filepath.Join(b.dir, "docker.sock")}
+	d, err := b.startDocker("docker", "172.31.255.1/24")
+	b.docker = d
+	return d, err
+}
+
+// startDocker starts a dockerd in a namespace of this name, with more of its flags.
+func (b *bench) startDocker(name, bridge string, flags ...string) (*dockerHost, error) {
+	d := &dockerHost{ns: "ghbench-" + name, sock: filepath.Join(b.dir, name+".sock")}
 	if err := b.netns(d.ns); err != nil {
 		return nil, err
 	}
-	root := filepath.Join(b.dir, "docker")
-	_, err := b.daemon("dockerd.log", in(d.ns, "dockerd", "--data-root", root, "--exec-root", root+"-exec",
-		"--pidfile", root+".pid", "--host", "unix://"+d.sock, "--bip", "172.31.255.1/24")...)
-	if err != nil {
+	root := filepath.Join(b.dir, name)
+	words := in(d.ns, "dockerd", "--data-root", root, "--exec-root", root+"-exec",
+		"--pidfile", root+".pid", "--host", "unix://"+d.sock, "--bip", bridge)
+	if _, err := b.daemon(name+".log", append(words, flags...)...); err != nil {
 		return nil, err
 	}
-	if err := waitFor(60*time.Second, "dockerd", func() bool { _, err := d.ctl("version"); return err == nil }); err != nil {
-		log, _ := os.ReadFile(filepath.Join(b.dir, "dockerd.log"))
+	if err := b.waitFor(60*time.Second, "dockerd", func() bool { _, err := d.ctl("version"); return err == nil }); err != nil {
+		log, _ := os.ReadFile(filepath.Join(b.dir, name+".log"))
 		return nil, fmt.Errorf("%w\n%s", err, log)
 	}
-	b.docker = d
 	return d, nil
 }
 

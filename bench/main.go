@@ -3,13 +3,14 @@
 
 // Command bench measures gatehouse beside what people use today, on this host, in
 // one run, interleaved: each round runs every contender once, so that a drift of
-// the machine hits all of them alike. It prints medians and ratios; it judges
-// nothing. Everything runs in network namespaces of its own and is removed at the end.
+// the machine hits all of them alike. It prints medians and ratios beside the
+// goals. Everything runs in network namespaces of its own and is removed at the end.
 //
-//	bench [-rounds N] [run|many|endpoint|path|all]
+//	bench [-rounds N] [-o markdown|json] [SUBJECT…]
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -21,17 +22,25 @@ import (
 	"time"
 )
 
-type report struct{}
-
-func (r *report) title(format string, a ...any) {
-	fmt.Printf("\n## "+format+"\n", a...)
+// subject is something that can be asked for by name.
+type subject struct {
+	name  string
+	about string
+	plane bool // belongs to "dataplane"
+	run   func(b *bench, r *report, rounds int) error
 }
 
-func (r *report) table(head string, rows ...string) {
-	cols := strings.Count(head, "|") + 1
-	fmt.Printf("\n| %s |\n|%s\n", head, strings.Repeat(" --- |", cols))
-	for _, row := range rows {
-		fmt.Printf("| %s |\n", row)
+func subjects() []subject {
+	return []subject{
+		{"run", "a container from start to exit", false, benchRun},
+		{"many", "containers at once", false, benchMany},
+		{"endpoint", "endpoint create and attach", false, benchEndpoint},
+		{"samehost", "container to container", true, benchSameHost},
+		{"hostvnic", "process of the host to container", true, benchHostVNIC},
+		{"tap", "container to virtual machine", true, benchTap},
+		{"nat", "container to outside, source translated", true, benchNAT},
+		{"publish", "outside to published port", true, benchPublish},
+		{"loopback", "process of the host to a port published on 127.0.0.1", true, benchLoopback},
 	}
 }
 
@@ -43,36 +52,84 @@ func main() {
 		return
 	}
 	rounds := flag.Int("rounds", 0, "rounds of each measurement (0 = its default)")
+	format := flag.String("o", "markdown", "markdown, or json with every sample")
+	all := subjects()
+	flag.Usage = func() {
+		fmt.Fprintf(os.Stderr, "usage: bench [-rounds N] [-o markdown|json] [SUBJECT…]\n\nsubjects (none = all; dataplane = those marked *):\n")
+		for _, s := range all {
+			mark := " "
+			if s.plane {
+				mark = "*"
+			}
+			fmt.Fprintf(os.Stderr, "  %s %-10s %s\n", mark, s.name, s.about)
+		}
+	}
 	flag.Parse()
+	if *format != "markdown" && *format != "json" {
+		fail("-o %s: want markdown or json", *format)
+	}
+	var todo []subject
+	want := flag.Args()
+	if len(want) == 0 {
+		want = []string{"all"}
+	}
+	for _, w := range want {
+		n := len(todo)
+		for _, s := range all {
+			if (s.name == w || w == "all" || w == "dataplane" && s.plane) && !slices.ContainsFunc(todo, func(t subject) bool { return t.name == s.name }) {
+				todo = append(todo, s)
+			}
+		}
+		if len(todo) == n && w != "all" && w != "dataplane" && !slices.ContainsFunc(todo, func(t subject) bool { return t.name == w }) {
+			flag.Usage()
+			fail("no subject %q", w)
+		}
+	}
 	if os.Geteuid() != 0 {
 		fail("bench needs root: network namespaces, runc, dockerd")
-	}
-	what := flag.Args()
-	if len(what) == 0 || what[0] == "all" {
-		what = []string{"run", "many", "endpoint", "path"}
 	}
 	b, err := newBench()
 	if err != nil {
 		fail("%v", err)
 	}
 	sig := make(chan os.Signal, 1)
-	signal.Notify(sig, os.Interrupt, syscall.SIGTERM)
-	go func() { <-sig; b.close(); os.Exit(130) }()
-	defer b.close()
-	fmt.Printf("host: %s, %d CPUs, kernel %s, %s\n", runtime.GOARCH, runtime.NumCPU(), kernel(), time.Now().UTC().Format("2006-01-02 15:04 MST"))
-	for _, w := range what {
-		f := map[string]func(*bench, *report, int) error{
-			"run": benchRun, "many": benchMany, "endpoint": benchEndpoint, "path": benchPath,
-		}[w]
-		if f == nil {
-			b.close()
-			fail("no measurement %q; there are run, many, endpoint, path", w)
+	signal.Notify(sig, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		<-sig
+		b.stop()
+		// What takes long by itself, e.g. a command that waits, is not waited for.
+		time.Sleep(15 * time.Second)
+		b.close()
+		os.Exit(130)
+	}()
+	r := &report{out: os.Stdout, json: *format == "json"}
+	r.Host = fmt.Sprintf("%s, %d CPUs, kernel %s, %s", runtime.GOARCH, runtime.NumCPU(), kernel(), time.Now().UTC().Format("2006-01-02 15:04 MST"))
+	r.printf("host: %s\n", r.Host)
+	var errs []error
+	for _, s := range todo {
+		t0 := time.Now()
+		mark := b.mark()
+		err := s.run(b, r, *rounds)
+		if b.going() != nil {
+			break
 		}
-		if err := f(b, &report{}, *rounds); err != nil {
-			fmt.Fprintf(os.Stderr, "bench %s: %v\n", w, err)
-			b.close()
-			os.Exit(1)
+		if err != nil {
+			err = fmt.Errorf("bench %s: %w", s.name, err)
+			fmt.Fprintln(os.Stderr, err)
+			errs = append(errs, err)
 		}
+		if s.plane { // the others share a daemon
+			b.release(mark)
+		}
+		fmt.Fprintf(os.Stderr, "bench %s: took %.0f s\n", s.name, time.Since(t0).Seconds())
+	}
+	b.close()
+	if b.going() != nil {
+		os.Exit(130)
+	}
+	errs = append(errs, r.end())
+	if errors.Join(errs...) != nil {
+		os.Exit(1)
 	}
 }
 
@@ -85,20 +142,3 @@ func kernel() string {
 	b, _ := os.ReadFile("/proc/sys/kernel/osrelease")
 	return strings.TrimSpace(string(b))
 }
-
-// series is one contender's samples.
-type series []float64
-
-func (s series) q(p float64) float64 {
-	if len(s) == 0 {
-		return 0
-	}
-	c := slices.Clone(s)
-	slices.Sort(c)
-	i := int(p * float64(len(c)-1))
-	return c[i]
-}
-
-func (s series) median() float64 { return s.q(0.5) }
-
-func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

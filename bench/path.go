@@ -4,302 +4,296 @@
 package main
 
 import (
-	"context"
-	"encoding/json"
+	"bufio"
+	"errors"
 	"fmt"
-	"net"
+	"io"
+	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
-
-	"golang.org/x/net/ipv4"
-
-	"gatehouse.dev/gatehouse/hcn"
 )
 
-// A pair is two network namespaces that reach each other, one way or another.
-type pair struct {
-	name         string
-	client       []string // words that run a command at the client
-	server       []string
-	addr         string // of the server
-	tput, rr, pp series
-	p99          series
+// CPUs that clients and servers are pinned to; what is in between runs where the
+// packet is.
+const clientCPU, serverCPU = 0, 1
+
+// path is one way from a client to a server: a row of a table.
+type path struct {
+	name   string
+	client *node
+	server *node
+	dev    string // of the server, where packets arrive
+	// addr is what the client calls, "" where the path does not have the family.
+	addr4, addr6 string
+	port         uint16                 // that the client calls; 0 = trafficPort
+	dports       int                    // new flows may spread over so many ports; 0 = 1
+	flush        func() error           // forgets flows; nil = there are none
+	fresh        bool                   // flush before every sample of connections, too
+	lossy        bool                   // loses first packets when they come too fast
+	once         map[string]float64     // figures measured when it was built
+	why          func() (string, error) // says what went wrong, e.g. drops
+	pins         []string               // of the switches on the way, whose programs are profiled
+
+	meter *meter
 }
 
-// benchPath: container to container on one host, through gatehouse's switch and
-// through veth + Linux bridge: TCP throughput (iperf3, one stream, cubic),
-// request/response of 64 bytes over TCP, and small UDP packets a second. Servers
-// are pinned to the last CPU, clients to the first.
-func benchPath(b *bench, r *report, rounds int) error {
-	if rounds == 0 {
-		rounds = 6
-	}
-	gh, err := b.ghPair()
-	if err != nil {
-		return err
-	}
-	br, err := b.bridgePair()
-	if err != nil {
-		return err
-	}
-	pairs := []*pair{gh, br}
-	for range rounds {
-		for _, p := range pairs {
-			if err := p.measure(); err != nil {
-				return fmt.Errorf("%s: %w", p.name, err)
-			}
-		}
-	}
-	r.title("Container to container on one host (%d rounds, interleaved, medians)", rounds)
-	var rows []string
-	for _, p := range pairs {
-		rows = append(rows, fmt.Sprintf("%s | %.1f | %.1f | %.1f | %.0f", p.name, p.tput.median(), p.rr.median(), p.p99.median(), p.pp.median()))
-	}
-	rows = append(rows, fmt.Sprintf("gatehouse / bridge | %.2f | %.2f | %.2f | %.2f",
-		gh.tput.median()/br.tput.median(), gh.rr.median()/br.rr.median(), gh.p99.median()/br.p99.median(), gh.pp.median()/br.pp.median()))
-	r.table("path | TCP Gbit/s | RR p50 us | RR p99 us | kpps, 60-byte frames", rows...)
-	return nil
+// metric is one thing to measure; it gives one or more columns.
+type metric struct {
+	name    string
+	columns []column
+	measure func(p *path, to netip.AddrPort) ([]float64, error)
 }
 
-func (b *bench) ghPair() (*pair, error) {
-	h, err := b.gatehouse()
-	if err != nil {
-		return nil, err
-	}
-	c := &hcn.Client{Socket: filepath.Join(h.root, "run", "gatehouse.sock")}
-	ctx := context.Background()
-	nets, err := c.ListNetworks(ctx, hcn.HostComputeQuery{})
-	if err != nil {
-		return nil, err
-	}
-	p := &pair{name: "gatehouse vSwitch"}
-	for i := range 2 {
-		ns, err := c.CreateNamespace(ctx, &hcn.HostComputeNamespace{Type: hcn.NamespaceTypeHost})
-		if err != nil {
-			return nil, err
-		}
-		b.defer_(func() { _ = c.DeleteNamespace(ctx, ns.Id) })
-		ep, err := c.CreateEndpoint(ctx, &hcn.HostComputeEndpoint{Name: fmt.Sprintf("path%d", i),
-			HostComputeNetwork: nets[0].Id, HostComputeNamespace: ns.Id})
-		if err != nil {
-			return nil, err
-		}
-		b.defer_(func() { _ = c.DeleteEndpoint(ctx, ep.Id) })
-		words := []string{"nsenter", "--net=" + filepath.Join(h.root, "run", "netns", ns.Id)}
-		if i == 0 {
-			p.client = words
-		} else {
-			p.server, p.addr = words, ep.IpConfigurations[0].IpAddress
-		}
-	}
-	return p, nil
+type column struct {
+	name   string
+	format string
+	less   bool // smaller is better
 }
 
-func (b *bench) bridgePair() (*pair, error) {
-	host := "ghbench-br"
-	for _, n := range []string{host, "ghbench-br1", "ghbench-br2"} {
-		if err := b.netns(n); err != nil {
-			return nil, err
-		}
+// How long a sample takes.
+const (
+	warmUp     = 120 * time.Millisecond
+	sampleTime = 700 * time.Millisecond
+)
+
+var (
+	colKpps  = column{"kpps", "%.0f", false}
+	colGbit  = column{"TCP Gbit/s", "%.1f", false}
+	colCPU   = column{"CPU s/Gbit", "%.4f", true}
+	colP50   = column{"RR p50 µs", "%.1f", true}
+	colP99   = column{"RR p99 µs", "%.1f", true}
+	colCRR   = column{"CRR/s", "%.0f", false}
+	colFlows = column{"new kflows/s", "%.0f", false}
+
+	metricPPS   = metric{"pps", []column{colKpps}, (*path).pps}
+	metricTCP   = metric{"tcp", []column{colGbit, colCPU}, (*path).tcp}
+	metricRR    = metric{"rr", []column{colP50, colP99}, (*path).rr}
+	metricCRR   = metric{"crr", []column{colCRR}, (*path).crr}
+	metricFlows = metric{"flows", []column{colFlows}, (*path).flows}
+)
+
+func (p *path) target(family int) (netip.AddrPort, bool) {
+	a := p.addr4
+	if family == 6 {
+		a = p.addr6
 	}
-	for _, c := range []string{
-		"ip -n " + host + " link add br0 type bridge",
-		"ip -n " + host + " link set br0 up",
-		// netfilter on bridges is on in every new namespace: switch it off, the
-		// baseline is the plain bridge.
-		"nsenter --net=/run/netns/" + host + " sysctl -qw net.bridge.bridge-nf-call-iptables=0",
-		"ip -n " + host + " link add v1 type veth peer name eth0 netns ghbench-br1",
-		"ip -n " + host + " link add v2 type veth peer name eth0 netns ghbench-br2",
-		"ip -n " + host + " link set v1 master br0 up",
-		"ip -n " + host + " link set v2 master br0 up",
-		"ip -n ghbench-br1 addr add 10.88.0.1/24 dev eth0",
-		"ip -n ghbench-br2 addr add 10.88.0.2/24 dev eth0",
-		"ip -n ghbench-br1 link set eth0 up",
-		"ip -n ghbench-br2 link set eth0 up",
-	} {
-		w := strings.Fields(c)
-		if _, err := sh(w[0], w[1:]...); err != nil && !strings.Contains(c, "sysctl") {
-			return nil, err
-		}
+	if a == "" {
+		return netip.AddrPort{}, false
 	}
-	return &pair{name: "veth + Linux bridge", client: in("ghbench-br1"), server: in("ghbench-br2"), addr: "10.88.0.2"}, nil
+	port := p.port
+	if port == 0 {
+		port = trafficPort
+	}
+	return netip.AddrPortFrom(netip.MustParseAddr(a), port), true
 }
 
-func words(groups ...[]string) (w []string) {
-	for _, g := range groups {
-		w = append(w, g...)
-	}
-	return w
+// half is a peer process inside a namespace.
+type half struct {
+	cmd *exec.Cmd
+	out *bufio.Reader
+	err strings.Builder
 }
 
-func pin(cpu int) []string { return []string{"taskset", "-c", strconv.Itoa(cpu)} }
-
-// serve starts a server and returns what stops it.
-func serve(w []string) (func(), error) {
-	cmd := exec.Command(w[0], w[1:]...)
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	return func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }, nil
-}
-
-func (p *pair) measure() error {
+func (n *node) start(cpu int, args ...string) (*half, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	stop, err := serve(words(p.server, pin(1), []string{"iperf3", "-s", "-1", "-p", "5301", "--logfile", "/dev/null"}))
+	w := n.in("taskset", "-c", strconv.Itoa(cpu), self, "peer")
+	w = append(w, args...)
+	h := &half{cmd: exec.Command(w[0], w[1:]...)}
+	h.cmd.Stderr = &h.err
+	h.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	pipe, err := h.cmd.StdoutPipe()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	time.Sleep(200 * time.Millisecond)
-	w := words(p.client, pin(0), []string{"iperf3", "-c", p.addr, "-p", "5301", "-t", "2", "-C", "cubic", "-J"})
-	out, err := sh(w[0], w[1:]...)
-	stop()
-	if err != nil {
-		return err
+	h.out = bufio.NewReader(pipe)
+	if err := n.s.b.begin(h.cmd); err != nil {
+		return nil, err
 	}
-	var res struct {
-		End struct {
-			SumReceived struct {
-				BPS float64 `json:"bits_per_second"`
-			} `json:"sum_received"`
-		} `json:"end"`
-	}
-	if err := json.Unmarshal([]byte(out), &res); err != nil {
-		return err
-	}
-	p.tput = append(p.tput, res.End.SumReceived.BPS/1e9)
+	return h, nil
+}
 
-	if stop, err = serve(words(p.server, pin(1), []string{self, "peer", "rr-server"})); err != nil {
-		return err
-	}
-	time.Sleep(200 * time.Millisecond)
-	w = words(p.client, pin(0), []string{self, "peer", "rr-client", p.addr})
-	out, err = sh(w[0], w[1:]...)
-	stop()
+// line reads one line, after at most some time.
+func (h *half) line(limit time.Duration) (string, error) {
+	t := time.AfterFunc(limit, func() { _ = h.cmd.Process.Kill() })
+	defer t.Stop()
+	s, err := h.out.ReadString('\n')
 	if err != nil {
-		return err
+		return "", fmt.Errorf("%s: no answer: %s", strings.Join(h.cmd.Args[4:], " "), strings.TrimSpace(h.err.String()))
 	}
-	var p50, p99 float64
-	if _, err := fmt.Sscan(out, &p50, &p99); err != nil {
-		return fmt.Errorf("rr: %q: %w", out, err)
-	}
-	p.rr, p.p99 = append(p.rr, p50), append(p.p99, p99)
+	return strings.TrimSpace(s), nil
+}
 
-	cmd := words(p.server, pin(1), []string{self, "peer", "udp-sink"})
-	sink := exec.Command(cmd[0], cmd[1:]...)
-	pipe, err := sink.StdoutPipe()
-	if err != nil {
-		return err
+// kill ends the process and waits for it.
+func (h *half) kill() {
+	_ = h.cmd.Process.Kill()
+	_, _ = io.Copy(io.Discard, h.out)
+	_ = h.cmd.Wait()
+}
+
+// wait lets it end by itself.
+func (h *half) wait(limit time.Duration) error {
+	t := time.AfterFunc(limit, func() { _ = h.cmd.Process.Kill() })
+	defer t.Stop()
+	_, _ = io.Copy(io.Discard, h.out)
+	if err := h.cmd.Wait(); err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(h.cmd.Args[4:], " "), err, strings.TrimSpace(h.err.String()))
 	}
-	if err := sink.Start(); err != nil {
-		return err
-	}
-	time.Sleep(200 * time.Millisecond)
-	w = words(p.client, pin(0), []string{self, "peer", "udp-source", p.addr})
-	if _, err := sh(w[0], w[1:]...); err != nil {
-		return err
-	}
-	var pps float64
-	if _, err := fmt.Fscan(pipe, &pps); err != nil {
-		return err
-	}
-	_ = sink.Wait()
-	p.pp = append(p.pp, pps/1000)
 	return nil
 }
 
-// peer is the other half of a measurement, run inside a namespace.
-func peer(args []string) error {
-	switch args[0] {
-	case "rr-server":
-		l, err := net.Listen("tcp", ":5302")
-		if err != nil {
-			return err
-		}
-		c, err := l.Accept()
-		if err != nil {
-			return err
-		}
-		buf := make([]byte, 64)
-		for {
-			if _, err := c.Read(buf); err != nil {
-				return nil
-			}
-			if _, err := c.Write(buf); err != nil {
-				return nil
-			}
-		}
-	case "rr-client":
-		c, err := net.Dial("tcp", net.JoinHostPort(args[1], "5302"))
-		if err != nil {
-			return err
-		}
-		buf := make([]byte, 64)
-		var t series
-		for end := time.Now().Add(1500 * time.Millisecond); time.Now().Before(end); {
-			t0 := time.Now()
-			if _, err := c.Write(buf); err != nil {
-				return err
-			}
-			if _, err := c.Read(buf); err != nil {
-				return err
-			}
-			t = append(t, float64(time.Since(t0).Nanoseconds())/1000)
-		}
-		fmt.Println(t.median(), t.q(0.99))
-	case "udp-source":
-		c, err := net.Dial("udp", net.JoinHostPort(args[1], "5303"))
-		if err != nil {
-			return err
-		}
-		pc := ipv4.NewPacketConn(c.(*net.UDPConn))
-		batch := make([]ipv4.Message, 64)
-		for i := range batch {
-			batch[i].Buffers = [][]byte{make([]byte, 18)}
-		}
-		for end := time.Now().Add(1500 * time.Millisecond); time.Now().Before(end); {
-			_, _ = pc.WriteBatch(batch, 0)
-		}
-		for range 100 { // the end mark, often enough to arrive
-			_, _ = c.Write([]byte("end"))
-		}
-	case "udp-sink":
-		c, err := net.ListenPacket("udp", ":5303")
-		if err != nil {
-			return err
-		}
-		_ = c.(*net.UDPConn).SetReadBuffer(4 << 20)
-		pc := ipv4.NewPacketConn(c)
-		batch := make([]ipv4.Message, 256)
-		for i := range batch {
-			batch[i].Buffers = [][]byte{make([]byte, 32)}
-		}
-		n, first, last := 0, time.Time{}, time.Time{}
-		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
-		for {
-			k, err := pc.ReadBatch(batch, 0)
-			if err != nil {
-				return err
-			}
-			last = time.Now()
-			if n == 0 {
-				first = last
-			}
-			n += k
-			if batch[k-1].N == 3 {
-				break
-			}
-		}
-		fmt.Println(float64(n) / last.Sub(first).Seconds())
-	default:
-		return fmt.Errorf("peer %q", args[0])
+// withServer runs a server while f runs, and a client whose first line f gets.
+func (p *path) withServer(mode string, f func(server *half) error) error {
+	s, err := p.server.start(serverCPU, mode)
+	if err != nil {
+		return err
 	}
-	return nil
+	defer s.kill()
+	if _, err := s.line(giveUp); err != nil {
+		return err
+	}
+	return f(s)
+}
+
+// ask runs a client to its end and reads the numbers it prints.
+func (p *path) ask(n int, args ...string) ([]float64, error) {
+	c, err := p.client.start(clientCPU, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer c.kill()
+	v := make([]float64, n)
+	if n > 0 {
+		line, err := c.line(sampleTime + 2*giveUp)
+		if err != nil {
+			return nil, err
+		}
+		f := strings.Fields(line)
+		if len(f) != n {
+			return nil, fmt.Errorf("%s: %q", args[0], line)
+		}
+		for i := range v {
+			if v[i], err = strconv.ParseFloat(f[i], 64); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return v, c.wait(sampleTime + 2*giveUp)
+}
+
+func millis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+
+func (p *path) pps(to netip.AddrPort) ([]float64, error) {
+	r, _, err := p.packets(to, sampleTime)
+	if err == nil && r == 0 {
+		err = errors.New("no packet arrived")
+	}
+	return []float64{r / 1000}, err
+}
+
+// packets returns how many packets a second arrive, and how many in all.
+func (p *path) packets(to netip.AddrPort, d time.Duration) (rate, all float64, err error) {
+	c, err := p.client.start(clientCPU, "udp", to.String(), millis(warmUp+d+50*time.Millisecond))
+	if err != nil {
+		return 0, 0, err
+	}
+	defer c.kill()
+	if _, err := c.line(giveUp); err != nil {
+		return 0, 0, err
+	}
+	time.Sleep(warmUp)
+	n0, t0 := p.meter.count(), time.Now()
+	time.Sleep(d)
+	n1, t1 := p.meter.count(), time.Now()
+	return float64(n1-n0) / t1.Sub(t0).Seconds(), float64(n1 - n0), c.wait(giveUp)
+}
+
+func (p *path) tcp(to netip.AddrPort) (v []float64, err error) {
+	err = p.withServer("sink", func(s *half) error {
+		cpu := watchCPU()
+		if _, err := p.ask(0, "stream", to.String(), millis(sampleTime)); err != nil {
+			return err
+		}
+		busy, _ := cpu.used()
+		line, err := s.line(giveUp)
+		if err != nil {
+			return err
+		}
+		var bytes, seconds float64
+		if _, err := fmt.Sscan(line, &bytes, &seconds); err != nil || seconds == 0 {
+			return fmt.Errorf("sink: %q", line)
+		}
+		gbit := bytes * 8 / 1e9
+		v = []float64{gbit / seconds, busy / gbit}
+		return nil
+	})
+	return v, err
+}
+
+func (p *path) rr(to netip.AddrPort) (v []float64, err error) {
+	err = p.withServer("echo", func(*half) error {
+		v, err = p.ask(2, "rr", to.String(), millis(sampleTime))
+		return err
+	})
+	return v, err
+}
+
+func (p *path) crr(to netip.AddrPort) (v []float64, err error) {
+	err = p.withServer("accept", func(*half) error {
+		v, err = p.ask(1, "crr", to.String(), millis(sampleTime))
+		return err
+	})
+	return v, err
+}
+
+// Flows of one burst: below what the smallest of our tables holds (65536 IPv6
+// entries, two each, 80 % before it counts as crowded). And bursts of a sample.
+const (
+	burst  = 24000
+	bursts = 4
+)
+
+func (p *path) flows(to netip.AddrPort) ([]float64, error) {
+	n, seconds := 0.0, 0.0
+	for range bursts {
+		if err := p.forget(); err != nil {
+			return nil, err
+		}
+		before := p.meter.count()
+		v, err := p.ask(1, "flows", to.String(), strconv.Itoa(burst), strconv.Itoa(max(1, p.dports)))
+		if err != nil {
+			return nil, err
+		}
+		time.Sleep(10 * time.Millisecond) // the last ones are still on their way
+		n += float64(p.meter.count() - before)
+		seconds += v[0]
+	}
+	if n < burst*bursts*0.99 && !p.lossy {
+		return nil, fmt.Errorf("only %.0f of %d first packets arrived", n, burst*bursts)
+	}
+	return []float64{n / seconds / 1000}, nil
+}
+
+func (p *path) forget() error {
+	if p.flush == nil {
+		return nil
+	}
+	return p.flush()
+}
+
+// explain adds what the path itself knows to an error.
+func (p *path) explain(err error) error {
+	if err == nil || p.why == nil {
+		return err
+	}
+	if w, e := p.why(); e == nil && w != "" {
+		return fmt.Errorf("%w (%s)", err, w)
+	}
+	return err
 }

@@ -3,6 +3,7 @@
 # Installs what a fresh Debian host lacks.
 #   setup.sh run    to build and run gatehouse (make demo)
 #   setup.sh dev    to run every test and remake the eBPF objects (make test)
+#   setup.sh bench  to measure beside the peers of make bench (make bench)
 #   setup.sh vm     to run tests on Debian 12's kernel in a virtual machine (make test-vm)
 # It changes nothing else; what is installed already is left alone.
 set -euo pipefail
@@ -12,13 +13,15 @@ dev=(clang llvm libbpf-dev linux-libc-dev gcc libc6-dev make curl jq
 	docker.io docker-registry apache2-utils openssl containernetworking-plugins
 	iptables nftables iperf3 debootstrap tcpdump procps python3-minimal)
 
+bench=(openvswitch-switch)
 vm=(qemu-system-x86 debootstrap e2fsprogs cpio)
 
 case "${1:-run}" in
 run) want=("${run[@]}") ;;
 dev) want=("${run[@]}" "${dev[@]}") ;;
+bench) want=("${run[@]}" "${dev[@]}" "${bench[@]}") ;;
 vm) want=("${vm[@]}") ;;
-*) echo "usage: setup.sh run|dev|vm" >&2; exit 2 ;;
+*) echo "usage: setup.sh run|dev|bench|vm" >&2; exit 2 ;;
 esac
 
 if ! command -v go >/dev/null && ! [ -x /usr/local/go/bin/go ]; then
