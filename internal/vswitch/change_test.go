@@ -90,6 +90,10 @@ func (w *world) change(op, n byte) {
 	case 9: // up, down
 		if len(s.Ports) > 0 {
 			p := &s.Ports[pick(len(s.Ports))]
+			if op&16 != 0 { // mirrored or not; some of these chase their tails
+				p.Mirror = s.Ports[int(n/5)%len(s.Ports)].ID * (1 - PortID(n&1))
+				return
+			}
 			p.Up = !p.Up
 		}
 	case 10: // a device comes or goes

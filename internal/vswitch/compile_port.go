@@ -24,7 +24,7 @@ func (m *portMemo) passes() bool { return m != nil && m.was.Up && m.ifindex != 0
 func (m *portMemo) same(p *Port, ifindex, nic int, net *netContext, nat poolRef) bool {
 	w := &m.was
 	return m.net == net && m.nat == nat && m.ifindex == ifindex && m.nic == nic && w.Kind == p.Kind && w.MAC == p.MAC && w.Up == p.Up &&
-		w.Interface == p.Interface && w.HostNIC == p.HostNIC && w.Object == p.Object && w.MaxFlows == p.MaxFlows && slices.Equal(w.Addrs, p.Addrs)
+		w.Mirror == p.Mirror && w.Interface == p.Interface && w.HostNIC == p.HostNIC && w.Object == p.Object && w.MaxFlows == p.MaxFlows && slices.Equal(w.Addrs, p.Addrs)
 }
 
 func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
@@ -86,6 +86,9 @@ func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
 		}
 		t.ports = with(t.ports, &shared, id, m.block)
 	}
+	if err := c.checkMirrors(s); err != nil {
+		return err
+	}
 	// An uplink is never also a port of ours.
 	if len(changed) > 0 || !slices.Equal(t.Uplinks, c.tables.Uplinks) {
 		for _, u := range t.Uplinks {
@@ -134,6 +137,9 @@ func portBlock(m *portMemo) *block {
 	}
 	if m.passes() {
 		row.Flags |= portUp
+	}
+	if row.Mirror = uint16(p.Mirror); p.Mirror != 0 {
+		row.Flags |= portCopy
 	}
 	b.port = []Entry[uint32, PortRow]{{uint32(p.ID), row}}
 	if m.ifindex != 0 {

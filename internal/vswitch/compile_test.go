@@ -206,6 +206,17 @@ func TestInvalid(t *testing.T) {
 			m.HostAddr = addr("192.0.2.10")
 			s.Mappings = append([]PortMapping{m}, s.Mappings...)
 		}},
+		{"mirror itself", "Mirror 10: is the port itself", func(s *State, _ *Facts) { s.Ports[2].Mirror = 10 }},
+		{"mirror nobody", "Mirror 11: no such port", func(s *State, _ *Facts) { s.Ports[2].Mirror = 11 }},
+		{"mirror to the host", "kind host; copies go to containers", func(s *State, _ *Facts) { s.Ports[2].Mirror = 1 }},
+		{"mirror back", "mirrored to port 10 in turn", func(s *State, f *Facts) {
+			s.Ports = append(s.Ports, testPort(11, 1, *f))
+			s.Ports[2].Mirror, s.Ports[3].Mirror = 11, 10
+		}},
+		{"mirror of a mirror", "is mirrored itself, to port 12", func(s *State, f *Facts) {
+			s.Ports = append(s.Ports, testPort(11, 1, *f), testPort(12, 1, *f))
+			s.Ports[2].Mirror, s.Ports[3].Mirror = 11, 12
+		}},
 		{"uplink twice", "ifindex 2 is also", func(_ *State, f *Facts) { f.Uplinks = append(f.Uplinks, f.Uplinks[0]) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -72,6 +72,14 @@ func Diff(old, new Tables) Delta {
 		if a == b || a != nil && b != nil && a.equal(&b.rows) {
 			return
 		}
+		if a != nil && b != nil && a.unwatched() == b.unwatched() {
+			// Only who looks has changed: flows through the port have to know.
+			for _, p := range b.epochPorts {
+				epochs[uint32(p)] = true
+			}
+			was, is = append(was, a), append(is, b)
+			return
+		}
 		addrs := a == nil || b == nil || !slices.Equal(a.addr, b.addr)
 		if a != nil {
 			was = append(was, a)

@@ -33,6 +33,7 @@ type (
 const (
 	zoneHost    = 0 // GH_ZONE_HOST
 	portUp      = uint8(bpf.SwitchGhPortFlagsGH_PORT_UP)
+	portCopy    = uint8(bpf.SwitchGhPortFlagsGH_PORT_COPY)
 	addrGateway = uint8(bpf.SwitchGhAddrFlagsGH_ADDR_GATEWAY)
 	addrHost    = uint8(bpf.SwitchGhAddrFlagsGH_ADDR_HOST)
 	routeLocal  = uint16(bpf.SwitchGhRouteKindGH_ROUTE_LOCAL)

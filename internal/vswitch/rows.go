@@ -41,6 +41,9 @@ type block struct {
 	epochNets  []NetworkID
 	addrNets   []NetworkID
 	global     bool
+	// plain is the block without what is there only for somebody who looks; nil =
+	// the block itself. See Watch.
+	plain *block
 }
 
 // equal reports whether two objects contribute the same.

@@ -108,6 +108,11 @@ type Port struct {
 	// NATPool shows this endpoint outside with another pool than its network's;
 	// 0 = the network's.
 	NATPool NATPoolID
+	// Mirror is the port of a container or virtual machine that gets a copy of what
+	// the vNIC sends, before any layer, and of what is delivered to it; 0 = none.
+	// Copies are best effort and bear the MACs of the original. A port that is
+	// mirrored itself cannot be one.
+	Mirror PortID
 }
 
 // PortMapping publishes Port/Proto of the host to an endpoint.

@@ -84,7 +84,11 @@ func (t Tables) String() string {
 
 func (b *block) print(add func(string, ...any)) {
 	for _, e := range b.cfg {
-		add("cfg anchor %d netns %d events %d/s", e.Value.AnchorIfindex, e.Value.NetnsCookie, e.Value.EventRate)
+		flows := ""
+		if e.Value.FlowRate != 0 {
+			flows = fmt.Sprintf(" flow events %d/s", e.Value.FlowRate)
+		}
+		add("cfg anchor %d netns %d events %d/s%s", e.Value.AnchorIfindex, e.Value.NetnsCookie, e.Value.EventRate, flows)
 	}
 	for _, e := range b.port {
 		v := e.Value
@@ -98,6 +102,12 @@ func (b *block) print(add func(string, ...any)) {
 		}
 		if v.MaxFlows != 0 {
 			s += fmt.Sprintf(" flows %d", v.MaxFlows)
+		}
+		if v.Mirror != 0 {
+			s += fmt.Sprintf(" mirror %d", v.Mirror)
+		}
+		if v.Snap != 0 {
+			s += fmt.Sprintf(" capture %d", v.Snap)
 		}
 		add("%s", s)
 	}

@@ -5,7 +5,7 @@
 #ifndef GH_EVENT_H
 #define GH_EVENT_H
 
-#include "port.h"
+#include "copy.h"
 
 /* Leave the packet to whoever is next: TCX_NEXT and TC_ACT_UNSPEC alike. */
 #define GH_PASS_ON (-1)
@@ -134,6 +134,9 @@ static __always_inline void gh_account(struct __sk_buff *skb, struct gh_scratch 
 	st = bpf_map_lookup_elem(&pstats, &in);
 	if (st)
 		st->tx_drops++;
+	gh_copy(skb, in, GH_COPY(GH_COPY_DROPPED, s->reason, s->layer));
+	if (s->layer == GH_LAYER_ACL_IN) /* the only layer that speaks for the receiver */
+		gh_copy(skb, s->w.out_port, GH_COPY(GH_COPY_REFUSED, s->reason, s->layer));
 	v = bpf_map_lookup_elem(&drops, &k);
 	if (!v) {
 		bpf_map_update_elem(&drops, &k, &first, BPF_NOEXIST);

@@ -68,6 +68,7 @@ static __always_inline int gh_hit4(struct __sk_buff *skb, struct gh_flow4 *f, co
 		return GH_END_MTU;
 	if (gh_rewrite4(skb, l4_off, h->l4, h->frag, &a))
 		return GH_END_ERROR;
+	gh_arrives(skb, a.hd.ops, a.out_port);
 	gh_count(in_port, a.out_port, skb->len);
 	gh_note(skb, GH_RESULT_FORWARD, a.hd.out_kind, a.hd.out_ifindex, a.out_port, 0, GH_LAYER_FLOW, GH_VIA_HIT);
 	return gh_send(skb, &a.hd, a.nh_be, NULL);
@@ -106,6 +107,7 @@ static __always_inline int gh_hit6(struct __sk_buff *skb, struct gh_flow6 *f, co
 		return GH_END_MTU;
 	if (gh_rewrite6(skb, l4_off, h->l4, h->frag, &a))
 		return GH_END_ERROR;
+	gh_arrives(skb, a.hd.ops, a.out_port);
 	gh_count(in_port, a.out_port, skb->len);
 	gh_note(skb, GH_RESULT_FORWARD, a.hd.out_kind, a.hd.out_ifindex, a.out_port, 0, GH_LAYER_FLOW, GH_VIA_HIT);
 	return gh_send(skb, &a.hd, 0, &a.nh);

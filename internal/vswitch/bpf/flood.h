@@ -28,6 +28,8 @@ static long gh_flood_one(__u32 i, void *arg)
 	q = gh_port_get(*id);
 	if (!q || !(q->flags & GH_PORT_UP))
 		return 0;
+	if (q->flags & GH_PORT_COPY)
+		gh_copy(l->skb, *id, GH_COPY_DELIVERED);
 	/* The host's vNIC is reached through its pair, as any other port. */
 	if (!bpf_clone_redirect(l->skb, q->ifindex, 0))
 		l->copies++;

@@ -256,13 +256,16 @@ static __always_inline int gh_changes_state(const struct gh_track *t, const stru
 
 /* ---- making and removing --------------------------------------------------- */
 
-/* gh_unlink() removes both halves. key is the one f was found by. */
+int gh_notice_end(void);
+
+/* gh_unlink() removes both halves. key, scratch's, is the one f was found by. */
 static __always_inline void gh_unlink(void *f, union gh_key *key, union gh_key *tmp, int fam)
 {
 	struct gh_track *t = gh_track(f, fam);
 	__s32 counted = t->reply ? -1 : t->in_port;
 	void *r;
 
+	gh_notice_end();
 	gh_key_copy(tmp, gh_pair(f, fam), fam);
 	r = gh_flow_get(tmp, fam);
 	if (r && gh_key_eq(gh_pair(r, fam), key, fam)) {

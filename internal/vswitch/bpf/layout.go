@@ -25,5 +25,5 @@ func ConfigMaps() []string {
 // programs and that user space neither reads nor writes, but must keep pinned:
 // an unpinned prog array (stages) is emptied with its last descriptor.
 func PrivateMaps() []string {
-	return []string{"stages", "scratch", "rate", "result"}
+	return []string{"stages", "scratch", "rate", "samples", "result"}
 }

@@ -42,6 +42,7 @@ enum gh_port_kind {
 enum gh_port_flags {
 	GH_PORT_UP = 1 << 0,
 	GH_PORT_NO_PEER = 1 << 1, /* deliver by redirect, not redirect_peer (shaped, bridged inside) */
+	GH_PORT_COPY = 1 << 7, /* somebody captures here, or it is mirrored: snap, mirror */
 };
 
 /* vswitch.NetFlags */
@@ -72,7 +73,9 @@ struct gh_port {
 	__u16 natpool4;	   /* natpool index, 0 = none: of an uplink, or of this endpoint alone */
 	__u16 natpool6;
 	__u32 max_flows;   /* conversations it may begin, 0 = its share of a crowded table (quota.h) */
-	__u8 pad[92];
+	__u16 mirror;	   /* port that gets copies of both directions; 0 = none */
+	__u16 snap;	   /* bytes of a packet that captures want; 0 = nobody captures */
+	__u8 pad[88];
 };
 
 /* configuration: index = port id. Slot 0 (GH_PORT_UPLINK_ANY) stays zero. */
@@ -328,7 +331,9 @@ struct gh_cfg {
 	__u64 netns_cookie;    /* socket hooks act in this namespace only */
 	__u32 anchor_ifindex;  /* input device of FIB look-ups */
 	__u32 event_rate;      /* drop events a second, reason, port and CPU; 0 = off */
-	__u64 pad[4];
+	__u32 flow_rate;       /* flow events a second and port; 0 = nobody watches */
+	__u32 pad0;
+	__u64 pad[3];
 };
 
 /* configuration */

@@ -54,7 +54,7 @@ static __always_inline __u16 gh_ops(const struct gh_pkt *p, const struct gh_walk
 		ops |= GH_OP_TTL;
 	if (w->out_kind != GH_OUT_NEIGH)
 		ops |= GH_OP_MAC;
-	return ops;
+	return ops | w->copy; /* without a branch, which would double what the verifier walks */
 }
 
 /* gh_line() writes the first line of the packet's own direction, all but tag. */
@@ -125,6 +125,7 @@ static __always_inline int gh_answer_line(void *f, const struct gh_pkt *p, const
 		ops |= GH_OP_NSPORT;
 	if (w->routed)
 		ops |= GH_OP_TTL;
+	ops |= in->flags & GH_PORT_COPY;
 	hd->verdict = GH_VERDICT_FORWARD;
 	if (p->kind == GH_PORT_UPLINK) {
 		hd->out_kind = GH_OUT_NEIGH;

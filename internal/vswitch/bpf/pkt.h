@@ -157,7 +157,8 @@ struct gh_walk {
 	__u8 blind;	/* a later fragment whose ports nobody knows */
 	__u8 no_nat;	/* the route says: with its own source */
 	__u8 held;	/* the entry is a NAT binding in TIME_WAIT */
-	__u8 zero1[2];
+	__u8 copy;	/* GH_OP_COPY: somebody watches the port it goes to */
+	__u8 zero1;
 };
 
 enum gh_reject {
@@ -191,6 +192,7 @@ struct gh_scratch {
 	__u32 layer;
 	__u32 reject;	   /* enum gh_reject */
 	__u32 reject_mtu;
+	__u64 seen_ns;	   /* when a capture was shown the packet */
 	__u8 buf[GH_BUF];
 };
 

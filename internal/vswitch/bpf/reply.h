@@ -29,7 +29,11 @@ struct gh_arp {
 /* Answered to the port it came from. */
 static __always_inline int gh_answer(struct __sk_buff *skb, const struct gh_port *in)
 {
+	struct gh_scratch *s = gh_scratch_get();
+
 	skb->mark = 0;
+	if (s)
+		gh_copy(skb, s->p.in_port, GH_COPY_ANSWER);
 	gh_note(skb, GH_RESULT_REPLY, GH_OUT_EGRESS, in->ifindex, 0, 0, GH_LAYER_L2, 0);
 	return bpf_redirect(in->ifindex, 0);
 }

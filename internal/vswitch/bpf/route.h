@@ -67,6 +67,7 @@ static __always_inline int gh_to_port(struct gh_walk *w, __u32 id, const struct 
 	w->okey_port = id;
 	w->ozone = q->zone;
 	w->mtu = q->mtu;
+	w->copy = q->flags & GH_PORT_COPY;
 	return gh_hand_over(q, from, &w->out_kind, &w->out_ifindex, w->dmac, w->smac);
 }
 
@@ -121,6 +122,7 @@ static __always_inline int gh_to_uplink(struct __sk_buff *skb, const struct gh_p
 	w->ozone = GH_ZONE_HOST;
 	w->routed = 1;
 	w->mtu = q->mtu;
+	w->copy = q->flags & GH_PORT_COPY;
 	if (fib.mtu_result > 1 && (fib.mtu_result < w->mtu || !w->mtu))
 		w->mtu = fib.mtu_result;
 	if (fam == 4) {

@@ -10,6 +10,7 @@
 #define GH_SLOW_H
 
 #include "layers.h"
+#include "notice.h"
 
 /* gh_no() ends a walk that returned GH_NO(). */
 static __always_inline int gh_no(struct __sk_buff *skb, struct gh_scratch *s, int no)
@@ -37,6 +38,7 @@ static __always_inline int gh_depart(struct __sk_buff *skb, struct gh_scratch *s
 		ret = gh_rewrite6(skb, l4_off, p->h.l4, p->h.frag, (struct gh_act6 *)&s->val);
 	if (ret)
 		return gh_drop(skb, s, -ret, GH_LAYER_L2);
+	gh_arrives(skb, ((struct gh_head *)&s->val)->ops, w->out_port);
 	gh_count(p->in_port, w->out_port, skb->len);
 	gh_note(skb, GH_RESULT_FORWARD, w->out_kind, w->out_ifindex, w->out_port, 0, 0, w->via);
 	return gh_send(skb, (struct gh_head *)&s->val, gh_word(&w->nh, 3), fam == 6 ? &w->nh : NULL);
@@ -106,6 +108,8 @@ static __always_inline int gh_new(struct __sk_buff *skb, int fam)
 	ret = gh_commit(s, in, s->w.first_be, skb->len, fam);
 	if (ret)
 		return gh_no(skb, s, ret);
+	if (s->w.via == GH_VIA_NEW)
+		gh_notice_new();
 	return gh_depart(skb, s, fam);
 }
 

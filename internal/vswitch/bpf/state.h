@@ -258,6 +258,8 @@ struct {
 #define GH_EVENT_BYTES 96
 enum gh_event_kind {
 	GH_EVENT_DROP = 1,
+	GH_EVENT_FLOW_NEW = 2, /* struct gh_flow_event */
+	GH_EVENT_FLOW_END = 3,
 };
 struct gh_event {
 	__u64 time_ns;	  /* CLOCK_MONOTONIC, coarse */
@@ -271,6 +273,37 @@ struct gh_event {
 	__u8 caplen;	  /* bytes of data that are filled */
 	__u8 pad[6];
 	__u8 data[GH_EVENT_BYTES];
+};
+
+/* Why a conversation ended. What is idle is removed by the sweeper, mostly. */
+enum gh_flow_end {
+	GH_FLOW_END_IDLE = 1,
+	GH_FLOW_END_REOPENED = 2, /* a SYN began another one with its tuple */
+	GH_FLOW_END_CHANGED = 3,  /* what it was made with is not legal any more */
+};
+/* A conversation, as its asking direction arrives and leaves. */
+struct gh_flow_event {
+	struct {
+		__u64 time_ns;
+		__u32 ifindex, len; /* unused */
+		__u32 suppressed;
+		__u16 port;	    /* it entered by */
+		__u8 kind;
+		__u8 pad[9];
+	} head; /* as of gh_event */
+	struct gh_addr src, dst, nsrc, ndst;
+	__be16 sport_be, dport_be, nsport_be, ndport_be;
+	__u64 packets, bytes;
+	__u64 rpackets, rbytes; /* of the answers */
+	__u32 svc, backend;
+	__u32 born_s, last_s;
+	__u16 out_port;
+	__u16 net;
+	__u16 rule;
+	__u8 proto;
+	__u8 state; /* enum gh_flow_state */
+	__u8 why;   /* enum gh_flow_end */
+	__u8 pad[7];
 };
 
 /* state */
@@ -327,6 +360,9 @@ enum gh_stage {
 struct gh_rate {
 	__u32 reject_s, reject_n; /* ICMP errors and RST */
 	__u32 flood_s, flood_n;	  /* broadcast and multicast frames */
+	__u32 flow_s, flow_n;	  /* flow events */
+	__u32 flow_held;	  /* flow events suppressed since the last one */
+	__u32 zero;
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -334,6 +370,31 @@ struct {
 	__type(key, __u32);
 	__type(value, struct gh_rate);
 } rate SEC(".maps");
+
+/* samples: what captures see. A record is a gh_sample, then bytes of the packet. */
+enum gh_copy_what {
+	GH_COPY_SENT = 1,      /* by the vNIC, as it came */
+	GH_COPY_DELIVERED = 2, /* to the vNIC, as it arrives */
+	GH_COPY_ANSWER = 3,    /* delivered, but made by the switch: ARP, ND, RST, ICMP error */
+	GH_COPY_DROPPED = 4,   /* no bytes: what became of the sent packet of time of_ns */
+	GH_COPY_REFUSED = 5,   /* would have been delivered, but was dropped */
+};
+#define GH_SAMPLE_TAGGED 0x10000
+struct gh_sample {
+	__u64 time_ns; /* CLOCK_MONOTONIC */
+	__u64 of_ns;
+	__u32 len;     /* of the packet */
+	__u32 vlan;    /* GH_SAMPLE_TAGGED and the tag that is not among the bytes */
+	__u16 port;
+	__u8 what;
+	__u8 reason, layer;
+	__u8 pad[3];
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+} samples SEC(".maps");
 
 /* result: written when the constant unit is set: what TEST_RUN cannot show. */
 enum gh_result_verdict {
@@ -354,7 +415,8 @@ struct gh_result {
 	__u32 copies; /* of a flooded frame */
 	struct gh_addr nh; /* next hop of GH_OUT_NEIGH */
 	__u16 in_port;
-	__u16 pad[3];
+	__u16 copied;	   /* clones made for mirrors */
+	__u16 pad[2];
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -37,7 +37,11 @@ struct gh_types {
 	enum gh_verdict verdict;
 	enum gh_out_kind out_kind;
 	enum gh_flow_state flow_state;
+	enum gh_flow_end flow_end;
+	enum gh_copy_what copy_what;
 	struct gh_event event;
+	struct gh_flow_event flow_event;
+	struct gh_sample sample;
 };
 const volatile struct gh_types gh_types = {};
 
@@ -65,9 +69,13 @@ int ep_in(struct __sk_buff *skb)
 	}
 	id = gh_port_of(skb->ifindex);
 	pt = gh_port_get(id);
-	if (unlikely(!id || !pt || !(pt->flags & GH_PORT_UP) || pt->kind == GH_PORT_UPLINK)) {
-		reason = GH_DROP_PORT_DOWN;
-		goto drop;
+	if (unlikely(!id || !pt || (pt->flags & (GH_PORT_UP | GH_PORT_COPY)) != GH_PORT_UP ||
+		     pt->kind == GH_PORT_UPLINK)) {
+		gh_copy(skb, id, GH_COPY_SENT);
+		if (!id || !pt || !(pt->flags & GH_PORT_UP) || pt->kind == GH_PORT_UPLINK) {
+			reason = GH_DROP_PORT_DOWN;
+			goto drop;
+		}
 	}
 	if (unlikely(skb->vlan_present)) {
 		reason = GH_DROP_VLAN;

@@ -65,8 +65,20 @@ type SwitchGhCfg struct {
 	NetnsCookie   uint64
 	AnchorIfindex uint32
 	EventRate     uint32
-	Pad           [4]uint64
+	FlowRate      uint32
+	Pad0          uint32
+	Pad           [3]uint64
 }
+
+type SwitchGhCopyWhat uint32
+
+const (
+	SwitchGhCopyWhatGH_COPY_SENT      SwitchGhCopyWhat = 1
+	SwitchGhCopyWhatGH_COPY_DELIVERED SwitchGhCopyWhat = 2
+	SwitchGhCopyWhatGH_COPY_ANSWER    SwitchGhCopyWhat = 3
+	SwitchGhCopyWhatGH_COPY_DROPPED   SwitchGhCopyWhat = 4
+	SwitchGhCopyWhatGH_COPY_REFUSED   SwitchGhCopyWhat = 5
+)
 
 type SwitchGhDropKey struct {
 	_      structs.HostLayout
@@ -145,7 +157,9 @@ type SwitchGhEvent struct {
 type SwitchGhEventKind uint32
 
 const (
-	SwitchGhEventKindGH_EVENT_DROP SwitchGhEventKind = 1
+	SwitchGhEventKindGH_EVENT_DROP     SwitchGhEventKind = 1
+	SwitchGhEventKindGH_EVENT_FLOW_NEW SwitchGhEventKind = 2
+	SwitchGhEventKindGH_EVENT_FLOW_END SwitchGhEventKind = 3
 )
 
 type SwitchGhFkey4 struct {
@@ -265,6 +279,51 @@ type SwitchGhFlow6 struct {
 	Svc        uint32
 	Backend    uint32
 	Pair       SwitchGhFkey6
+}
+
+type SwitchGhFlowEnd uint32
+
+const (
+	SwitchGhFlowEndGH_FLOW_END_IDLE     SwitchGhFlowEnd = 1
+	SwitchGhFlowEndGH_FLOW_END_REOPENED SwitchGhFlowEnd = 2
+	SwitchGhFlowEndGH_FLOW_END_CHANGED  SwitchGhFlowEnd = 3
+)
+
+type SwitchGhFlowEvent struct {
+	_    structs.HostLayout
+	Head struct {
+		_          structs.HostLayout
+		TimeNs     uint64
+		Ifindex    uint32
+		Len        uint32
+		Suppressed uint32
+		Port       uint16
+		Kind       uint8
+		Pad        [9]uint8
+	}
+	Src      SwitchGhAddr
+	Dst      SwitchGhAddr
+	Nsrc     SwitchGhAddr
+	Ndst     SwitchGhAddr
+	SportBe  uint16
+	DportBe  uint16
+	NsportBe uint16
+	NdportBe uint16
+	Packets  uint64
+	Bytes    uint64
+	Rpackets uint64
+	Rbytes   uint64
+	Svc      uint32
+	Backend  uint32
+	BornS    uint32
+	LastS    uint32
+	OutPort  uint16
+	Net      uint16
+	Rule     uint16
+	Proto    uint8
+	State    uint8
+	Why      uint8
+	Pad      [7]uint8
 }
 
 type SwitchGhFlowState uint32
@@ -399,7 +458,9 @@ type SwitchGhPort struct {
 	Natpool4   uint16
 	Natpool6   uint16
 	MaxFlows   uint32
-	Pad        [92]uint8
+	Mirror     uint16
+	Snap       uint16
+	Pad        [88]uint8
 }
 
 type SwitchGhPortFlags uint32
@@ -407,6 +468,7 @@ type SwitchGhPortFlags uint32
 const (
 	SwitchGhPortFlagsGH_PORT_UP      SwitchGhPortFlags = 1
 	SwitchGhPortFlagsGH_PORT_NO_PEER SwitchGhPortFlags = 2
+	SwitchGhPortFlagsGH_PORT_COPY    SwitchGhPortFlags = 128
 )
 
 type SwitchGhPortKind uint32
@@ -438,11 +500,15 @@ type SwitchGhPstats struct {
 }
 
 type SwitchGhRate struct {
-	_       structs.HostLayout
-	RejectS uint32
-	RejectN uint32
-	FloodS  uint32
-	FloodN  uint32
+	_        structs.HostLayout
+	RejectS  uint32
+	RejectN  uint32
+	FloodS   uint32
+	FloodN   uint32
+	FlowS    uint32
+	FlowN    uint32
+	FlowHeld uint32
+	Zero     uint32
 }
 
 type SwitchGhResult struct {
@@ -457,7 +523,8 @@ type SwitchGhResult struct {
 	Copies     uint32
 	Nh         SwitchGhAddr
 	InPort     uint16
-	Pad        [3]uint16
+	Copied     uint16
+	Pad        [2]uint16
 }
 
 type SwitchGhResultVerdict uint32
@@ -497,6 +564,19 @@ type SwitchGhRouteVal struct {
 	Kind  uint16
 	Flags uint16
 	Nh    uint32
+}
+
+type SwitchGhSample struct {
+	_      structs.HostLayout
+	TimeNs uint64
+	OfNs   uint64
+	Len    uint32
+	Vlan   uint32
+	Port   uint16
+	What   uint8
+	Reason uint8
+	Layer  uint8
+	Pad    [3]uint8
 }
 
 type SwitchGhScratch struct {
@@ -580,7 +660,8 @@ type SwitchGhScratch struct {
 		Blind      uint8
 		NoNat      uint8
 		Held       uint8
-		Zero1      [2]uint8
+		Copy       uint8
+		Zero1      uint8
 		_          [3]byte
 	}
 	_   [4]byte
@@ -608,6 +689,7 @@ type SwitchGhScratch struct {
 	Layer     uint32
 	Reject    uint32
 	RejectMtu uint32
+	SeenNs    uint64
 	Buf       [192]uint8
 }
 
@@ -702,6 +784,8 @@ type SwitchGhTypes struct {
 	Verdict       uint32
 	OutKind       uint32
 	FlowState     uint32
+	FlowEnd       uint32
+	CopyWhat      uint32
 	Event         struct {
 		_          structs.HostLayout
 		TimeNs     uint64
@@ -715,6 +799,66 @@ type SwitchGhTypes struct {
 		Caplen     uint8
 		Pad        [6]uint8
 		Data       [96]uint8
+	}
+	FlowEvent struct {
+		_    structs.HostLayout
+		Head struct {
+			_          structs.HostLayout
+			TimeNs     uint64
+			Ifindex    uint32
+			Len        uint32
+			Suppressed uint32
+			Port       uint16
+			Kind       uint8
+			Pad        [9]uint8
+		}
+		Src struct {
+			_ structs.HostLayout
+			B [16]uint8
+		}
+		Dst struct {
+			_ structs.HostLayout
+			B [16]uint8
+		}
+		Nsrc struct {
+			_ structs.HostLayout
+			B [16]uint8
+		}
+		Ndst struct {
+			_ structs.HostLayout
+			B [16]uint8
+		}
+		SportBe  uint16
+		DportBe  uint16
+		NsportBe uint16
+		NdportBe uint16
+		Packets  uint64
+		Bytes    uint64
+		Rpackets uint64
+		Rbytes   uint64
+		Svc      uint32
+		Backend  uint32
+		BornS    uint32
+		LastS    uint32
+		OutPort  uint16
+		Net      uint16
+		Rule     uint16
+		Proto    uint8
+		State    uint8
+		Why      uint8
+		Pad      [7]uint8
+	}
+	Sample struct {
+		_      structs.HostLayout
+		TimeNs uint64
+		OfNs   uint64
+		Len    uint32
+		Vlan   uint32
+		Port   uint16
+		What   uint8
+		Reason uint8
+		Layer  uint8
+		Pad    [3]uint8
 	}
 }
 
@@ -763,6 +907,7 @@ const (
 	SwitchMapRate              = "rate"
 	SwitchMapResult            = "result"
 	SwitchMapRoute             = "route"
+	SwitchMapSamples           = "samples"
 	SwitchMapScratch           = "scratch"
 	SwitchMapSlot              = "slot"
 	SwitchMapSockrev           = "sockrev"
@@ -894,6 +1039,7 @@ type SwitchMapSpecs struct {
 	Rate     *ebpf.MapSpec `ebpf:"rate"`
 	Result   *ebpf.MapSpec `ebpf:"result"`
 	Route    *ebpf.MapSpec `ebpf:"route"`
+	Samples  *ebpf.MapSpec `ebpf:"samples"`
 	Scratch  *ebpf.MapSpec `ebpf:"scratch"`
 	Slot     *ebpf.MapSpec `ebpf:"slot"`
 	Sockrev  *ebpf.MapSpec `ebpf:"sockrev"`
@@ -955,6 +1101,7 @@ type SwitchMaps struct {
 	Rate     *ebpf.Map `ebpf:"rate"`
 	Result   *ebpf.Map `ebpf:"result"`
 	Route    *ebpf.Map `ebpf:"route"`
+	Samples  *ebpf.Map `ebpf:"samples"`
 	Scratch  *ebpf.Map `ebpf:"scratch"`
 	Slot     *ebpf.Map `ebpf:"slot"`
 	Sockrev  *ebpf.Map `ebpf:"sockrev"`
@@ -988,6 +1135,7 @@ func (m *SwitchMaps) Close() error {
 		m.Rate,
 		m.Result,
 		m.Route,
+		m.Samples,
 		m.Scratch,
 		m.Slot,
 		m.Sockrev,

@@ -13,6 +13,7 @@ type (
 	Backend       = SwitchGhBackend
 	BusyKey       = SwitchGhBusyKey
 	Cfg           = SwitchGhCfg
+	CopyWhat      = SwitchGhCopyWhat
 	DropKey       = SwitchGhDropKey
 	DropReason    = SwitchGhDropReason
 	DropVal       = SwitchGhDropVal
@@ -24,6 +25,8 @@ type (
 	FloodKey      = SwitchGhFloodKey
 	Flow4         = SwitchGhFlow4
 	Flow6         = SwitchGhFlow6
+	FlowEnd       = SwitchGhFlowEnd
+	FlowEvent     = SwitchGhFlowEvent
 	FlowState     = SwitchGhFlowState
 	FragKey4      = SwitchGhFrag4Key
 	FragKey6      = SwitchGhFrag6Key
@@ -46,6 +49,7 @@ type (
 	RouteKey      = SwitchGhRouteKey
 	RouteKind     = SwitchGhRouteKind
 	RouteVal      = SwitchGhRouteVal
+	Sample        = SwitchGhSample
 	SlotKey       = SwitchGhSlotKey
 	SockRevKey    = SwitchGhSockrevKey
 	SockRevVal    = SwitchGhSockrevVal
@@ -56,3 +60,6 @@ type (
 	Verdict       = SwitchGhVerdict
 	Via           = SwitchGhVia
 )
+
+// SampleTagged in Sample.Vlan says that the packet bore a tag (GH_SAMPLE_TAGGED).
+const SampleTagged = 0x10000

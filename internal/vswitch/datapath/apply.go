@@ -37,8 +37,15 @@ func (d *Datapath) Apply(ctx context.Context, t vswitch.Tables) error {
 	if d.closed {
 		return fmt.Errorf("apply tables: %w", os.ErrClosed)
 	}
+	d.base = t
+	d.captures.settle(t)
+	return d.applyBase(ctx, t)
+}
+
+// applyBase is Apply of t and of what somebody looks at. The caller holds mu.
+func (d *Datapath) applyBase(ctx context.Context, t vswitch.Tables) error {
 	start := time.Now()
-	if err := d.apply(ctx, t); err != nil {
+	if err := d.apply(ctx, t.Watched(d.watch())); err != nil {
 		d.dirty = true
 		d.count.applyErrors.Add(1)
 		return fmt.Errorf("apply tables: %w", err)

@@ -55,9 +55,14 @@ type Datapath struct {
 	hidden *os.File // the root of cgroup2 where nobody mounted it
 	nl     *netlink.Handle
 	state  map[string]*ebpf.Map // by name, of bpf.StateMaps
-	events chan Event
 	// damages is what Run put right, for whoever wants to know.
 	damages chan Damage
+	view    map[string]*ebpf.Map // the same, but the kernel refuses writes by these
+	// samples is the perf buffers of captures. Every generation of this process
+	// writes to them, and they end with it.
+	samples  *ebpf.Map
+	captures captures
+	watchers watchers
 
 	// mu serialises Apply and guards what follows.
 	mu     sync.Mutex
@@ -69,6 +74,7 @@ type Datapath struct {
 	moved  map[string]moves // by what was moved to the front
 	carry  []*carryover     // until the first switch: state of other versions
 	shared bool             // programs used our state maps before the switch
+	base   vswitch.Tables   // what Apply was asked for: tables without who looks
 
 	count counters
 }
@@ -86,8 +92,8 @@ func Open(o Options) (*Datapath, error) {
 }
 
 func open(o Options) (_ *Datapath, err error) {
-	d := &Datapath{o: o, log: o.Log, events: make(chan Event, eventBuffer), damages: make(chan Damage, damageBuffer),
-		moved: map[string]moves{}, state: map[string]*ebpf.Map{}}
+	d := &Datapath{o: o, log: o.Log, damages: make(chan Damage, damageBuffer),
+		moved: map[string]moves{}, state: map[string]*ebpf.Map{}, view: map[string]*ebpf.Map{}}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -136,6 +142,12 @@ func open(o Options) (_ *Datapath, err error) {
 	if err := failpoint.Hit("datapath.carried"); err != nil {
 		return nil, err
 	}
+	if err := d.openView(); err != nil {
+		return nil, err
+	}
+	if d.samples, err = ebpf.NewMap(spec.Maps[bpf.SwitchMapSamples]); err != nil {
+		return nil, fmt.Errorf("map %s: %w", bpf.SwitchMapSamples, explain(err))
+	}
 	if err := d.removeGenerations(nil); err != nil {
 		return nil, err
 	}
@@ -170,6 +182,12 @@ func (d *Datapath) closeAll() error {
 	}
 	for _, m := range d.state {
 		errs = append(errs, m.Close())
+	}
+	for _, m := range d.view {
+		errs = append(errs, m.Close())
+	}
+	if d.samples != nil {
+		errs = append(errs, d.samples.Close())
 	}
 	if d.nl != nil {
 		d.nl.Close()

@@ -29,6 +29,7 @@ type half[K comparable] struct {
 type flowTable[K comparable, V any] struct {
 	m    *ebpf.Map
 	half func(*V) half[K]
+	flow func(now uint32, k *K, v *V) Flow
 }
 
 func (d *Datapath) flow4() flowTable[bpf.FlowKey4, bpf.Flow4] {
@@ -37,7 +38,7 @@ func (d *Datapath) flow4() flowTable[bpf.FlowKey4, bpf.Flow4] {
 			last: v.LastS, state: bpf.FlowState(v.State), in: vswitch.PortID(v.InPort), out: vswitch.PortID(v.OutPort),
 			reply: v.Reply != 0, nat: v.Nat != 0, dropped: v.Verdict == uint8(bpf.SwitchGhVerdictGH_VERDICT_DROP), pair: v.Pair,
 		}
-	}}
+	}, flowOf4}
 }
 
 func (d *Datapath) flow6() flowTable[bpf.FlowKey6, bpf.Flow6] {
@@ -46,7 +47,7 @@ func (d *Datapath) flow6() flowTable[bpf.FlowKey6, bpf.Flow6] {
 			last: v.LastS, state: bpf.FlowState(v.State), in: vswitch.PortID(v.InPort), out: vswitch.PortID(v.OutPort),
 			reply: v.Reply != 0, nat: v.Nat != 0, dropped: v.Verdict == uint8(bpf.SwitchGhVerdictGH_VERDICT_DROP), pair: v.Pair,
 		}
-	}}
+	}, flowOf6}
 }
 
 // dumpBatch is how many entries one call fetches; a hash bucket must fit whole.
@@ -89,16 +90,56 @@ func (t flowTable[K, V]) walkBatch(size int, f func(*K, *V) bool) error {
 	}
 }
 
-// get reads one half; ok is false when it is gone.
-func (t flowTable[K, V]) get(k *K) (h half[K], ok bool, err error) {
-	var v V
+// value reads one half; ok is false when it is gone.
+func (t flowTable[K, V]) value(k *K) (v V, ok bool, err error) {
 	switch err := t.m.Lookup(k, &v); {
 	case errors.Is(err, ebpf.ErrKeyNotExist):
-		return h, false, nil
+		return v, false, nil
 	case err != nil:
-		return h, false, fmt.Errorf("read flow: %w", err)
+		return v, false, fmt.Errorf("read flow: %w", err)
 	}
-	return t.half(&v), true, nil
+	return v, true, nil
+}
+
+// get reads what sweeping needs of one half.
+func (t flowTable[K, V]) get(k *K) (h half[K], ok bool, err error) {
+	v, ok, err := t.value(k)
+	if ok {
+		h = t.half(&v)
+	}
+	return h, ok, err
+}
+
+// end removes a conversation as remove does, and reports it if somebody wants to
+// know.
+func (t flowTable[K, V]) end(k K, h half[K], why string, o ending) (int, error) {
+	var c Conversation
+	told := false
+	if o.ended != nil && !h.dropped {
+		asks := k
+		if h.reply {
+			asks = h.pair
+		}
+		v, ok, err := t.value(&asks)
+		if err == nil && ok && !t.half(&v).reply {
+			c, err = t.conversation(o.now, &asks, &v)
+			told = err == nil
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	n, err := t.remove(k, h)
+	if told && n > 0 {
+		o.ended(c, why)
+	}
+	return n, err
+}
+
+// ending is what ending conversations needs to know.
+type ending struct {
+	now   uint32
+	ended func(c Conversation, why string) // nil = nobody wants to know
 }
 
 // remove deletes both halves, the answering one last: it holds the NAT binding,

@@ -6,6 +6,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -46,7 +47,9 @@ func (d *Datapath) loadGeneration(spec *ebpf.CollectionSpec) (_ *generation, err
 	}
 	g := &generation{number: last + 1}
 	g.dir = filepath.Join(d.genRoot(), strconv.Itoa(int(g.number)))
-	g.coll, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: d.state})
+	shared := maps.Clone(d.state)
+	shared[bpf.SwitchMapSamples] = d.samples
+	g.coll, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
 	if err != nil {
 		return nil, fmt.Errorf("load programs: %w", err)
 	}

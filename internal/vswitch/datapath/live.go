@@ -4,16 +4,36 @@
 package datapath
 
 import (
+	"fmt"
+	"path/filepath"
+
 	"github.com/cilium/ebpf"
 
 	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
 )
 
-// Live reads the state maps entry by entry, for explain. It cannot write.
+// Live reads the state maps entry by entry, for explain. It cannot write: its
+// descriptors are read-only, and the kernel holds to that.
 type Live struct{ maps map[string]*ebpf.Map }
 
 // Live is the switch's state as it is when each method is called.
-func (d *Datapath) Live() Live { return Live{d.state} }
+func (d *Datapath) Live() Live { return Live{d.view} }
+
+// openView opens the state maps a second time, for reading alone. A ring buffer
+// cannot be opened so, and nobody looks things up in one.
+func (d *Datapath) openView() error {
+	for name, m := range d.state {
+		if m.Type() == ebpf.RingBuf {
+			continue
+		}
+		ro, err := ebpf.LoadPinnedMap(filepath.Join(d.stateDir(), name), &ebpf.LoadPinOptions{ReadOnly: true})
+		if err != nil {
+			return fmt.Errorf("state map %s, for reading: %w", name, err)
+		}
+		d.view[name] = ro
+	}
+	return nil
+}
 
 // get is one entry; an error is an entry that is not there.
 func get[K, V any](l Live, name string, k K) (v V, ok bool) {

@@ -22,9 +22,11 @@ import (
 type counters struct {
 	applies, applyErrors, applyNanos, rows  atomic.Int64
 	sweeps, swept, flows4, flows6           atomic.Int64
+	sweepNanos                              atomic.Int64
 	eventsRead, eventsLost, eventsMalformed atomic.Int64
 	repairedGone, repairedBehind            atomic.Int64
 	repairErrors                            atomic.Int64
+	eventsHeld, samples, samplesLost        atomic.Int64
 	crowded4, crowded6                      atomic.Bool
 }
 
@@ -37,7 +39,12 @@ type Metrics struct {
 	RowsWritten          int64
 	Sweeps, FlowsSwept   int64
 	Flows4, Flows6       int64 // entries; a conversation has two
-	Events, EventsLost   int64 // lost: nobody read Events fast enough
+	SweepTime            time.Duration
+	// Events read from the programs; of those, Lost by watchers that were too slow;
+	// Held back by the programs, beyond their rates; Malformed, of a newer program.
+	Events, EventsLost, EventsHeld, EventsMalformed int64
+	// Samples for captures, and those that nobody was fast enough for.
+	Samples, SamplesLost int64
 	// Repaired counts attachments that other processes had taken away or got before.
 	RepairedGone, RepairedBehind int64
 	RepairErrors                 int64
@@ -53,7 +60,9 @@ func (d *Datapath) Metrics() Metrics {
 		Generation: generation, Applies: c.applies.Load(), ApplyErrors: c.applyErrors.Load(),
 		ApplyTime: time.Duration(c.applyNanos.Load()), RowsWritten: c.rows.Load(),
 		Sweeps: c.sweeps.Load(), FlowsSwept: c.swept.Load(), Flows4: c.flows4.Load(), Flows6: c.flows6.Load(),
-		Events: c.eventsRead.Load(), EventsLost: c.eventsLost.Load(),
+		SweepTime: time.Duration(c.sweepNanos.Load()),
+		Events:    c.eventsRead.Load(), EventsLost: c.eventsLost.Load(), EventsHeld: c.eventsHeld.Load(), EventsMalformed: c.eventsMalformed.Load(),
+		Samples: c.samples.Load(), SamplesLost: c.samplesLost.Load(),
 		RepairedGone: c.repairedGone.Load(), RepairedBehind: c.repairedBehind.Load(), RepairErrors: c.repairErrors.Load(),
 	}
 }

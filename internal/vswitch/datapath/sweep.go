@@ -91,8 +91,10 @@ func (d *Datapath) Sweep() (SweepResult, error) {
 	}
 	var t tally
 	var r SweepResult
-	removed4, n4, crowded4, err4 := sweepTable(d.flow4(), now, d.count.crowded4.Load(), t.family(0))
-	removed6, n6, crowded6, err6 := sweepTable(d.flow6(), now, d.count.crowded6.Load(), t.family(1))
+	start, o := time.Now(), d.ending(now)
+	removed4, n4, crowded4, err4 := sweepTable(d.flow4(), o, d.count.crowded4.Load(), t.family(0))
+	removed6, n6, crowded6, err6 := sweepTable(d.flow6(), o, d.count.crowded6.Load(), t.family(1))
+	d.count.sweepNanos.Add(int64(time.Since(start)))
 	r.Entries4, r.Entries6, r.Removed, r.crowded = n4, n6, removed4+removed6, crowded4 || crowded6
 	d.count.crowded4.Store(crowded4)
 	d.count.crowded6.Store(crowded6)
@@ -110,7 +112,19 @@ func (d *Datapath) Sweep() (SweepResult, error) {
 	return r, nil
 }
 
-func sweepTable[K comparable, V any](t flowTable[K, V], now uint32, crowded bool, count func(vswitch.PortID)) (removed, n int, isCrowded bool, err error) {
+// ending is how conversations end now: watched or not.
+func (d *Datapath) ending(now uint32) ending {
+	o := ending{now: now}
+	if d.watchers.flows() {
+		o.ended = func(c Conversation, why string) {
+			d.publish(Event{Kind: EventFlowEnd, Since: time.Duration(now) * time.Second, Port: c.In, Flow: c, Why: why})
+		}
+	}
+	return o
+}
+
+func sweepTable[K comparable, V any](t flowTable[K, V], o ending, crowded bool, count func(vswitch.PortID)) (removed, n int, isCrowded bool, err error) {
+	now := o.now
 	type candidate struct {
 		key K
 		half[K]
@@ -153,7 +167,7 @@ func sweepTable[K comparable, V any](t flowTable[K, V], now uint32, crowded bool
 			}
 			continue
 		}
-		k, err := t.remove(c.key, h)
+		k, err := t.end(c.key, h, whyIdle, o)
 		removed += k
 		if err != nil {
 			return removed, n, isCrowded, err
@@ -196,13 +210,18 @@ func (d *Datapath) storeTally(t *tally) error {
 // used again. Translated connections in TIME_WAIT stay their time: the other
 // side must not see the NAT port again before.
 func (d *Datapath) Purge(port vswitch.PortID) error {
-	if err := errors.Join(purgeTable(d.flow4(), port), purgeTable(d.flow6(), port)); err != nil {
+	now, err := monotonicSeconds()
+	if err != nil {
+		return err
+	}
+	o := d.ending(now)
+	if err := errors.Join(purgeTable(d.flow4(), port, o), purgeTable(d.flow6(), port, o)); err != nil {
 		return fmt.Errorf("purge flows of port %d: %w", port, err)
 	}
 	return nil
 }
 
-func purgeTable[K comparable, V any](t flowTable[K, V], port vswitch.PortID) error {
+func purgeTable[K comparable, V any](t flowTable[K, V], port vswitch.PortID, o ending) error {
 	type candidate struct {
 		key K
 		half[K]
@@ -219,7 +238,7 @@ func purgeTable[K comparable, V any](t flowTable[K, V], port vswitch.PortID) err
 		return err
 	}
 	for _, c := range found {
-		if _, err := t.remove(c.key, c.half); err != nil {
+		if _, err := t.end(c.key, c.half, whyGone, o); err != nil {
 			return err
 		}
 	}

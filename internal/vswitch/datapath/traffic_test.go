@@ -117,6 +117,11 @@ func TestUnknownDeviceIsDropped(t *testing.T) {
 	a, b := l.container(10), l.container(11)
 	l.s.Ports = l.s.Ports[:2] // b is plugged in, but nobody said so
 	d := l.open()
+	w, err := d.Watch(WatchOptions{Drops: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- d.Run(ctx) }()
@@ -130,7 +135,7 @@ func TestUnknownDeviceIsDropped(t *testing.T) {
 		t.Errorf("drops: %+v, %v", drops, err)
 	}
 	select {
-	case e := <-d.Events():
+	case e := <-w.C:
 		if e.Reason != "port_down" || e.Ifindex == 0 || len(e.Data) == 0 {
 			t.Errorf("event: %+v", e)
 		}

@@ -54,7 +54,8 @@ func TestDifferential(t *testing.T) {
 	for _, want := range []string{"forward hit", "forward new", "forward revalidated", "pass", "reply", "consumed", "flood",
 		"drop NO_ROUTE", "drop SPOOF_IP", "drop SPOOF_MAC", "drop UNKNOWN_DST", "drop TTL", "drop MTU", "drop NOSTATE", "drop ICMP_NOFLOW",
 		"drop PORT_DOWN", "drop FRAG_ORDER", "drop SPOOF_ARP", "drop LOOP", "drop PARSE",
-		"nat pool", "second address of a pool", "no nat", "drop NAT_PORTS", "drop NO_BACKEND", "drop PORT_QUOTA", "drop FRAG_TINY", "drop FRAG_TABLE"} {
+		"nat pool", "second address of a pool", "no nat", "drop NAT_PORTS", "drop NO_BACKEND", "drop PORT_QUOTA", "drop FRAG_TINY", "drop FRAG_TABLE",
+		"mirrored forward", "mirrored drop", "mirrored reply", "mirrored flood"} {
 		if seen[want] == 0 {
 			t.Errorf("never seen: %s (of %v)", want, seen)
 		}
@@ -82,7 +83,7 @@ func FuzzDifferential(f *testing.F) {
 				return
 			}
 			tr := &traffic{scene: s, r: r}
-			_, err = l.compare(s, tr, s.ports[int(port)%len(s.ports)], bytes.Clone(frame))
+			_, err = l.compare(s, tr, s.ports[int(port)%len(s.ports)], bytes.Clone(frame), map[string]int{})
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -125,7 +126,7 @@ func (l *lab) compareScene(seed uint64, packets int, seen map[string]int) (err e
 			}
 		}
 		at, frame := tr.next()
-		what, err := l.compare(s, tr, at, frame)
+		what, err := l.compare(s, tr, at, frame, seen)
 		if err != nil {
 			return fmt.Errorf("packet %d: %w", i, err)
 		}
@@ -135,7 +136,7 @@ func (l *lab) compareScene(seed uint64, packets int, seen map[string]int) (err e
 }
 
 // compare explains a packet and puts it in; an error is a difference.
-func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte) (string, error) {
+func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte, seen map[string]int) (string, error) {
 	p := Packet{Ifindex: at.ifindex, Uplink: at.uplink, Frame: frame}
 	before := l.Second()
 	t := Explain(Switch{Rows: s.rows, Live: l, FIB: l}, p)
@@ -158,6 +159,9 @@ func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte) (string
 		what += " " + t.Reason
 	case Forward:
 		what += " " + t.Flow
+	}
+	if len(t.Raw.Mirrors) > 0 {
+		seen["mirrored "+string(t.Verdict)]++
 	}
 	return what, nil
 }
@@ -205,6 +209,8 @@ func differs(t Trace, ret uint32, res bpf.Result, in, out []byte) string {
 		return fmt.Sprintf("answer: explain %q, kernel %v", t.Answer, answered)
 	case t.Verdict == Flood && len(in) < 1200 && uint32(t.Raw.Copies) != res.Copies:
 		return fmt.Sprintf("copies: explain %d, kernel %d", t.Raw.Copies, res.Copies)
+	case len(in) < 1200 && len(t.Raw.Mirrors) != int(res.Copied):
+		return fmt.Sprintf("copies for mirrors: explain %v, kernel %d", t.Raw.Mirrors, res.Copied)
 	case want == Pass && !bytes.Equal(in, out[:len(in)]):
 		return "a packet left to the host was changed"
 	case want == Reply && res.OutIfindex != t.Raw.OutIfindex:

@@ -16,6 +16,7 @@ import (
 const (
 	up          = uint8(bpf.SwitchGhPortFlagsGH_PORT_UP)
 	noPeer      = uint8(bpf.SwitchGhPortFlagsGH_PORT_NO_PEER)
+	watched     = uint8(bpf.SwitchGhPortFlagsGH_PORT_COPY)
 	addrHost    = uint8(bpf.SwitchGhAddrFlagsGH_ADDR_HOST)
 	addrGateway = uint8(bpf.SwitchGhAddrFlagsGH_ADDR_GATEWAY)
 	routeLocal  = uint16(bpf.SwitchGhRouteKindGH_ROUTE_LOCAL)

@@ -50,6 +50,9 @@ func (w *walk) line() line {
 	if w.outKind != bpf.SwitchGhOutKindGH_OUT_NEIGH {
 		l.ops |= bpf.SwitchGhOpGH_OP_MAC
 	}
+	if w.s.Rows.Port[uint32(w.outPort)].Flags&watched != 0 {
+		l.ops |= bpf.SwitchGhOpGH_OP_COPY
+	}
 	return l
 }
 

@@ -69,6 +69,7 @@ func (w *walk) whoHas(target addr, what string) {
 		w.consumed("a probe for its own address: it is free")
 	default:
 		w.t.Verdict = Reply
+		w.copied(w.inPort, layL2)
 		w.t.Raw.Layer, w.t.Raw.OutKind, w.t.Raw.OutIfindex = layL2, bpf.SwitchGhOutKindGH_OUT_EGRESS, w.in.Ifindex
 		w.note(layL2, w.portName(v.Port), fmt.Sprintf("addr zone %d %s -> port %d %s", w.k.zone, ip(target), v.Port, vswitch.MAC(v.Mac)), "reply",
 			"the switch answers: %s is at %s", ip(target), vswitch.MAC(v.Mac))
@@ -140,6 +141,7 @@ func (w *walk) flood() {
 		id, ok := w.s.Rows.Flood[vswitch.FloodKey{Net: w.net, I: uint16(i)}]
 		if ok && id != uint32(w.inPort) && w.s.Rows.Port[id].Flags&up != 0 {
 			copies++
+			w.copied(uint16(id), layL2)
 		}
 	}
 	w.t.Verdict, w.t.Raw.Layer, w.t.Raw.Copies = Flood, layL2, copies

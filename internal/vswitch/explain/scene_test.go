@@ -46,6 +46,7 @@ func (l *lab) newScene(r *rand.Rand) (*scene, error) {
 		}
 	}
 	s.pools(r)
+	s.mirror(r)
 	s.publish(r)
 	for _, a := range []string{"8.8.8.8", "203.0.113.9", "203.0.114.9", "198.51.100.9", "198.51.101.9", "198.51.102.9", "10.0.0.9", "10.1.0.9",
 		"224.0.0.1", "255.255.255.255", "0.0.0.0", "127.0.0.1", "169.254.1.1", "169.254.72.1", "192.168.100.99",
@@ -152,12 +153,15 @@ func (s *scene) publish(r *rand.Rand) {
 func (s *scene) change(r *rand.Rand) error {
 	st, f := s.state, s.facts
 	st.Networks, st.Ports, st.Mappings = slices.Clone(st.Networks), slices.Clone(st.Ports), slices.Clone(st.Mappings)
-	switch r.IntN(7) {
+	switch r.IntN(8) {
 	case 6:
 		st.NATPools = slices.Clone(st.NATPools)
 		s.state = st
 		s.pools(r)
 		st = s.state
+	case 7:
+		s.state = st
+		s.mirror(r)
 	case 0:
 		p := &st.Ports[r.IntN(len(st.Ports))]
 		p.Up = !p.Up

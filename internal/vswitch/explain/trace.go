@@ -113,9 +113,10 @@ type Raw struct {
 	NextHop    netip.Addr
 	Via        bpf.Via
 	Dmac, Smac [6]byte
-	MACs       bool  // Dmac and Smac are written
-	TTL        uint8 // as it leaves
-	Copies     int   // of a flooded frame
+	MACs       bool             // Dmac and Smac are written
+	TTL        uint8            // as it leaves
+	Copies     int              // of a flooded frame
+	Mirrors    []vswitch.PortID // who got copies, once for each
 }
 
 // layerName names a layer as people meet it, with its stable number.

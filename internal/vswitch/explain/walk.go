@@ -219,7 +219,9 @@ func (w *walk) at(l bpf.Layer) string {
 func (w *walk) end(n no) {
 	w.t.Verdict, w.t.Reason, w.t.Layer = Drop, n.reason.String(), layerName(n.layer)
 	w.t.Raw.Reason, w.t.Raw.Layer = n.reason, n.layer
-	w.t.Answer = w.answer(n)
+	if w.t.Answer = w.answer(n); w.t.Answer != "" {
+		w.copied(w.inPort, layL2)
+	}
 }
 
 // ---- ways in (switch.c, fast.h) ----------------------------------------------
@@ -243,6 +245,9 @@ func (w *walk) epIn(ifindex uint32) {
 	r, known := w.s.Rows.Port[id]
 	if known {
 		w.inPort = uint16(id)
+	}
+	if known && id != 0 {
+		w.copied(uint16(id), layPort)
 	}
 	switch {
 	case id == 0 || !known:
@@ -524,6 +529,9 @@ func (w *walk) forward(l line, via bpf.Via) {
 	if l.outKind == bpf.SwitchGhOutKindGH_OUT_NEIGH {
 		raw.NextHop = ip(l.nh)
 		w.t.NextHop = raw.NextHop.String()
+	}
+	if l.ops&bpf.SwitchGhOpGH_OP_COPY != 0 {
+		w.copied(l.outPort, layL2)
 	}
 	s := Step{Layer: layerName(layL2), Object: w.portName(l.outPort), Verdict: "forward", NextHop: w.t.NextHop,
 		Reason: "to " + w.portName(l.outPort) + ", " + outName(l.outKind)}
