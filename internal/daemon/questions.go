@@ -147,7 +147,31 @@ func (d *daemon) metrics(ctx context.Context, w io.Writer) error {
 	for _, x := range drops {
 		e.printf("gatehouse_switch_drops_total{port=\"%d\",layer=\"%s\",reason=\"%s\"} %d\n", x.Port, label(x.Layer), label(x.Reason), x.Packets)
 	}
+	if err := d.serviceMetrics(e); err != nil {
+		return err
+	}
 	return d.endpointMetrics(ctx, e)
+}
+
+// serviceMetrics are the counters of every service and published port.
+func (d *daemon) serviceMetrics(e *exposition) error {
+	all, err := d.dp.Services()
+	if err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		name, help string
+		get        func(datapath.ServiceStats) uint64
+	}{
+		{"gatehouse_service_conversations_total", "Conversations given to a backend of the service.", func(s datapath.ServiceStats) uint64 { return s.New }},
+		{"gatehouse_service_refused_total", "Conversations that no backend was there for.", func(s datapath.ServiceStats) uint64 { return s.Refused }},
+	} {
+		e.family(f.name, "counter", f.help)
+		for _, s := range all {
+			e.printf("%s{service=\"%d\",object=\"%s\",name=\"%s\"} %d\n", f.name, s.ID, label(s.Object), label(s.Name), f.get(s))
+		}
+	}
+	return nil
 }
 
 // endpointMetrics are the counters of every port with an endpoint.

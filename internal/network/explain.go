@@ -425,6 +425,10 @@ func (q *question) fromHost() {
 	var steps []hcn.ExplainStep
 	if q.r.Protocol == pkt.TCP || q.r.Protocol == pkt.UDP {
 		if to, s, ok := explain.Socket(q.sw, q.r.Protocol, dst); ok {
+			if s.Verdict == "drop" {
+				q.unsent(s.Layer, "", "%s", s.Reason)
+				return
+			}
 			q.dst, q.r.Port = to.Addr(), to.Port()
 			steps = append(steps, stepOf(s))
 		}

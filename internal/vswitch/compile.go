@@ -28,9 +28,6 @@ const (
 	// neither a socket of the host nor a NodePort meets a translated flow.
 	NATLow, NATHigh uint16 = 10000, 29999
 
-	// MaxBackends is the size of the backend map, of which entry 0 means none.
-	MaxBackends = 65536
-
 	// MaxFlood is how many ports of a network get a copy of a broadcast; the
 	// programs copy to no more (GH_FLOOD_MAX).
 	MaxFlood = 256
@@ -63,6 +60,7 @@ type Compiler struct {
 	pools    poolMemo
 	hosts    hostMemo
 	mappings mappingMemo
+	services servicesMemo
 
 	// Who holds what may be held once. Maintained together with ports.
 	addrOwner    map[AddrKey]PortID
@@ -94,7 +92,7 @@ func (c *Compiler) compile(s State, f Facts) (Tables, error) {
 	c.round++
 	t := c.tables
 	steps := []func(State, Facts, *Tables) error{
-		c.compileUplinks, c.compileHost, c.compilePools, c.compileNetworks, c.compilePorts, c.compileFloods, c.compileMappings,
+		c.compileUplinks, c.compileHost, c.compilePools, c.compileNetworks, c.compilePorts, c.compileFloods, c.compileServices,
 	}
 	for _, step := range steps {
 		if err := step(s, f, &t); err != nil {

@@ -29,39 +29,34 @@ const (
 	protoSCTP = 132
 )
 
-// mappingMemo is every published port as compiled last. They are few and cheap,
-// so a change of any remakes their numbers, and then only blocks that differ.
+// mappingMemo is every published port as a service.
 type mappingMemo struct {
-	was     []PortMapping
-	targets []*block // of each target port
-	nat     []natRange
+	was      []PortMapping
+	services []Service
 }
 
-func (c *Compiler) compileMappings(s State, _ Facts, t *Tables) error {
+// publishedServices makes services of the published ports: each has one backend.
+func (c *Compiler) publishedServices(s State) ([]Service, error) {
 	m := &c.mappings
-	targets := make([]*block, len(s.Mappings))
 	for i := range s.Mappings {
-		if p := c.ports[s.Mappings[i].Port]; p != nil {
-			targets[i] = p.block
+		// Also of what did not change: its port may have.
+		if err := c.checkMapping(&s.Mappings[i]); err != nil {
+			return nil, invalid("Mappings[%d] (%s): %w", i, s.Mappings[i].Object, err)
 		}
 	}
-	if slices.Equal(m.was, s.Mappings) && slices.Equal(m.targets, targets) && slices.Equal(m.nat, c.pools.nat) {
-		return nil
+	if slices.Equal(m.was, s.Mappings) {
+		return m.services, nil
 	}
-
 	keys := make([]mappingKey, len(s.Mappings))
 	at := map[mappingKey]int{}
 	for i := range s.Mappings {
 		pm := &s.Mappings[i]
-		if err := c.checkMapping(pm); err != nil {
-			return invalid("Mappings[%d] (%s): %w", i, pm.Object, err)
-		}
 		k := mappingKey{host: pm.HostAddr, proto: pm.Proto, port: pm.HostPort}
 		if !k.host.IsValid() || k.host.IsUnspecified() {
 			k.host = anyAddr(pm.Addr)
 		}
 		if j, ok := at[k]; ok {
-			return invalid("Mappings[%d] (%s): %s %d on %s is also published for %s", i, pm.Object, protoName(k.proto), k.port, k.host, s.Mappings[j].Object)
+			return nil, invalid("Mappings[%d] (%s): %s %d on %s is also published for %s", i, pm.Object, protoName(k.proto), k.port, k.host, s.Mappings[j].Object)
 		}
 		at[k] = i
 		keys[i] = k
@@ -69,52 +64,25 @@ func (c *Compiler) compileMappings(s State, _ Facts, t *Tables) error {
 	for i, k := range keys {
 		// As bind(2) sees it: every address includes each single one.
 		if j, ok := at[mappingKey{host: anyAddr(k.host), proto: k.proto, port: k.port}]; ok && j != i {
-			return invalid("Mappings[%d] (%s): %s %d is published on every address for %s, so not on %s alone", i, s.Mappings[i].Object,
+			return nil, invalid("Mappings[%d] (%s): %s %d is published on every address for %s, so not on %s alone", i, s.Mappings[i].Object,
 				protoName(k.proto), k.port, s.Mappings[j].Object, k.host)
 		}
 	}
-
-	services := numbers(keys, mappingKey.compare, serviceHash, 1<<32-1)
-	type target struct {
-		mappingKey
-		backend BackendRow
-	}
-	wanted := make([]target, len(keys))
+	ids := numbers(keys, mappingKey.compare, mappingHash, uint64(MaxServiceID))
+	services := make([]Service, len(keys))
 	for i, k := range keys {
 		pm := &s.Mappings[i]
-		wanted[i] = target{k, backendRow(pm.Addr, pm.AddrPort, pm.Port, c.ports[pm.Port].net.zone)}
-	}
-	backends := numbers(wanted, func(a, b target) int { return a.compare(b.mappingKey) }, func(w target) uint64 {
-		return backendHash(w.mappingKey, w.backend)
-	}, MaxBackends-1)
-
-	shared := true
-	for i, k := range keys {
-		b := mappingBlock(k, services[i], backends[i], wanted[i].backend, c.pools.nat)
-		port := c.ports[s.Mappings[i].Port]
-		b.epochPorts, b.epochNets = []PortID{port.was.ID}, []NetworkID{port.net.id}
-		if old := t.mappings[k]; old == nil || !old.equal(&b.rows) {
-			t.mappings = with(t.mappings, &shared, k, b)
+		f := Frontend{Addr: k.host, Port: k.port, Proto: k.proto, Scope: ScopeAll}
+		if k.host.IsLoopback() {
+			f.Scope = ScopeHost
+		}
+		services[i] = Service{
+			ID: MaxServiceID + ServiceID(ids[i]), Object: pm.Object, Frontends: []Frontend{f},
+			Backends: []Backend{{Addr: pm.Addr, Port: pm.AddrPort, At: pm.Port}},
 		}
 	}
-	for k := range t.mappings {
-		if _, ok := at[k]; !ok {
-			t.mappings = with(t.mappings, &shared, k, nil)
-		}
-	}
-	t.SocketHooks = len(keys) > 0
-	*m = mappingMemo{was: slices.Clone(s.Mappings), targets: targets, nat: c.pools.nat}
-	return nil
-}
-
-func mappingBlock(k mappingKey, service, backend uint32, row BackendRow, nat []natRange) *block {
-	b := &block{}
-	b.svc = []Entry[SvcKey, SvcRow]{{svcKey(k), SvcRow{Id: service, Count: 1}}}
-	b.slot = []Entry[SlotKey, uint32]{{SlotKey{Svc: service}, backend}}
-	b.backend = []Entry[uint32, BackendRow]{{backend, row}}
-	// Outbound NAT must not take a port that is published on its address.
-	b.busy = busyRows(nat, k.host, k.port, k.proto)
-	return b
+	*m = mappingMemo{was: slices.Clone(s.Mappings), services: services}
+	return services, nil
 }
 
 func (c *Compiler) checkMapping(m *PortMapping) error {
@@ -177,28 +145,10 @@ func numbers[T any](items []T, compare func(a, b T) int, hash func(T) uint64, li
 	return out
 }
 
-func serviceHash(k mappingKey) uint64 { return mix(hashKey(k)) }
-
-func backendHash(k mappingKey, r BackendRow) uint64 {
+func mappingHash(k mappingKey) uint64 {
 	h := fnv.New64a()
-	b := hashKey(k)
-	b = append(b, r.Addr.B[:]...)
-	b = binary.BigEndian.AppendUint16(b, r.PortBe)
-	b = binary.BigEndian.AppendUint16(b, r.Port)
-	b = binary.BigEndian.AppendUint16(b, r.Zone)
-	h.Write(b)
-	return h.Sum64()
-}
-
-func hashKey(k mappingKey) []byte {
 	a := k.host.As16()
-	b := append(make([]byte, 0, 48), a[:]...)
-	return binary.BigEndian.AppendUint16(append(b, k.proto), k.port)
-}
-
-func mix(b []byte) uint64 {
-	h := fnv.New64a()
-	h.Write(b)
+	h.Write(binary.BigEndian.AppendUint16(append(a[:], k.proto), k.port))
 	return h.Sum64()
 }
 

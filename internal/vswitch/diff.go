@@ -46,8 +46,8 @@ func (d *Delta) Empty() bool {
 //
 // A packet between two steps sees the old state or the new one of each object,
 // never a row that points to a missing one: what is pointed to comes first and
-// goes last. Published ports that go are removed before anything else, so that
-// what they pointed to may be used anew. Flows decided before are caught by the
+// goes last. Frontends that go are removed before anything else, so that what they
+// pointed to may be used anew. Flows decided before are caught by the
 // epochs, which therefore come last.
 func Diff(old, new Tables) Delta {
 	var was, is []*block
@@ -80,6 +80,9 @@ func Diff(old, new Tables) Delta {
 			was, is = append(was, a), append(is, b)
 			return
 		}
+		if a != nil && a.served != nil {
+			staleService(a, b, epochs)
+		}
 		addrs := a == nil || b == nil || !slices.Equal(a.addr, b.addr)
 		if a != nil {
 			was = append(was, a)
@@ -97,7 +100,7 @@ func Diff(old, new Tables) Delta {
 	pair(old.nets, new.nets, changed)
 	pair(old.floods, new.floods, changed)
 	pair(old.ports, new.ports, changed)
-	pair(old.mappings, new.mappings, changed)
+	pairServices(old.services, new.services, changed)
 
 	d := Delta{Epochs: slices.Sorted(maps.Keys(epochs))}
 	d.Attach = without(new.Uplinks, old.Uplinks)
@@ -114,7 +117,7 @@ func Diff(old, new Tables) Delta {
 	port := change("port", was, is, func(r *rows) []Entry[uint32, PortRow] { return r.port })
 	flood := change("flood", was, is, func(r *rows) []Entry[FloodKey, uint32] { return r.flood })
 	floodn := change("floodn", was, is, func(r *rows) []Entry[uint32, uint32] { return r.floodn })
-	backend := change("backend", was, is, func(r *rows) []Entry[uint32, BackendRow] { return r.backend })
+	member := change("member", was, is, func(r *rows) []Entry[MemberKey, MemberRow] { return r.member })
 	slot := change("slot", was, is, func(r *rows) []Entry[SlotKey, uint32] { return r.slot })
 	addr := change("addr", was, is, func(r *rows) []Entry[AddrKey, AddrRow] { return r.addr })
 	ifport := change("ifport", was, is, func(r *rows) []Entry[uint32, uint32] { return r.ifport })
@@ -123,11 +126,10 @@ func Diff(old, new Tables) Delta {
 	s := stepList{}
 	s.remove(svc)
 	s.put(cfg).put(net).put(natpool).put(busy).put(route).put(portip).put(port).put(flood).put(floodn)
-	// New backends first, then who points to them; an entry whose former user has
-	// been led away by then is overwritten last.
-	s.insert(backend).put(slot).overwrite(backend)
+	// Backends first, then the lists that name them, then who reads those; see slot in maps.h.
+	s.put(member).put(slot)
 	s.put(addr).put(ifport).put(svc)
-	s.remove(addr).remove(ifport).remove(slot).zero(backend).zero(floodn).remove(flood).remove(portip).remove(route)
+	s.remove(addr).remove(ifport).remove(slot).remove(member).zero(floodn).remove(flood).remove(portip).remove(route)
 	s.zero(port).remove(busy).zero(natpool).zero(net).zero(cfg)
 	d.Steps = s.steps
 	return d
@@ -163,9 +165,7 @@ type rowChange interface{ step(kind stepKind) Step }
 type stepKind uint8
 
 const (
-	stepInsert stepKind = iota // keys that are new
-	stepUpdate                 // keys that are there with another value
-	stepPut                    // both
+	stepPut    stepKind = iota // keys that are new or have another value
 	stepRemove                 // keys that go
 	stepZero                   // keys that go, of an array
 )
@@ -208,10 +208,6 @@ func change[K, V comparable](name string, was, is []*block, get func(*rows) []En
 func (c mapChange[K, V]) step(kind stepKind) Step {
 	var from [2][]Entry[K, V]
 	switch kind {
-	case stepInsert:
-		from[0] = c.inserts
-	case stepUpdate:
-		from[0] = c.updates
 	case stepPut:
 		from[0], from[1] = c.inserts, c.updates
 	case stepRemove, stepZero:
@@ -249,8 +245,6 @@ func (l *stepList) add(c rowChange, kind stepKind) *stepList {
 	return l
 }
 
-func (l *stepList) put(c rowChange) *stepList       { return l.add(c, stepPut) }
-func (l *stepList) insert(c rowChange) *stepList    { return l.add(c, stepInsert) }
-func (l *stepList) overwrite(c rowChange) *stepList { return l.add(c, stepUpdate) }
-func (l *stepList) remove(c rowChange) *stepList    { return l.add(c, stepRemove) }
-func (l *stepList) zero(c rowChange) *stepList      { return l.add(c, stepZero) }
+func (l *stepList) put(c rowChange) *stepList    { return l.add(c, stepPut) }
+func (l *stepList) remove(c rowChange) *stepList { return l.add(c, stepRemove) }
+func (l *stepList) zero(c rowChange) *stepList   { return l.add(c, stepZero) }

@@ -22,11 +22,14 @@ type (
 	SvcKey     = bpf.SvcKey
 	SvcRow     = bpf.SvcVal
 	SlotKey    = bpf.SlotKey
-	BackendRow = bpf.Backend
+	MemberKey  = bpf.MemberKey
+	MemberRow  = bpf.Member
 	NATPoolRow = bpf.NATPool
 	BusyKey    = bpf.BusyKey
 	FloodKey   = bpf.FloodKey
 	CfgRow     = bpf.Cfg
+
+	svcFlags = bpf.SvcFlags
 )
 
 // Values of maps.h in the types the rows have.
@@ -40,10 +43,14 @@ const (
 	routeUplink = uint16(bpf.SwitchGhRouteKindGH_ROUTE_UPLINK)
 	routeReject = uint16(bpf.SwitchGhRouteKindGH_ROUTE_REJECT)
 	routeNoNAT  = uint16(bpf.SwitchGhRouteFlagsGH_ROUTE_NO_NAT)
-	scopeAny    = uint8(bpf.SwitchGhSvcScopeGH_SCOPE_ANY)
-	scopeHost   = uint8(bpf.SwitchGhSvcScopeGH_SCOPE_HOST)
 
-	backendActive = 1 // gh_backend.state
+	svcDrop     = bpf.SwitchGhSvcFlagsGH_SVC_DROP
+	svcLocal    = bpf.SwitchGhSvcFlagsGH_SVC_LOCAL
+	svcDSR      = bpf.SwitchGhSvcFlagsGH_SVC_DSR
+	svcByClient = bpf.SwitchGhSvcFlagsGH_SVC_BY_CLIENT
+
+	memberActive   = uint8(bpf.SwitchGhMemberStateGH_MEMBER_ACTIVE)
+	memberDraining = uint8(bpf.SwitchGhMemberStateGH_MEMBER_DRAINING)
 
 	// EpochNet and EpochGlobal index the epoch map. A port's index is its id,
 	EpochNet    = 8192  // GH_EPOCH_NET, plus the network id
@@ -67,17 +74,9 @@ func routeKey(zone Zone, p netip.Prefix) (k RouteKey) {
 	return k
 }
 
-func svcKey(m mappingKey) (k SvcKey) {
-	k.Vip.B, k.PortBe, k.Zone, k.Proto, k.Scope = m.host.As16(), be16(m.port), zoneHost, m.proto, scopeAny
-	if m.host.IsLoopback() {
-		k.Scope = scopeHost
-	}
+func svcKey(f Frontend, zone Zone) (k SvcKey) {
+	k.Vip.B, k.PortBe, k.Zone, k.Proto = f.Addr.As16(), be16(f.Port), uint16(zone), f.Proto
 	return k
-}
-
-func backendRow(a netip.Addr, port uint16, at PortID, zone Zone) (r BackendRow) {
-	r.Addr.B, r.PortBe, r.Port, r.Zone, r.State = a.As16(), be16(port), uint16(at), uint16(zone), backendActive
-	return r
 }
 
 func natPoolRow(n natRange, count int) (r NATPoolRow) {

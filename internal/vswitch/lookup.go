@@ -20,11 +20,14 @@ type Rows struct {
 	Addr    map[AddrKey]AddrRow
 	Svc     map[SvcKey]SvcRow
 	Slot    map[SlotKey]uint32
-	Backend map[uint32]BackendRow
+	Member  map[MemberKey]MemberRow
 	NATPool map[uint32]NATPoolRow
 	Busy    map[BusyKey]uint8
 	Flood   map[FloodKey]uint32
 	FloodN  map[uint32]uint32
+
+	// ServiceNames by number, for telling.
+	ServiceNames map[ServiceID]string
 
 	routes map[RouteKey]RouteRow
 	bits   []uint32 // lengths that occur, longest first
@@ -34,9 +37,9 @@ type Rows struct {
 func (t Tables) Rows() *Rows {
 	r := &Rows{
 		Port: map[uint32]PortRow{}, Net: map[uint32]NetRow{}, IfPort: map[uint32]uint32{}, PortIP: map[PortIPKey]uint8{},
-		Addr: map[AddrKey]AddrRow{}, Svc: map[SvcKey]SvcRow{}, Slot: map[SlotKey]uint32{}, Backend: map[uint32]BackendRow{},
+		Addr: map[AddrKey]AddrRow{}, Svc: map[SvcKey]SvcRow{}, Slot: map[SlotKey]uint32{}, Member: map[MemberKey]MemberRow{},
 		NATPool: map[uint32]NATPoolRow{}, Busy: map[BusyKey]uint8{}, Flood: map[FloodKey]uint32{}, FloodN: map[uint32]uint32{},
-		routes: map[RouteKey]RouteRow{},
+		routes: map[RouteKey]RouteRow{}, ServiceNames: map[ServiceID]string{},
 	}
 	for b := range t.blocks {
 		for _, e := range b.cfg {
@@ -49,12 +52,15 @@ func (t Tables) Rows() *Rows {
 		fill(r.Addr, b.addr)
 		fill(r.Svc, b.svc)
 		fill(r.Slot, b.slot)
-		fill(r.Backend, b.backend)
+		fill(r.Member, b.member)
 		fill(r.NATPool, b.natpool)
 		fill(r.Busy, b.busy)
 		fill(r.Flood, b.flood)
 		fill(r.FloodN, b.floodn)
 		fill(r.routes, b.route)
+		if b.served != nil && len(b.svc) > 0 {
+			r.ServiceNames[ServiceID(b.svc[0].Value.Id)] = cmp.Or(b.served.name, b.served.object)
+		}
 	}
 	for k := range r.routes {
 		if !slices.Contains(r.bits, k.Prefixlen) {

@@ -22,7 +22,7 @@ type rows struct {
 	route   []Entry[RouteKey, RouteRow]
 	svc     []Entry[SvcKey, SvcRow]
 	slot    []Entry[SlotKey, uint32]
-	backend []Entry[uint32, BackendRow]
+	member  []Entry[MemberKey, MemberRow]
 	natpool []Entry[uint32, NATPoolRow]
 	busy    []Entry[BusyKey, uint8]
 	flood   []Entry[FloodKey, uint32]
@@ -44,13 +44,15 @@ type block struct {
 	// plain is the block without what is there only for somebody who looks; nil =
 	// the block itself. See Watch.
 	plain *block
+	// served is of a service, which makes its flows stale one by one.
+	served *served
 }
 
 // equal reports whether two objects contribute the same.
 func (r *rows) equal(o *rows) bool {
 	return slices.Equal(r.port, o.port) && slices.Equal(r.net, o.net) && slices.Equal(r.ifport, o.ifport) &&
 		slices.Equal(r.portip, o.portip) && slices.Equal(r.addr, o.addr) && slices.Equal(r.route, o.route) &&
-		slices.Equal(r.svc, o.svc) && slices.Equal(r.slot, o.slot) && slices.Equal(r.backend, o.backend) &&
+		slices.Equal(r.svc, o.svc) && slices.Equal(r.slot, o.slot) && slices.Equal(r.member, o.member) &&
 		slices.Equal(r.natpool, o.natpool) && slices.Equal(r.busy, o.busy) && slices.Equal(r.flood, o.flood) &&
 		slices.Equal(r.floodn, o.floodn) && slices.Equal(r.cfg, o.cfg)
 }

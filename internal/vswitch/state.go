@@ -60,6 +60,7 @@ type State struct {
 	Ports    []Port
 	Mappings []PortMapping
 	NATPools []NATPool
+	Services []Service
 }
 
 // Network is one address space and its switch.
@@ -115,7 +116,8 @@ type Port struct {
 	Mirror PortID
 }
 
-// PortMapping publishes Port/Proto of the host to an endpoint.
+// PortMapping publishes Port/Proto of the host to an endpoint: a Service with one
+// backend whose number follows from what is published.
 type PortMapping struct {
 	Object   string     // endpoint GUID
 	Proto    uint8      // 6, 17 or 132

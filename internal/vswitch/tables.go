@@ -27,7 +27,7 @@ type Tables struct {
 	nets      map[NetworkID]*block
 	floods    map[NetworkID]*block
 	ports     map[PortID]*block
-	mappings  map[mappingKey]*block
+	services  *serviceSet
 }
 
 // blocks yields every object's block.
@@ -37,7 +37,7 @@ func (t Tables) blocks(yield func(*block) bool) {
 			return
 		}
 	}
-	_ = each(t.uplinks, yield) && each(t.pools, yield) && each(t.nets, yield) && each(t.floods, yield) && each(t.ports, yield) && each(t.mappings, yield)
+	_ = each(t.uplinks, yield) && each(t.pools, yield) && each(t.nets, yield) && each(t.floods, yield) && each(t.ports, yield) && t.services.all(yield)
 }
 
 func each[K comparable](m map[K]*block, yield func(*block) bool) bool {
@@ -136,20 +136,7 @@ func (b *block) print(add func(string, ...any)) {
 		}
 		add("%s", s)
 	}
-	for _, e := range b.svc {
-		scope := ""
-		if e.Key.Scope == scopeHost {
-			scope = " host"
-		}
-		add("svc zone %d %s %s %d%s -> %d bank %d count %d", e.Key.Zone, protoName(e.Key.Proto), ip(e.Key.Vip.B), be16(e.Key.PortBe), scope,
-			e.Value.Id, e.Value.Bank, e.Value.Count)
-	}
-	for _, e := range b.slot {
-		add("slot %d bank %d %d -> backend %d", e.Key.Svc, e.Key.Bank, e.Key.I, e.Value)
-	}
-	for _, e := range b.backend {
-		add("backend %d zone %d port %d %s %d", e.Key, e.Value.Zone, e.Value.Port, ip(e.Value.Addr.B), be16(e.Value.PortBe))
-	}
+	b.printService(add)
 	for _, e := range b.natpool {
 		s := fmt.Sprintf("natpool %d %s %d-%d", e.Key, ip(e.Value.Addr.B), e.Value.Lo, e.Value.Hi)
 		if e.Value.Count > 1 {

@@ -63,6 +63,7 @@ type lab struct {
 	done  chan struct{}
 	ports []*labPort
 	coll  *ebpf.Collection
+	svcs  uint32 // services so far
 }
 
 // newLab makes namespace, devices, programs and rows. unit = false loads the
@@ -259,38 +260,35 @@ func (l *lab) configure() {
 	}
 	// 8080/tcp and 8053/udp of every host address -> a; 8081/tcp -> a too; 9090/tcp -> c
 	// of network 2; 7070/tcp has no backend; 8132/sctp keeps its port; 6060/tcp at one address.
-	svc := uint32(0)
-	publish := func(vip string, port uint16, proto uint8, portID, zone uint16, to string, toPort uint16) {
-		svc++
-		v := SvcVal{Id: svc, Count: 1}
+	publish := func(vip string, port uint16, proto uint8, portID uint16, to string, toPort uint16) {
+		b := labBackend{portID, to, toPort}
 		if to == "" {
-			v.Count = 0
+			l.service(vip, port, proto, 0, 7)
 		} else {
-			l.put("backend", svc, Backend{Addr: addr(to), PortBe: be(toPort), Port: portID, Zone: zone, State: 1})
-			l.put("slot", SlotKey{Svc: svc}, svc)
+			l.service(vip, port, proto, 0, 7, b)
 		}
-		l.put("svc", SvcKey{Vip: addr(vip), PortBe: be(port), Proto: proto}, v)
 	}
 	for _, f := range []struct{ any, a, c, one, v string }{
 		{"0.0.0.0", "192.168.100.10", "192.168.102.10", "10.0.0.4", "192.168.100.12"},
 		{"::", "fd00:100::10", "fd00:102::10", "fd00:a::4", "fd00:100::12"},
 	} {
-		publish(f.any, 8080, pkt.TCP, 1, 1, f.a, 80)
-		publish(f.any, 8081, pkt.TCP, 1, 1, f.a, 80)
-		publish(f.any, 8053, pkt.UDP, 1, 1, f.a, 53)
-		publish(f.any, 9090, pkt.TCP, 20, 2, f.c, 90)
-		publish(f.any, 9053, pkt.UDP, 20, 2, f.c, 53)
-		publish(f.any, 7070, pkt.TCP, 0, 0, "", 0)
-		publish(f.any, 7053, pkt.UDP, 0, 0, "", 0)
-		publish(f.any, 8132, pkt.SCTP, 1, 1, f.a, 8132)
-		publish(f.any, 8133, pkt.SCTP, 1, 1, f.a, 33)
-		publish(f.one, 6060, pkt.TCP, 3, 1, f.v, 60)
+		publish(f.any, 8080, pkt.TCP, 1, f.a, 80)
+		publish(f.any, 8081, pkt.TCP, 1, f.a, 80)
+		publish(f.any, 8053, pkt.UDP, 1, f.a, 53)
+		publish(f.any, 9090, pkt.TCP, 20, f.c, 90)
+		publish(f.any, 9053, pkt.UDP, 20, f.c, 53)
+		publish(f.any, 7070, pkt.TCP, 0, "", 0)
+		publish(f.any, 7053, pkt.UDP, 0, "", 0)
+		publish(f.any, 8132, pkt.SCTP, 1, f.a, 8132)
+		publish(f.any, 8133, pkt.SCTP, 1, f.a, 33)
+		publish(f.one, 6060, pkt.TCP, 3, f.v, 60)
 	}
+	l.services()
 }
 
 // reset empties every state map and the clock.
 func (l *lab) reset() {
-	for _, name := range []string{"flow4", "flow6", "frag4", "frag6", "drops", "sockrev"} {
+	for _, name := range []string{"flow4", "flow6", "frag4", "frag6", "drops", "sockrev", "affinity", "svcstat"} {
 		m := l.coll.Maps[name]
 		for {
 			k, err := m.NextKeyBytes(nil)

@@ -8,41 +8,7 @@
 #include "pool.h"
 #include "recall.h"
 #include "spoof.h"
-
-/*
- * The row that publishes vip:port as seen from p's zone. host: vip is an address
- * of the host; outside: the packet came by an uplink.
- */
-static __always_inline const struct gh_svc_val *gh_published(const struct gh_pkt *p, const struct gh_addr *vip,
-							      __u16 port_be, int host, int outside)
-{
-	const struct gh_svc_val *sv = NULL;
-
-	if (!port_be)
-		return NULL;
-	if (p->zone)
-		sv = gh_svc_get(vip, port_be, p->zone, p->proto, GH_SCOPE_ANY);
-	if (!sv && (host || outside))
-		sv = gh_svc_get(vip, port_be, GH_ZONE_HOST, p->proto, GH_SCOPE_ANY);
-	if (!sv && host)
-		sv = gh_svc_any(vip, port_be, p->proto);
-	return sv;
-}
-
-/*
- * gh_legal() is true when svc still publishes vip:port and backend is one that
- * answers at ip:bport.
- */
-static __always_inline int gh_legal(const struct gh_svc_val *sv, __u32 id, __u32 bid, const struct gh_addr *ip,
-				    __u16 bport_be)
-{
-	const struct gh_backend *b;
-
-	if (!sv || sv->id != id)
-		return 0;
-	b = gh_backend_get(bid);
-	return gh_backend_ok(b) && gh_addr_eq(&b->addr, ip) && b->port_be == bport_be;
-}
+#include "svc.h"
 
 /*
  * Multicast, loopback, and in IPv6 link-local destinations end at the network.
@@ -63,7 +29,6 @@ static __always_inline int gh_unroutable(const struct gh_addr *dst, int fam)
  * add up instead of multiplying. They return 0 (go on), GH_NO(), or
  * GH_NOT_OURS (uplinks only).
  */
-#define GH_NOT_OURS 1
 
 /* L0: epochs are read before what they guard. */
 __noinline int gh_layer_begin(void)
@@ -83,6 +48,7 @@ __noinline int gh_layer_begin(void)
 	w->target = 0;
 	w->host = 0;
 	w->no_nat = 0;
+	w->dsr = 0;
 	/* A later fragment whose ports nobody knows: only what needs none. */
 	w->blind = p->h.frag == GH_FRAG_LATER && (p->kflags & GH_FKEY_L3);
 	if (p->fam == 4) {
@@ -120,18 +86,6 @@ static __always_inline int gh_back(struct gh_pkt *p, struct gh_walk *w)
 {
 	const struct gh_port *q;
 
-	if (w->svc) {
-		const struct gh_svc_val *sv;
-		struct gh_addr *vip = &w->nsrc;
-
-		sv = gh_svc_get(vip, w->nsport_be, w->ozone, p->proto, GH_SCOPE_ANY);
-		if (!sv && w->ozone)
-			sv = gh_svc_get(vip, w->nsport_be, GH_ZONE_HOST, p->proto, GH_SCOPE_ANY);
-		if (!sv)
-			sv = gh_svc_any(vip, w->nsport_be, p->proto);
-		if (!gh_legal(sv, w->svc, w->backend, &p->src, p->sport_be))
-			return 0;
-	}
 	if (!w->okey_port) {
 		w->how = GH_TO_UPLINK;
 		return 1;
@@ -153,10 +107,12 @@ static __always_inline int gh_back(struct gh_pkt *p, struct gh_walk *w)
 __noinline int gh_layer_answer(void)
 {
 	struct gh_scratch *s = gh_scratch_get();
+	int gone;
 
 	if (!s)
 		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_FLOW, GH_REJECT_NONE);
-	if (!gh_back(&s->p, &s->w)) {
+	gone = s->w.svc && !gh_svc_answers();
+	if (gone || !gh_back(&s->p, &s->w)) {
 		/* Who went left its connection in TIME_WAIT: the far end must not see
 		 * the port of the binding again before its time. */
 		if (s->w.held && s->w.okey_port)
@@ -164,64 +120,9 @@ __noinline int gh_layer_answer(void)
 		s->w.how = GH_TO_NOBODY;
 		s->w.target = 0;
 		gh_forget(s, s->p.fam);
-	}
-	return 0;
-}
-
-/* L4: published ports and services. */
-__noinline int gh_layer_lb(void)
-{
-	struct gh_scratch *s = gh_scratch_get();
-	const struct gh_addr_val *av = NULL;
-	const struct gh_svc_val *sv;
-	const struct gh_backend *b;
-	const struct gh_port *q;
-	struct gh_pkt *p;
-	struct gh_walk *w;
-	int uplink;
-
-	if (!s)
-		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_LB, GH_REJECT_NONE);
-	p = &s->p;
-	w = &s->w;
-	uplink = p->kind == GH_PORT_UPLINK;
-	if (!uplink)
-		av = gh_addr_get(p->zone, &p->dst);
-	if (p->kind != GH_PORT_HOST && (!av || (av->flags & GH_ADDR_GATEWAY)))
-		w->host = gh_is_host(&p->dst);
-	sv = gh_published(p, &p->dst, p->dport_be, w->host, uplink);
-	if (uplink && !sv) {
-		if (w->keep)
-			gh_forget(s, p->fam);
-		return GH_NOT_OURS;
-	}
-	if (w->keep && w->svc && !gh_legal(sv, w->svc, w->backend, &w->ndst, w->ndport_be))
-		gh_forget(s, p->fam);
-	if (w->keep && !w->svc)
-		sv = NULL; /* it was not published when this conversation began */
-	if (!sv)
-		return 0;
-	if (!w->keep) {
-		if (p->proto == IPPROTO_TCP &&
-		    (p->h.tcp_flags & (GH_TCP_SYN | GH_TCP_ACK | GH_TCP_RST)) != GH_TCP_SYN)
-			return uplink ? GH_NOT_OURS : GH_NO(GH_DROP_NOSTATE, GH_LAYER_LB, GH_REJECT_STATE);
-		w->svc = sv->id;
-		w->backend = gh_backend_pick(sv, gh_tuple_hash(p));
-	}
-	b = gh_backend_get(w->backend);
-	if (!w->backend || !gh_backend_ok(b) || gh_is_v4(&b->addr) != (p->fam == 4))
-		return uplink ? GH_NOT_OURS : GH_NO(GH_DROP_NO_BACKEND, GH_LAYER_LB, GH_REJECT_PORT);
-	if (p->h.l4 == GH_L4_SCTP && b->port_be != p->dport_be)
-		return GH_NO(GH_DROP_NAT_PROTO, GH_LAYER_LB, GH_REJECT_NONE);
-	gh_addr_set(&w->ndst, &b->addr);
-	w->ndport_be = b->port_be;
-	w->routed = 1;
-	w->target = b->port;
-	w->how = GH_TO_PORT;
-	if (uplink) {
-		q = gh_port_get(w->target);
-		w->net = q ? q->net : 0;
-		w->e_net = gh_epoch_net(w->net);
+		/* Its client hears the same at its next word. */
+		if (gone && s->p.kind != GH_PORT_UPLINK && gh_tcp_middle(&s->p))
+			return GH_NO(GH_DROP_NOSTATE, GH_LAYER_LB, GH_REJECT_STATE);
 	}
 	return 0;
 }
@@ -232,9 +133,11 @@ __noinline int gh_layer_route(void)
 	struct gh_scratch *s = gh_scratch_get();
 	const struct gh_route_val *rt;
 	const struct gh_addr_val *av;
+	const struct gh_addr *dst;
 	const struct gh_net *n;
 	struct gh_pkt *p;
 	struct gh_walk *w;
+	int host;
 
 	if (!s)
 		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_ROUTE, GH_REJECT_NONE);
@@ -243,14 +146,21 @@ __noinline int gh_layer_route(void)
 	n = gh_net_get(w->net);
 	if (!n)
 		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_ROUTE, GH_REJECT_NONE);
-	w->routed = 0;
-	av = p->kind == GH_PORT_UPLINK ? NULL : gh_addr_get(p->zone, &p->dst);
+	w->routed = w->svc != 0;
+	if (p->kind == GH_PORT_UPLINK) { /* on to a backend elsewhere */
+		w->how = GH_TO_UPLINK;
+		return 0;
+	}
+	/* The packet's own destination, or the backend that a service put in its place. */
+	dst = &w->ndst;
+	host = w->svc ? gh_is_host(dst) : w->host;
+	av = gh_addr_get(p->zone, dst);
 	if (av) {
 		w->target = av->port;
 		w->how = GH_TO_PORT;
 	} else if (p->kind == GH_PORT_HOST) {
 		return GH_NO(GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE, GH_REJECT_HOST);
-	} else if (w->host) {
+	} else if (host) {
 		if (!(n->flags & GH_NET_HOSTNIC) || !n->host_port)
 			return GH_NO(GH_DROP_NO_ROUTE, GH_LAYER_ROUTE, GH_REJECT_ROUTE);
 		w->target = n->host_port;
@@ -258,9 +168,9 @@ __noinline int gh_layer_route(void)
 		if (w->blind) /* it might be a published port */
 			return GH_NO(GH_DROP_FRAG_ORDER, GH_LAYER_ROUTE, GH_REJECT_NONE);
 	} else {
-		if (gh_unroutable(&p->dst, p->fam))
+		if (gh_unroutable(dst, p->fam))
 			return GH_NO(GH_DROP_NO_ROUTE, GH_LAYER_ROUTE, GH_REJECT_NONE);
-		rt = gh_route_get(p->zone, &p->dst);
+		rt = gh_route_get(p->zone, dst);
 		if (rt && rt->kind == GH_ROUTE_LOCAL)
 			return GH_NO(GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE, GH_REJECT_HOST);
 		if (!rt || rt->kind != GH_ROUTE_UPLINK || !(n->flags & GH_NET_UPLINK))
@@ -268,7 +178,7 @@ __noinline int gh_layer_route(void)
 		w->how = GH_TO_UPLINK;
 		w->no_nat = rt->flags & GH_ROUTE_NO_NAT;
 	}
-	if (w->how == GH_TO_PORT && w->target == p->in_port)
+	if (w->how == GH_TO_PORT && w->target == p->in_port && !w->svc)
 		return GH_NO(GH_DROP_LOOP, GH_LAYER_ROUTE, GH_REJECT_NONE);
 	return 0;
 }
@@ -290,9 +200,9 @@ __noinline int gh_layer_deliver(struct __sk_buff *skb)
 		w->e_net = gh_epoch_net(w->net);
 	if (w->how == GH_TO_UPLINK) {
 		if (p->fam == 4)
-			ret = gh_to_uplink(skb, p, w, w->reply ? &w->nsrc : &p->src, &w->ndst, 4);
+			ret = gh_to_uplink(skb, p, w, w->reply ? &w->nsrc : &p->src, w->dsr ? &w->nh : &w->ndst, 4);
 		else
-			ret = gh_to_uplink(skb, p, w, w->reply ? &w->nsrc : &p->src, &w->ndst, 6);
+			ret = gh_to_uplink(skb, p, w, w->reply ? &w->nsrc : &p->src, w->dsr ? &w->nh : &w->ndst, 6);
 	} else {
 		in = gh_port_get(p->in_port);
 		if (!in)
@@ -327,7 +237,8 @@ __noinline int gh_layer_nat(void)
 	w->nat_lo = 1024; /* below: ports of daemons, by custom */
 	w->nat_hi = 65535;
 	w->pool_busy = 0;
-	if (w->how == GH_TO_UPLINK && (n->flags & GH_NET_SNAT) && !w->no_nat) {
+	/* From outside, by us, to a backend elsewhere: the answer must come back to us. */
+	if (w->how == GH_TO_UPLINK && !w->dsr && !w->no_nat && ((n->flags & GH_NET_SNAT) || p->kind == GH_PORT_UPLINK)) {
 		np = gh_pool_pick(p, w, gh_pool_of(p, w, n));
 		if (!np)
 			return GH_NO(GH_DROP_NO_ROUTE, GH_LAYER_NAT, GH_REJECT_ROUTE);
@@ -338,7 +249,7 @@ __noinline int gh_layer_nat(void)
 		w->nat_hi = np->hi;
 		w->pool_busy = 1;
 		w->snat = GH_SNAT_FIXED;
-	} else if (w->svc && gh_is_endpoint(p->kind)) {
+	} else if (w->svc && w->how == GH_TO_PORT && gh_is_endpoint(p->kind)) {
 		if (w->out_port == p->in_port) {
 			/* Itself: it would not take a packet from its own address. */
 			want = (struct gh_addr *)(p->fam == 4 ? &n->hairpin4 : &n->hairpin6);

@@ -11,13 +11,13 @@ const StateLayout = "2"
 // StateMaps returns the names of the maps that are pinned under StateLayout and
 // survive daemons, programs and configuration.
 func StateMaps() []string {
-	return []string{"flow4", "flow6", "pflows", "fill", "frag4", "frag6", "epoch", "pstats", "drops", "events", "sockrev"}
+	return []string{"flow4", "flow6", "pflows", "fill", "frag4", "frag6", "epoch", "pstats", "drops", "events", "sockrev", "affinity", "svcstat"}
 }
 
 // ConfigMaps returns the names of the maps that belong to one generation and are
 // written by user space only.
 func ConfigMaps() []string {
-	return []string{"port", "net", "ifport", "portip", "addr", "route", "svc", "slot", "backend",
+	return []string{"port", "net", "ifport", "portip", "addr", "route", "svc", "slot", "member",
 		"natpool", "portbusy", "flood", "floodn", "cfg"}
 }
 

@@ -21,7 +21,7 @@ import (
 func layoutHashes() map[string]string {
 	return map[string]string{
 		"1": "7595fc64",
-		"2": "6b319e38",
+		"2": "0e8fa0af",
 	}
 }
 

@@ -202,28 +202,35 @@ struct {
 } route SEC(".maps");
 
 /*
- * svc: HASH. A published port is a service with one backend. An all-zero vip
- * is "any address of the host" (only tried when addr says GH_ADDR_HOST).
+ * svc: HASH, a frontend -> its service. The zone is that of the one network
+ * which sees it, or 0: then flags say who does. An all-zero vip is "any address
+ * of the host" (only tried when addr says GH_ADDR_HOST).
  */
-enum gh_svc_scope {
-	GH_SCOPE_ANY = 0,  /* outside, endpoints, host processes */
-	GH_SCOPE_HOST = 1, /* host processes only: published on loopback */
+enum gh_svc_flags {
+	GH_SVC_NETWORKS = 1 << 0, /* endpoints of every network see it */
+	GH_SVC_HOST = 1 << 1,	  /* processes of the host */
+	GH_SVC_OUTSIDE = 1 << 2,  /* whoever comes by an uplink */
+	GH_SVC_DROP = 1 << 3,	  /* without a backend: silence, not a refusal */
+	GH_SVC_LOCAL = 1 << 4,	  /* outside clients get backends of this host only */
+	GH_SVC_DSR = 1 << 5,	  /* what outside clients send to backends elsewhere keeps its destination */
+	GH_SVC_BY_CLIENT = 1 << 6, /* the hash is of the client's address alone */
 };
 struct gh_svc_key {
 	struct gh_addr vip; /* any-v4: ::ffff:0.0.0.0, any-v6: :: */
 	__u16 port_be;
 	__u16 zone;
 	__u8 proto;
-	__u8 scope;
-	__u16 zero;
+	__u8 zero[3];
 };
 struct gh_svc_val {
 	__u32 id;
-	__u16 count; /* backends in the bank */
-	__u8 bank;
-	__u8 flags;
-	__u32 affinity_s;
-	__u32 zero;
+	__u32 affinity_s;  /* 0 = none */
+	__u16 count;	   /* slots in the bank; 0 = nobody takes new conversations */
+	__u16 bank;
+	__u16 out_count;   /* the same for clients outside */
+	__u16 out_bank;
+	__u16 flags;
+	__u16 zero;
 };
 
 /* configuration */
@@ -235,37 +242,54 @@ struct {
 	__type(value, struct gh_svc_val);
 } svc SEC(".maps");
 
+/*
+ * slot: {svc, bank, i} -> id of a member. A bank is written whole before a row of
+ * svc names it and removed after the last one does not, so a reader sees the old
+ * list or the new one. Its number folds its content: another list, another bank.
+ */
 struct gh_slot_key {
 	__u32 svc;
 	__u16 bank;
 	__u16 i;
 };
 
-/* configuration: value = backend id */
+/* configuration */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 262144);
+	__uint(max_entries, 524288); /* vswitch.MaxSlots, twice: both banks of everything */
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct gh_slot_key);
 	__type(value, __u32);
 } slot SEC(".maps");
 
-struct gh_backend {
+/*
+ * member: {svc, id} -> a backend of that service. Whether a conversation may stay
+ * is whether its pair is here, and not whether somebody still has the address.
+ */
+enum gh_member_state {
+	GH_MEMBER_ACTIVE = 1,
+	GH_MEMBER_DRAINING = 2, /* keeps its TCP connections, gets nothing new */
+};
+struct gh_member_key {
+	__u32 svc;
+	__u32 id;
+};
+struct gh_member {
 	struct gh_addr addr;
 	__u16 port_be;
-	__u16 port; /* switch port */
-	__u16 zone;
-	__u8 state; /* 0 absent, 1 active */
-	__u8 zero;
+	__u16 port; /* switch port; 0 = not on this host, L6 finds the way */
+	__u8 state;
+	__u8 zero[3];
 };
 
-/* configuration: index = backend id; 0 is never used */
+/* configuration */
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 65536);
-	__type(key, __u32);
-	__type(value, struct gh_backend);
-} backend SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144); /* vswitch.MaxBackends */
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct gh_member_key);
+	__type(value, struct gh_member);
+} member SEC(".maps");
 
 /* natpool: ARRAY. A pool is a run of entries, one an address. */
 #define GH_POOL_ADDRS 8	/* vswitch.MaxNATAddrs */

@@ -158,7 +158,7 @@ struct gh_walk {
 	__u8 no_nat;	/* the route says: with its own source */
 	__u8 held;	/* the entry is a NAT binding in TIME_WAIT */
 	__u8 copy;	/* GH_OP_COPY: somebody watches the port it goes to */
-	__u8 zero1;
+	__u8 dsr;	/* to a backend's host as it is; nh is the backend until the way is known */
 };
 
 enum gh_reject {
@@ -182,6 +182,7 @@ union gh_key {
 struct gh_scratch {
 	struct gh_pkt p;
 	struct gh_walk w;
+	struct gh_svc_val sv; /* the service that publishes its destination */
 	union gh_key key;  /* of the packet */
 	union gh_key rkey; /* of the answer */
 	union {

@@ -32,6 +32,8 @@ import (
 //	clock SECONDS          moves time on
 //	bump N                 epoch N changes
 //	del MAP ROW            takes configuration away for this case (see remove)
+//	drain ADDR PORT PROTO    the backends of this service drain for this case
+//	leave ADDR PORT PROTO    they are gone, the service stays
 //	noreverse              do not try the answer of forwarded packets (see below)
 //
 // A case named "[46] ..." runs twice, with its words of familyWords replaced.
@@ -113,6 +115,9 @@ func familyWords() [][3]string {
 		{"@x", "10.0.0.9", "fd00:a::9"},
 		{"@far", "8.8.8.8", "2001:db8::8"},
 		{"@any", "0.0.0.0", "::"},
+		{"@vip", "10.96.0.1", "fd00:96::1"}, // services: services_test.go
+		{"@lb", "192.0.2.1", "2001:db8:96::1"},
+		{"@r", "10.0.0.8", "fd00:a::8"},
 		{"@icmp", "icmp", "icmp6"},
 		{"@unreach-port", "error 3.3 0", "error 1.4 0"},
 		{"@unreach-host", "error 3.1 0", "error 1.3 0"},
@@ -191,6 +196,8 @@ func (r *scriptRun) step(line string) {
 		r.l.bump(uint32(n))
 	case "del":
 		r.remove(arg, text)
+	case "drain", "leave":
+		r.end(word, rest)
 	case "noreverse":
 		r.noReverse = true
 	default:

@@ -95,16 +95,10 @@ static __always_inline int gh_new(struct __sk_buff *skb, int fam)
 	in = gh_port_get(s->p.in_port);
 	if (!in)
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_PORT);
-	if (s->w.svc) {
-		/* The row was read before the epochs that guard it: its network was
-		 * not known yet. Had it gone in between, nobody would notice later. */
-		int host = s->p.kind != GH_PORT_HOST && gh_is_host(&s->p.dst);
-		const struct gh_svc_val *sv = gh_published(&s->p, &s->p.dst, s->p.dport_be, host,
-							   s->p.kind == GH_PORT_UPLINK);
-
-		if (!gh_legal(sv, s->w.svc, s->w.backend, &s->w.ndst, s->w.ndport_be))
-			return gh_drop(skb, s, GH_DROP_NO_BACKEND, GH_LAYER_LB);
-	}
+	/* The service was read before the epochs that guard it: where it leads was not
+	 * known yet. Had it gone in between, nobody would notice later. */
+	if (s->w.svc && (!gh_svc_seen() || s->sv.id != s->w.svc || !gh_member_get(s->w.svc, s->w.backend)))
+		return gh_drop(skb, s, GH_DROP_NO_BACKEND, GH_LAYER_LB);
 	ret = gh_commit(s, in, s->w.first_be, skb->len, fam);
 	if (ret)
 		return gh_no(skb, s, ret);

@@ -58,6 +58,7 @@ func TestSockets(t *testing.T) {
 		"sock_connect4": ebpf.AttachCGroupInet4Connect, "sock_connect6": ebpf.AttachCGroupInet6Connect,
 		"sock_sendmsg4": ebpf.AttachCGroupUDP4Sendmsg, "sock_sendmsg6": ebpf.AttachCGroupUDP6Sendmsg,
 		"sock_recvmsg4": ebpf.AttachCGroupUDP4Recvmsg, "sock_recvmsg6": ebpf.AttachCGroupUDP6Recvmsg,
+		"sock_release":      ebpf.AttachCgroupInetSockRelease,
 		"sock_getpeername4": ebpf.AttachCgroupInet4GetPeername, "sock_getpeername6": ebpf.AttachCgroupInet6GetPeername,
 	} {
 		k, err := link.AttachCgroup(link.CgroupOptions{Path: cgroup, Attach: at, Program: l.coll.Programs[prog]})
@@ -75,11 +76,8 @@ func TestSockets(t *testing.T) {
 		}
 	})
 	// Scope host: only processes of the host see it.
-	for i, f := range []struct{ vip, to string }{{"127.0.0.1", "192.168.100.10"}, {"::1", "fd00:100::10"}} {
-		id := uint32(200 + i)
-		l.put("backend", id, Backend{Addr: addr(f.to), PortBe: be(80), Port: 1, Zone: 1, State: 1})
-		l.put("slot", SlotKey{Svc: id}, id)
-		l.put("svc", SvcKey{Vip: addr(f.vip), PortBe: be(4444), Proto: 6, Scope: 1}, SvcVal{Id: id, Count: 1})
+	for _, f := range []struct{ vip, to string }{{"127.0.0.1", "192.168.100.10"}, {"::1", "fd00:100::10"}} {
+		l.service(f.vip, 4444, 6, 0, SwitchGhSvcFlagsGH_SVC_HOST, labBackend{1, f.to, 80})
 	}
 	cookie := func() (c uint64, err error) {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)

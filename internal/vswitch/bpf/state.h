@@ -312,6 +312,48 @@ struct {
 	__uint(max_entries, 1 << 20);
 } events SEC(".maps");
 
+/*
+ * affinity: LRU {client, svc, zone} -> the backend it had last. A client is an
+ * address in its zone or, of processes, a network namespace by its cookie.
+ */
+enum gh_client {
+	GH_CLIENT_ADDR = 0,
+	GH_CLIENT_NETNS = 1,
+};
+struct gh_affinity_key {
+	struct gh_addr client;
+	__u32 svc;
+	__u16 zone;
+	__u16 kind; /* enum gh_client */
+};
+struct gh_affinity_val {
+	__u32 backend; /* id of a member; only a hint, it may be gone */
+	__u32 last_s;
+};
+
+/* state */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct gh_affinity_key);
+	__type(value, struct gh_affinity_val);
+} affinity SEC(".maps");
+
+/* svcstat: PERCPU_HASH svc id -> what it did */
+struct gh_svcstat {
+	__u64 fresh;	/* conversations given to a backend */
+	__u64 refused;	/* for want of one */
+};
+
+/* state: rows are made by the first conversation, removed by user space with the service. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct gh_svcstat);
+} svcstat SEC(".maps");
+
 /* sockrev: LRU {cookie, backend} -> what the process asked for (UDP, getpeername) */
 struct gh_sockrev_key {
 	__u64 cookie;

@@ -31,7 +31,9 @@ struct gh_types {
 	enum gh_addr_flags addr_flags;
 	enum gh_route_kind route_kind;
 	enum gh_route_flags route_flags;
-	enum gh_svc_scope svc_scope;
+	enum gh_svc_flags svc_flags;
+	enum gh_member_state member_state;
+	enum gh_client client;
 	enum gh_fkey_flags fkey_flags;
 	enum gh_op op;
 	enum gh_verdict verdict;
@@ -364,25 +366,25 @@ int st_drop(struct __sk_buff *skb)
 SEC("cgroup/connect4")
 int sock_connect4(struct bpf_sock_addr *ctx)
 {
-	return gh_sock_ask4(ctx);
+	return gh_sock_ask4(ctx, 1);
 }
 
 SEC("cgroup/connect6")
 int sock_connect6(struct bpf_sock_addr *ctx)
 {
-	return gh_sock_ask6(ctx);
+	return gh_sock_ask6(ctx, 1);
 }
 
 SEC("cgroup/sendmsg4")
 int sock_sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return gh_sock_ask4(ctx);
+	return gh_sock_ask4(ctx, 0);
 }
 
 SEC("cgroup/sendmsg6")
 int sock_sendmsg6(struct bpf_sock_addr *ctx)
 {
-	return gh_sock_ask6(ctx);
+	return gh_sock_ask6(ctx, 0);
 }
 
 SEC("cgroup/recvmsg4")
@@ -407,4 +409,11 @@ SEC("cgroup/getpeername6")
 int sock_getpeername6(struct bpf_sock_addr *ctx)
 {
 	return gh_sock_show6(ctx);
+}
+
+SEC("cgroup/sock_release")
+int sock_release(struct bpf_sock *ctx)
+{
+	gh_sock_gone(ctx);
+	return GH_SOCK_ALLOW;
 }

@@ -41,14 +41,18 @@ type SwitchGhAddrVal struct {
 	Pad   [2]uint8
 }
 
-type SwitchGhBackend struct {
+type SwitchGhAffinityKey struct {
 	_      structs.HostLayout
-	Addr   SwitchGhAddr
-	PortBe uint16
-	Port   uint16
+	Client SwitchGhAddr
+	Svc    uint32
 	Zone   uint16
-	State  uint8
-	Zero   uint8
+	Kind   uint16
+}
+
+type SwitchGhAffinityVal struct {
+	_       structs.HostLayout
+	Backend uint32
+	LastS   uint32
 }
 
 type SwitchGhBusyKey struct {
@@ -69,6 +73,13 @@ type SwitchGhCfg struct {
 	Pad0          uint32
 	Pad           [3]uint64
 }
+
+type SwitchGhClient uint32
+
+const (
+	SwitchGhClientGH_CLIENT_ADDR  SwitchGhClient = 0
+	SwitchGhClientGH_CLIENT_NETNS SwitchGhClient = 1
+)
 
 type SwitchGhCopyWhat uint32
 
@@ -387,6 +398,28 @@ const (
 	SwitchGhLayerGH_LAYER_FLOW    SwitchGhLayer = 11
 )
 
+type SwitchGhMember struct {
+	_      structs.HostLayout
+	Addr   SwitchGhAddr
+	PortBe uint16
+	Port   uint16
+	State  uint8
+	Zero   [3]uint8
+}
+
+type SwitchGhMemberKey struct {
+	_   structs.HostLayout
+	Svc uint32
+	Id  uint32
+}
+
+type SwitchGhMemberState uint32
+
+const (
+	SwitchGhMemberStateGH_MEMBER_ACTIVE   SwitchGhMemberState = 1
+	SwitchGhMemberStateGH_MEMBER_DRAINING SwitchGhMemberState = 2
+)
+
 type SwitchGhNatpool struct {
 	_     structs.HostLayout
 	Addr  SwitchGhAddr
@@ -661,10 +694,10 @@ type SwitchGhScratch struct {
 		NoNat      uint8
 		Held       uint8
 		Copy       uint8
-		Zero1      uint8
+		Dsr        uint8
 		_          [3]byte
 	}
-	_   [4]byte
+	Sv  SwitchGhSvcVal
 	Key struct {
 		_  structs.HostLayout
 		K4 SwitchGhFkey4
@@ -737,31 +770,43 @@ const (
 	SwitchGhStageGH_STAGES       SwitchGhStage = 16
 )
 
+type SwitchGhSvcFlags uint32
+
+const (
+	SwitchGhSvcFlagsGH_SVC_NETWORKS  SwitchGhSvcFlags = 1
+	SwitchGhSvcFlagsGH_SVC_HOST      SwitchGhSvcFlags = 2
+	SwitchGhSvcFlagsGH_SVC_OUTSIDE   SwitchGhSvcFlags = 4
+	SwitchGhSvcFlagsGH_SVC_DROP      SwitchGhSvcFlags = 8
+	SwitchGhSvcFlagsGH_SVC_LOCAL     SwitchGhSvcFlags = 16
+	SwitchGhSvcFlagsGH_SVC_DSR       SwitchGhSvcFlags = 32
+	SwitchGhSvcFlagsGH_SVC_BY_CLIENT SwitchGhSvcFlags = 64
+)
+
 type SwitchGhSvcKey struct {
 	_      structs.HostLayout
 	Vip    SwitchGhAddr
 	PortBe uint16
 	Zone   uint16
 	Proto  uint8
-	Scope  uint8
-	Zero   uint16
+	Zero   [3]uint8
 }
-
-type SwitchGhSvcScope uint32
-
-const (
-	SwitchGhSvcScopeGH_SCOPE_ANY  SwitchGhSvcScope = 0
-	SwitchGhSvcScopeGH_SCOPE_HOST SwitchGhSvcScope = 1
-)
 
 type SwitchGhSvcVal struct {
 	_         structs.HostLayout
 	Id        uint32
-	Count     uint16
-	Bank      uint8
-	Flags     uint8
 	AffinityS uint32
-	Zero      uint32
+	Count     uint16
+	Bank      uint16
+	OutCount  uint16
+	OutBank   uint16
+	Flags     uint16
+	Zero      uint16
+}
+
+type SwitchGhSvcstat struct {
+	_       structs.HostLayout
+	Fresh   uint64
+	Refused uint64
 }
 
 type SwitchGhTypes struct {
@@ -778,7 +823,9 @@ type SwitchGhTypes struct {
 	AddrFlags     uint32
 	RouteKind     uint32
 	RouteFlags    uint32
-	SvcScope      uint32
+	SvcFlags      uint32
+	MemberState   uint32
+	Client        uint32
 	FkeyFlags     uint32
 	Op            uint32
 	Verdict       uint32
@@ -884,7 +931,7 @@ const (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	SwitchMapAddr              = "addr"
-	SwitchMapBackend           = "backend"
+	SwitchMapAffinity          = "affinity"
 	SwitchMapCfg               = "cfg"
 	SwitchMapDrops             = "drops"
 	SwitchMapEpoch             = "epoch"
@@ -897,6 +944,7 @@ const (
 	SwitchMapFrag4             = "frag4"
 	SwitchMapFrag6             = "frag6"
 	SwitchMapIfport            = "ifport"
+	SwitchMapMember            = "member"
 	SwitchMapNatpool           = "natpool"
 	SwitchMapNet               = "net"
 	SwitchMapPflows            = "pflows"
@@ -913,6 +961,7 @@ const (
 	SwitchMapSockrev           = "sockrev"
 	SwitchMapStages            = "stages"
 	SwitchMapSvc               = "svc"
+	SwitchMapSvcstat           = "svcstat"
 	SwitchProgEpIn             = "ep_in"
 	SwitchProgSockConnect4     = "sock_connect4"
 	SwitchProgSockConnect6     = "sock_connect6"
@@ -920,6 +969,7 @@ const (
 	SwitchProgSockGetpeername6 = "sock_getpeername6"
 	SwitchProgSockRecvmsg4     = "sock_recvmsg4"
 	SwitchProgSockRecvmsg6     = "sock_recvmsg6"
+	SwitchProgSockRelease      = "sock_release"
 	SwitchProgSockSendmsg4     = "sock_sendmsg4"
 	SwitchProgSockSendmsg6     = "sock_sendmsg6"
 	SwitchProgStArp            = "st_arp"
@@ -992,6 +1042,7 @@ type SwitchProgramSpecs struct {
 	SockGetpeername6 *ebpf.ProgramSpec `ebpf:"sock_getpeername6"`
 	SockRecvmsg4     *ebpf.ProgramSpec `ebpf:"sock_recvmsg4"`
 	SockRecvmsg6     *ebpf.ProgramSpec `ebpf:"sock_recvmsg6"`
+	SockRelease      *ebpf.ProgramSpec `ebpf:"sock_release"`
 	SockSendmsg4     *ebpf.ProgramSpec `ebpf:"sock_sendmsg4"`
 	SockSendmsg6     *ebpf.ProgramSpec `ebpf:"sock_sendmsg6"`
 	StArp            *ebpf.ProgramSpec `ebpf:"st_arp"`
@@ -1016,7 +1067,7 @@ type SwitchProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type SwitchMapSpecs struct {
 	Addr     *ebpf.MapSpec `ebpf:"addr"`
-	Backend  *ebpf.MapSpec `ebpf:"backend"`
+	Affinity *ebpf.MapSpec `ebpf:"affinity"`
 	Cfg      *ebpf.MapSpec `ebpf:"cfg"`
 	Drops    *ebpf.MapSpec `ebpf:"drops"`
 	Epoch    *ebpf.MapSpec `ebpf:"epoch"`
@@ -1029,6 +1080,7 @@ type SwitchMapSpecs struct {
 	Frag4    *ebpf.MapSpec `ebpf:"frag4"`
 	Frag6    *ebpf.MapSpec `ebpf:"frag6"`
 	Ifport   *ebpf.MapSpec `ebpf:"ifport"`
+	Member   *ebpf.MapSpec `ebpf:"member"`
 	Natpool  *ebpf.MapSpec `ebpf:"natpool"`
 	Net      *ebpf.MapSpec `ebpf:"net"`
 	Pflows   *ebpf.MapSpec `ebpf:"pflows"`
@@ -1045,6 +1097,7 @@ type SwitchMapSpecs struct {
 	Sockrev  *ebpf.MapSpec `ebpf:"sockrev"`
 	Stages   *ebpf.MapSpec `ebpf:"stages"`
 	Svc      *ebpf.MapSpec `ebpf:"svc"`
+	Svcstat  *ebpf.MapSpec `ebpf:"svcstat"`
 }
 
 // SwitchVariableSpecs contains global variables before they are loaded into the kernel.
@@ -1078,7 +1131,7 @@ func (o *SwitchObjects) Close() error {
 // It can be passed to LoadSwitchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SwitchMaps struct {
 	Addr     *ebpf.Map `ebpf:"addr"`
-	Backend  *ebpf.Map `ebpf:"backend"`
+	Affinity *ebpf.Map `ebpf:"affinity"`
 	Cfg      *ebpf.Map `ebpf:"cfg"`
 	Drops    *ebpf.Map `ebpf:"drops"`
 	Epoch    *ebpf.Map `ebpf:"epoch"`
@@ -1091,6 +1144,7 @@ type SwitchMaps struct {
 	Frag4    *ebpf.Map `ebpf:"frag4"`
 	Frag6    *ebpf.Map `ebpf:"frag6"`
 	Ifport   *ebpf.Map `ebpf:"ifport"`
+	Member   *ebpf.Map `ebpf:"member"`
 	Natpool  *ebpf.Map `ebpf:"natpool"`
 	Net      *ebpf.Map `ebpf:"net"`
 	Pflows   *ebpf.Map `ebpf:"pflows"`
@@ -1107,12 +1161,13 @@ type SwitchMaps struct {
 	Sockrev  *ebpf.Map `ebpf:"sockrev"`
 	Stages   *ebpf.Map `ebpf:"stages"`
 	Svc      *ebpf.Map `ebpf:"svc"`
+	Svcstat  *ebpf.Map `ebpf:"svcstat"`
 }
 
 func (m *SwitchMaps) Close() error {
 	return _SwitchClose(
 		m.Addr,
-		m.Backend,
+		m.Affinity,
 		m.Cfg,
 		m.Drops,
 		m.Epoch,
@@ -1125,6 +1180,7 @@ func (m *SwitchMaps) Close() error {
 		m.Frag4,
 		m.Frag6,
 		m.Ifport,
+		m.Member,
 		m.Natpool,
 		m.Net,
 		m.Pflows,
@@ -1141,6 +1197,7 @@ func (m *SwitchMaps) Close() error {
 		m.Sockrev,
 		m.Stages,
 		m.Svc,
+		m.Svcstat,
 	)
 }
 
@@ -1165,6 +1222,7 @@ type SwitchPrograms struct {
 	SockGetpeername6 *ebpf.Program `ebpf:"sock_getpeername6"`
 	SockRecvmsg4     *ebpf.Program `ebpf:"sock_recvmsg4"`
 	SockRecvmsg6     *ebpf.Program `ebpf:"sock_recvmsg6"`
+	SockRelease      *ebpf.Program `ebpf:"sock_release"`
 	SockSendmsg4     *ebpf.Program `ebpf:"sock_sendmsg4"`
 	SockSendmsg6     *ebpf.Program `ebpf:"sock_sendmsg6"`
 	StArp            *ebpf.Program `ebpf:"st_arp"`
@@ -1193,6 +1251,7 @@ func (p *SwitchPrograms) Close() error {
 		p.SockGetpeername6,
 		p.SockRecvmsg4,
 		p.SockRecvmsg6,
+		p.SockRelease,
 		p.SockSendmsg4,
 		p.SockSendmsg6,
 		p.StArp,

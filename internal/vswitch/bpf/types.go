@@ -10,8 +10,10 @@ type (
 	AddrFlags     = SwitchGhAddrFlags
 	AddrKey       = SwitchGhAddrKey
 	AddrVal       = SwitchGhAddrVal
-	Backend       = SwitchGhBackend
+	AffinityKey   = SwitchGhAffinityKey
+	AffinityVal   = SwitchGhAffinityVal
 	BusyKey       = SwitchGhBusyKey
+	Client        = SwitchGhClient
 	Cfg           = SwitchGhCfg
 	CopyWhat      = SwitchGhCopyWhat
 	DropKey       = SwitchGhDropKey
@@ -32,6 +34,9 @@ type (
 	FragKey6      = SwitchGhFrag6Key
 	FragVal       = SwitchGhFragVal
 	Layer         = SwitchGhLayer
+	Member        = SwitchGhMember
+	MemberKey     = SwitchGhMemberKey
+	MemberState   = SwitchGhMemberState
 	NATPool       = SwitchGhNatpool
 	Net           = SwitchGhNet
 	NetFlags      = SwitchGhNetFlags
@@ -55,7 +60,8 @@ type (
 	SockRevVal    = SwitchGhSockrevVal
 	Stage         = SwitchGhStage
 	SvcKey        = SwitchGhSvcKey
-	SvcScope      = SwitchGhSvcScope
+	SvcFlags      = SwitchGhSvcFlags
+	SvcStat       = SwitchGhSvcstat
 	SvcVal        = SwitchGhSvcVal
 	Verdict       = SwitchGhVerdict
 	Via           = SwitchGhVia

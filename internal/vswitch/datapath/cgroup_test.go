@@ -22,9 +22,9 @@ func TestHooksWithoutMount(t *testing.T) {
 	l.o.CgroupRoot = fmt.Sprintf("/proc/self/fd/%d", f.Fd())
 	d := l.open()
 	l.apply(d)
-	owned(t, l.o, "links/sock_", 8)
+	owned(t, l.o, "links/sock_", len(socketHooks))
 	d.Close()
-	owned(t, l.o, "links/sock_", 8)
+	owned(t, l.o, "links/sock_", len(socketHooks))
 	d = l.open()
 	l.apply(d)
 	l.s.Mappings = nil

@@ -46,7 +46,7 @@ func TestOpenApplyClose(t *testing.T) {
 	l.apply(d)
 	owned(t, l.o, "filter gh_ep", 1)
 	owned(t, l.o, uplinkOwned(!haveTCX(t)), 1)
-	owned(t, l.o, "links/sock_", 8)
+	owned(t, l.o, "links/sock_", len(socketHooks))
 	checkMaps(t, d, l.tables())
 
 	// A later change, then back; and the same Tables again.
@@ -116,7 +116,7 @@ func TestObjectFits(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]uint32{
-		"port": vswitch.MaxPorts, "net": vswitch.MaxNetworks, "floodn": vswitch.MaxNetworks, "backend": vswitch.MaxBackends,
+		"port": vswitch.MaxPorts, "net": vswitch.MaxNetworks, "floodn": vswitch.MaxNetworks, "member": vswitch.MaxBackends, "slot": 2 * vswitch.MaxSlots,
 		"natpool": 256 + vswitch.MaxNATPools*2*vswitch.MaxNATAddrs, "epoch": vswitch.EpochGlobal + 1,
 	} {
 		if m := spec.Maps[name]; m == nil || m.MaxEntries != want {

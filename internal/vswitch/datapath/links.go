@@ -39,6 +39,7 @@ var socketHooks = []struct {
 	{bpf.SwitchProgSockConnect6, ebpf.AttachCGroupInet6Connect},
 	{bpf.SwitchProgSockSendmsg4, ebpf.AttachCGroupUDP4Sendmsg},
 	{bpf.SwitchProgSockSendmsg6, ebpf.AttachCGroupUDP6Sendmsg},
+	{bpf.SwitchProgSockRelease, ebpf.AttachCgroupInetSockRelease},
 }
 
 // How long an attachment that lost its last reference may linger: the kernel

@@ -61,6 +61,11 @@ func (l Live) Frag6(k bpf.FragKey6) (bpf.FragVal, bool) {
 	return get[bpf.FragKey6, bpf.FragVal](l, bpf.SwitchMapFrag6, k)
 }
 
+// Affinity is an entry of affinity.
+func (l Live) Affinity(k bpf.AffinityKey) (bpf.AffinityVal, bool) {
+	return get[bpf.AffinityKey, bpf.AffinityVal](l, bpf.SwitchMapAffinity, k)
+}
+
 // Epoch is an entry of epoch.
 func (l Live) Epoch(i uint32) uint32 {
 	n, _ := get[uint32, uint32](l, bpf.SwitchMapEpoch, i)

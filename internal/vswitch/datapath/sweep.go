@@ -83,7 +83,7 @@ func (r SweepResult) next() time.Duration {
 }
 
 // Sweep removes the flows of which both directions are idle for longer than
-// their state allows. Run calls it.
+// their state allows, and the counters of services that are gone. Run calls it.
 func (d *Datapath) Sweep() (SweepResult, error) {
 	now, err := monotonicSeconds()
 	if err != nil {
@@ -106,6 +106,7 @@ func (d *Datapath) Sweep() (SweepResult, error) {
 	if err == nil { // a partial walk counts too little
 		err = d.storeTally(&t)
 	}
+	err = errors.Join(err, d.sweepServices())
 	if err != nil {
 		return r, fmt.Errorf("sweep flows: %w", err)
 	}

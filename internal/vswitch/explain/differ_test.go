@@ -55,7 +55,8 @@ func TestDifferential(t *testing.T) {
 		"drop NO_ROUTE", "drop SPOOF_IP", "drop SPOOF_MAC", "drop UNKNOWN_DST", "drop TTL", "drop MTU", "drop NOSTATE", "drop ICMP_NOFLOW",
 		"drop PORT_DOWN", "drop FRAG_ORDER", "drop SPOOF_ARP", "drop LOOP", "drop PARSE",
 		"nat pool", "second address of a pool", "no nat", "drop NAT_PORTS", "drop NO_BACKEND", "drop PORT_QUOTA", "drop FRAG_TINY", "drop FRAG_TABLE",
-		"mirrored forward", "mirrored drop", "mirrored reply", "mirrored flood"} {
+		"mirrored forward", "mirrored drop", "mirrored reply", "mirrored flood",
+		"service by affinity", "service drains", "service gone", "service elsewhere", "service direct", "service by client", "service silent"} {
 		if seen[want] == 0 {
 			t.Errorf("never seen: %s (of %v)", want, seen)
 		}
@@ -162,6 +163,9 @@ func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte, seen ma
 	}
 	if len(t.Raw.Mirrors) > 0 {
 		seen["mirrored "+string(t.Verdict)]++
+	}
+	for _, f := range serviceWords(t) {
+		seen[f]++
 	}
 	return what, nil
 }

@@ -166,17 +166,13 @@ func faults() []fault {
 		{name: "stale address after a renumbering", ask: ask(askB), seed: func(b *sickbed) { b.port(bedA).Addrs = []netip.Addr{netip.MustParseAddr("192.168.100.20")} }, reason: "SPOOF_IP", layer: "L1 anti-spoof"},
 		{name: "ARP for another", ask: ask("arp who-has 192.168.100.11 tell 192.168.100.12"), reason: "SPOOF_ARP", layer: "L1 anti-spoof"},
 		{name: "DHCP server behind an endpoint", ask: ask("192.168.100.10.67 > 192.168.100.11.68: udp \"x\""), reason: "DHCP_GUARD", layer: "L1 anti-spoof"},
-		{name: "published port with nobody behind", ask: ask(askHost), poke: func(b *sickbed) error {
-			for id, v := range b.rows.Backend {
-				v.State = 0
-				b.rows.Backend[id] = v
-				if err := b.coll.Maps["backend"].Put(id, v); err != nil {
-					return err
-				}
-			}
-			return nil
-		}, reason: "NO_BACKEND", layer: "L4 published ports"},
-		{name: "middle of a connection to a published port", ask: ask("192.168.100.10.40000 > 10.0.0.4.8080: tcp A"), reason: "NOSTATE", layer: "L4 published ports"},
+		{name: "published port with nobody behind", ask: ask(askHost), seed: func(b *sickbed) {
+			m := b.state.Mappings[0]
+			b.state.Mappings = nil
+			b.state.Services = []vswitch.Service{{ID: 1, Name: "web", Frontends: []vswitch.Frontend{
+				{Addr: netip.IPv4Unspecified(), Port: m.HostPort, Proto: m.Proto, Scope: vswitch.ScopeAll}}}}
+		}, reason: "NO_BACKEND", layer: "L4 services"},
+		{name: "middle of a connection to a published port", ask: ask("192.168.100.10.40000 > 10.0.0.4.8080: tcp A"), reason: "NOSTATE", layer: "L4 services"},
 		{name: "nobody has the address", ask: ask(askB), seed: func(b *sickbed) { b.port(bedB).Addrs = b.port(bedB).Addrs[1:]; b.state.Mappings = nil }, reason: "UNKNOWN_DST", layer: "L6 route"},
 		{name: "receiver's port is down", ask: ask(askB), seed: func(b *sickbed) { b.port(bedB).Up = false }, reason: "PORT_DOWN", layer: "L6 route"},
 		{name: "receiver's device went", ask: ask(askB), seed: func(b *sickbed) { delete(b.facts.Ifindex, "e1") }, reason: "PORT_DOWN", layer: "L6 route"},

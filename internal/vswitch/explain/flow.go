@@ -115,6 +115,7 @@ type Live interface {
 	Flow6(bpf.FlowKey6) (bpf.Flow6, bool)
 	Frag4(bpf.FragKey4) (bpf.FragVal, bool)
 	Frag6(bpf.FragKey6) (bpf.FragVal, bool)
+	Affinity(bpf.AffinityKey) (bpf.AffinityVal, bool)
 	// Epoch is the entry of the epoch map.
 	Epoch(index uint32) uint32
 	// Flows is how many flows count against the quota of a port.

@@ -202,7 +202,7 @@ func (l *lab) apply(t vswitch.Tables) error {
 }
 
 // twist changes some rows to what Compile does not make (yet): small pools,
-// services without backends, busy ports, ports reached by their device.
+// quotas, busy ports, ports reached by their device.
 // What it returns takes that back.
 func (l *lab) twist(r *rand.Rand, rows *vswitch.Rows) (straighten func() error, err error) {
 	var undo []func() error
@@ -250,14 +250,6 @@ func (l *lab) twist(r *rand.Rand, rows *vswitch.Rows) (straighten func() error, 
 			errs = append(errs, put("pflows", uint32(0), uint32(0), uint32(70000)))
 		}
 	}
-	for _, id := range slices.Sorted(maps.Keys(rows.Backend)) {
-		if was := rows.Backend[id]; one(r, 8) {
-			is := was
-			is.State = 0
-			rows.Backend[id] = is
-			errs = append(errs, put("backend", id, was, is))
-		}
-	}
 	return straighten, errors.Join(errs...)
 }
 
@@ -273,7 +265,7 @@ func (l *lab) clock(by uint64) error {
 }
 
 func (l *lab) clear() error {
-	for _, name := range []string{"flow4", "flow6", "frag4", "frag6"} {
+	for _, name := range []string{"flow4", "flow6", "frag4", "frag6", "affinity"} {
 		m := l.coll.Maps[name]
 		for {
 			k, err := m.NextKeyBytes(nil)
@@ -327,6 +319,10 @@ func (l *lab) Frag4(k bpf.FragKey4) (v bpf.FragVal, ok bool) {
 
 func (l *lab) Frag6(k bpf.FragKey6) (v bpf.FragVal, ok bool) {
 	return v, l.coll.Maps["frag6"].Lookup(&k, &v) == nil
+}
+
+func (l *lab) Affinity(k bpf.AffinityKey) (v bpf.AffinityVal, ok bool) {
+	return v, l.coll.Maps["affinity"].Lookup(&k, &v) == nil
 }
 
 func (l *lab) Epoch(i uint32) (n uint32) {

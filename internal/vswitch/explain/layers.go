@@ -68,74 +68,6 @@ func (w *walk) owns(a addr) bool {
 	return ok
 }
 
-// service is a row of svc and its key, for telling.
-type service struct {
-	vswitch.SvcRow
-	key vswitch.SvcKey
-}
-
-func (s *service) String() string {
-	return fmt.Sprintf("svc zone %d %s %s %d -> %d", s.key.Zone, protoName(s.key.Proto), ip(s.key.Vip.B), be(s.key.PortBe), s.Id)
-}
-
-func (r *Switch) svc(vip addr, port, zone uint16, proto, scope uint8) *service {
-	k := vswitch.SvcKey{PortBe: be(port), Zone: zone, Proto: proto, Scope: scope}
-	k.Vip.B = vip
-	if row, ok := r.Rows.Svc[k]; ok {
-		return &service{row, k}
-	}
-	return nil
-}
-
-// svcAny is the row for any address of a's family.
-func (r *Switch) svcAny(a addr, port uint16, proto uint8) *service {
-	var any addr
-	if ip(a).Is4() {
-		any = addr4(0)
-	}
-	return r.svc(any, port, 0, proto, 0)
-}
-
-// published is the row that publishes dst as seen from the packet's zone.
-func (w *walk) published(host, outside bool) *service {
-	if w.k.dport == 0 {
-		return nil
-	}
-	var s *service
-	if w.k.zone != 0 {
-		s = w.s.svc(w.k.dst, w.k.dport, w.k.zone, w.k.proto, 0)
-	}
-	if s == nil && (host || outside) {
-		s = w.s.svc(w.k.dst, w.k.dport, 0, w.k.proto, 0)
-	}
-	if s == nil && host {
-		s = w.s.svcAny(w.k.dst, w.k.dport, w.k.proto)
-	}
-	return s
-}
-
-func (w *walk) backendRow(id uint32) (vswitch.BackendRow, bool) {
-	b := w.s.Rows.Backend[id]
-	return b, b.State == 1
-}
-
-// pick chooses a backend by hash; 0 is none.
-func (r *Switch) pick(s *service, hash uint32) uint32 {
-	if s.Count == 0 {
-		return 0
-	}
-	return r.Rows.Slot[vswitch.SlotKey{Svc: s.Id, Bank: uint16(s.Bank), I: uint16(hash % uint32(s.Count))}]
-}
-
-// legal: s still publishes what the flow was built with.
-func (w *walk) legal(s *service, a addr, port uint16) bool {
-	if s == nil || s.Id != w.svc {
-		return false
-	}
-	b, ok := w.backendRow(w.backend)
-	return ok && b.Addr.B == a && be(b.PortBe) == port
-}
-
 func mix(h, v uint32) uint32 {
 	h = (h ^ v) * 0x9e3779b1
 	return h ^ h>>15
@@ -230,18 +162,6 @@ func (w *walk) forget() {
 
 // answerTarget is where an answer goes, if both ends are still there.
 func (w *walk) answerTarget() (way, uint16, bool) {
-	if w.svc != 0 {
-		s := w.s.svc(w.nsrc, w.nsport, w.ozone, w.k.proto, 0)
-		if s == nil && w.ozone != 0 {
-			s = w.s.svc(w.nsrc, w.nsport, 0, w.k.proto, 0)
-		}
-		if s == nil {
-			s = w.s.svcAny(w.nsrc, w.nsport, w.k.proto)
-		}
-		if !w.legal(s, w.k.src, w.k.sport) {
-			return toNobody, 0, false
-		}
-	}
 	if w.okeyPort == 0 {
 		return toUplink, 0, true
 	}
@@ -261,7 +181,7 @@ func (w *walk) answerTarget() (way, uint16, bool) {
 func (w *walk) layers() *no {
 	w.eIn, w.eNet = w.m.epoch(uint32(w.k.port)), w.epochNet(w.net)
 	netid := w.net
-	w.noNAT = false
+	w.noNAT, w.host, w.dsr = false, false, false
 	w.reset()
 	w.recall()
 
@@ -280,108 +200,57 @@ func (w *walk) layers() *no {
 	}
 
 	how, target := toNobody, uint16(0)
-	var sv *service
 	answer := false
 	if w.keep && w.reply {
-		if how, target, answer = w.answerTarget(); !answer {
+		gone := w.svc != 0 && !w.svcAnswers()
+		if !gone {
+			how, target, answer = w.answerTarget()
+		}
+		if !answer {
 			if w.held && w.okeyPort != 0 {
 				w.note(layFlow, "", "", "drop", "its endpoint is gone; the connection is in TIME_WAIT and keeps its port")
 				return &no{bpf.SwitchGhDropReasonGH_DROP_PORT_DOWN, layFlow, rejectNone}
 			}
 			w.forget()
+			if gone && !w.uplink() && w.middle() {
+				w.note(layLB, "", "", "drop", "its service or backend is gone; the connection ends")
+				return &no{bpf.SwitchGhDropReasonGH_DROP_NOSTATE, layLB, rejectState}
+			}
 		} else {
 			w.note(layRoute, "", "", "pass", "an answer: back to who asked")
 		}
 	}
 	if !answer {
 		var n *no
-		if how, target, sv, netid, n = w.destination(blind, netid); n != nil {
+		if how, target, netid, n = w.balance(netid); n == nil && how == toNobody {
+			n = w.route(blind, netid, &how, &target)
+		}
+		if n != nil {
 			return n
 		}
 	}
-	return w.deliver(how, target, sv, netid, blind)
-}
-
-// destination is L4 and L6.
-func (w *walk) destination(blind bool, netid uint16) (how way, target uint16, sv *service, net uint16, n *no) {
-	fail := func(r bpf.DropReason, l bpf.Layer, how reject, rule, format string, args ...any) *no {
-		w.note(l, "", rule, "drop", format, args...)
-		return &no{r, l, how}
-	}
-	var av vswitch.AddrRow
-	held := false
-	if !w.uplink() {
-		av, held = w.addrRow(w.k.zone, w.k.dst)
-	}
-	host := false
-	if w.kind != bpf.SwitchGhPortKindGH_PORT_HOST && (!held || av.Flags&addrGateway != 0) {
-		host = w.isHost(w.k.dst)
-	}
-	sv = w.published(host, w.uplink())
-	if w.uplink() && sv == nil {
-		if w.keep {
-			w.forget()
-		}
-		w.note(layLB, "", "", "pass", "%s is not published here: left to the host", portText(w.k))
-		return 0, 0, nil, netid, errPass
-	}
-	if w.keep && w.svc != 0 && !w.legal(sv, w.ndst, w.ndport) {
-		w.forget()
-	}
-	if w.keep && w.svc == 0 {
-		sv = nil
-	}
-	if sv != nil {
-		if !w.keep {
-			if w.k.proto == protoTCP && w.h.tcpFlags&(tcpSYN|tcpACK|tcpRST) != tcpSYN {
-				if w.uplink() {
-					w.note(layLB, "", sv.String(), "pass", "the middle of a connection nobody here knows: left to the host")
-					return 0, 0, nil, netid, errPass
-				}
-				return 0, 0, nil, netid, fail(bpf.SwitchGhDropReasonGH_DROP_NOSTATE, layLB, rejectState, sv.String(), "the middle of a connection nobody knows")
-			}
-			w.svc, w.backend = sv.Id, w.s.pick(sv, w.k.hash())
-		}
-		b, ok := w.backendRow(w.backend)
-		if w.backend == 0 || !ok || ip(b.Addr.B).Is4() != (w.k.fam == 4) {
-			if w.uplink() {
-				w.note(layLB, "", sv.String(), "pass", "published, but nobody is behind it: left to the host")
-				return 0, 0, nil, netid, errPass
-			}
-			return 0, 0, nil, netid, fail(bpf.SwitchGhDropReasonGH_DROP_NO_BACKEND, layLB, rejectPort, sv.String(), "published, but nobody is behind it")
-		}
-		if w.h.l4 == l4SCTP && be(b.PortBe) != w.k.dport {
-			return 0, 0, nil, netid, fail(bpf.SwitchGhDropReasonGH_DROP_NAT_PROTO, layLB, rejectNone, sv.String(), "SCTP ports cannot be rewritten")
-		}
-		before := w.tuple()
-		w.ndst, w.ndport, w.routed = b.Addr.B, be(b.PortBe), true
-		after := w.becomes()
-		w.step(Step{Layer: layerName(layLB), Object: w.portName(b.Port), Rule: sv.String(), Verdict: "rewrite", Before: &before, After: &after,
-			Reason: "a published port of " + w.portName(b.Port)})
-		target, how = b.Port, toPort
-		if w.uplink() {
-			netid = w.s.Rows.Port[uint32(target)].Net
-			w.eNet = w.epochNet(netid)
-		}
-	} else if w.k.dport != 0 {
-		w.note(layLB, "", "", "pass", "%s is not published", portText(w.k))
-	}
-	if how != toNobody {
-		return how, target, sv, netid, nil
-	}
-	w.routed = false
-	n = w.route(av, held, host, blind, netid, &how, &target)
-	return how, target, sv, netid, n
+	return w.deliver(how, target, netid, blind)
 }
 
 func portText(k key) string {
 	return fmt.Sprintf("%s %s", protoName(k.proto), netip.AddrPortFrom(ip(k.dst), k.dport))
 }
 
-// route is L6.
-func (w *walk) route(av vswitch.AddrRow, held, host, blind bool, netid uint16, how *way, target *uint16) *no {
+// route is L6. The destination is the packet's own, or the backend that a
+// service put in its place.
+func (w *walk) route(blind bool, netid uint16, how *way, target *uint16) *no {
 	nr := w.s.Rows.Net[uint32(netid)]
-	dst := ip(w.k.dst)
+	dst := ip(w.ndst)
+	w.routed = w.svc != 0
+	if w.uplink() {
+		*how = toUplink
+		return nil
+	}
+	host := w.host
+	if w.svc != 0 {
+		host = w.isHost(w.ndst)
+	}
+	av, held := w.addrRow(w.k.zone, w.ndst)
 	fail := func(r bpf.DropReason, how reject, rule, format string, args ...any) *no {
 		w.note(layRoute, w.netName(netid), rule, "drop", format, args...)
 		return &no{r, layRoute, how}
@@ -402,7 +271,7 @@ func (w *walk) route(av vswitch.AddrRow, held, host, blind bool, netid uint16, h
 		}
 		w.note(layRoute, w.portName(nr.HostPort), fmt.Sprintf("addr zone 0 %s host", dst), "pass", "%s is an address of the host", dst)
 	default:
-		rt, prefix, ok := w.s.Rows.Route(w.k.zone, w.k.dst)
+		rt, prefix, ok := w.s.Rows.Route(w.k.zone, w.ndst)
 		rule := ""
 		if ok {
 			rule = fmt.Sprintf("route zone %d %s -> %s", w.k.zone, prefix, routeName(rt.Kind))
@@ -411,7 +280,7 @@ func (w *walk) route(av vswitch.AddrRow, held, host, blind bool, netid uint16, h
 			}
 		}
 		switch {
-		case unroutable(w.k.dst):
+		case unroutable(w.ndst):
 			return fail(bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE, rejectNone, "", "%s is not routed: multicast, loopback or link-local", dst)
 		case ok && rt.Kind == routeLocal:
 			return fail(bpf.SwitchGhDropReasonGH_DROP_UNKNOWN_DST, rejectHost, rule, "%s is of the network's own prefix, but nobody has it", dst)
@@ -421,7 +290,7 @@ func (w *walk) route(av vswitch.AddrRow, held, host, blind bool, netid uint16, h
 		*how, w.noNAT = toUplink, rt.Flags&routeNoNAT != 0
 		w.note(layRoute, w.netName(netid), rule, "pass", "%s is outside", dst)
 	}
-	if *how == toPort && *target == w.inPort {
+	if *how == toPort && *target == w.inPort && w.svc == 0 {
 		return fail(bpf.SwitchGhDropReasonGH_DROP_LOOP, rejectNone, "", "it would go back where it came from")
 	}
 	return nil
@@ -480,6 +349,9 @@ func (w *walk) toUplink(src addr) *no {
 		return &no{bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE, layRoute, rejectRoute}
 	}
 	q := FIBQuery{Anchor: int(w.s.Rows.Cfg.AnchorIfindex), Src: ip(src), Dst: ip(w.ndst), Protocol: w.k.proto}
+	if w.dsr {
+		q.Dst = ip(w.nh)
+	}
 	if w.k.fam == 4 {
 		q.TOS = w.h.tos & 0x1e
 	}
@@ -521,7 +393,7 @@ func (w *walk) toUplink(src addr) *no {
 }
 
 // deliver is the way out, L7 and L9.
-func (w *walk) deliver(how way, target uint16, sv *service, netid uint16, blind bool) *no {
+func (w *walk) deliver(how way, target uint16, netid uint16, blind bool) *no {
 	answer := w.keep && w.reply
 	if !answer {
 		w.wnet = netid
@@ -549,14 +421,14 @@ func (w *walk) deliver(how way, target uint16, sv *service, netid uint16, blind 
 	if w.k.zone != w.ozone {
 		w.routed = true
 	}
-	if n := w.nat(how, sv, blind); n != nil {
+	if n := w.nat(how, blind); n != nil {
 		return n
 	}
 	return w.limits()
 }
 
 // nat is L7: which source address the other side is to see.
-func (w *walk) nat(how way, sv *service, blind bool) *no {
+func (w *walk) nat(how way, blind bool) *no {
 	fail := func(r bpf.DropReason, how reject, format string, args ...any) *no {
 		w.note(layNAT, "", "", "drop", format, args...)
 		return &no{r, layNAT, how}
@@ -568,7 +440,7 @@ func (w *walk) nat(how way, sv *service, blind bool) *no {
 	switch {
 	case how == toUplink && nr.Flags&netSNAT != 0 && w.noNAT:
 		w.note(layNAT, "", "", "pass", "the route says that it leaves with its own source")
-	case how == toUplink && nr.Flags&netSNAT != 0:
+	case how == toUplink && !w.dsr && (nr.Flags&netSNAT != 0 || w.uplink()):
 		pool, whose := w.poolOf(nr)
 		pool, p := w.poolPick(pool)
 		if pool == 0 {
@@ -579,7 +451,7 @@ func (w *walk) nat(how way, sv *service, blind bool) *no {
 		}
 		want, w.natLo, w.natHi, w.poolBusy, w.snat = p.Addr.B, p.Lo, p.Hi, true, true
 		rule, why = fmt.Sprintf("natpool %d %s %d-%d", pool, ip(p.Addr.B), p.Lo, p.Hi), "outside sees "+whose
-	case sv != nil && w.endpoint() && w.outPort == w.inPort:
+	case w.svc != 0 && how == toPort && w.endpoint() && w.outPort == w.inPort:
 		want = nr.Hairpin4.B
 		if w.k.fam == 6 {
 			want = nr.Hairpin6.B
@@ -588,7 +460,7 @@ func (w *walk) nat(how way, sv *service, blind bool) *no {
 			want = w.k.dst
 		}
 		w.snat, why = true, "it reaches itself; it would not take a packet from its own address"
-	case sv != nil && w.endpoint() && w.k.zone != w.ozone:
+	case w.svc != 0 && how == toPort && w.endpoint() && w.k.zone != w.ozone:
 		want, w.snat, why = w.k.dst, true, "another network knows the host, not our addresses"
 	}
 	if w.keep && w.nsrc != want {

@@ -102,13 +102,6 @@ func (w *walk) free(cand uint16) bool {
 
 // commit is stages new4 and new6: a new conversation.
 func (w *walk) commit() {
-	if w.svc != 0 {
-		host := w.kind != bpf.SwitchGhPortKindGH_PORT_HOST && w.isHost(w.k.dst)
-		if !w.legal(w.published(host, w.uplink()), w.ndst, w.ndport) {
-			w.drop(no{bpf.SwitchGhDropReasonGH_DROP_NO_BACKEND, layLB, 0}, "the published port went meanwhile")
-			return
-		}
-	}
 	switch used := w.m.used(w.k.port); {
 	case w.in.MaxFlows != 0 && used >= w.in.MaxFlows:
 		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_PORT_QUOTA, layNAT, 0}, "%s has as many flows as it may", w.portName(w.inPort))

@@ -48,6 +48,7 @@ func (l *lab) newScene(r *rand.Rand) (*scene, error) {
 	s.pools(r)
 	s.mirror(r)
 	s.publish(r)
+	s.serve(r)
 	for _, a := range []string{"8.8.8.8", "203.0.113.9", "203.0.114.9", "198.51.100.9", "198.51.101.9", "198.51.102.9", "10.0.0.9", "10.1.0.9",
 		"224.0.0.1", "255.255.255.255", "0.0.0.0", "127.0.0.1", "169.254.1.1", "169.254.72.1", "192.168.100.99",
 		"2001:db8::8", "2001:db8:1::8", "2001:db8:2::8", "fd00:a0::9", "fe80::1", "ff02::1", "::", "::1", "fd67:6861:6972::1", "fd00:100::99"} {
@@ -152,8 +153,9 @@ func (s *scene) publish(r *rand.Rand) {
 // walked again under another configuration.
 func (s *scene) change(r *rand.Rand) error {
 	st, f := s.state, s.facts
+	st.Services = slices.Clone(st.Services)
 	st.Networks, st.Ports, st.Mappings = slices.Clone(st.Networks), slices.Clone(st.Ports), slices.Clone(st.Mappings)
-	switch r.IntN(8) {
+	switch r.IntN(14) {
 	case 6:
 		st.NATPools = slices.Clone(st.NATPools)
 		s.state = st
@@ -162,6 +164,11 @@ func (s *scene) change(r *rand.Rand) error {
 	case 7:
 		s.state = st
 		s.mirror(r)
+		st = s.state
+	case 8, 9, 10, 11, 12, 13:
+		s.state = st
+		s.changeService(r)
+		st = s.state
 	case 0:
 		p := &st.Ports[r.IntN(len(st.Ports))]
 		p.Up = !p.Up
@@ -199,6 +206,8 @@ type traffic struct {
 	r *rand.Rand
 	// Packets that left by a port, to be answered or complained about there.
 	sent []sentPacket
+	// Packets to services, to be followed by more of the same client.
+	asked []sentPacket
 	// narrow traffic asks one server from many ports, so that NAT runs out of them.
 	narrow bool
 	seen   map[string]int // outcomes
@@ -216,6 +225,9 @@ func (t *traffic) next() (scenePort, []byte) {
 	if len(t.sent) > 0 && one(r, 3) {
 		return t.followUp(pickOf(r, t.sent))
 	}
+	if len(t.asked) > 0 && one(r, 6) {
+		return t.askAgain(pickOf(r, t.asked))
+	}
 	if t.first != nil && one(r, 60) { // another one of the same datagram, with other ports
 		k := *t.first.p
 		k.Data = slices.Clone(k.Data)
@@ -232,6 +244,9 @@ func (t *traffic) next() (scenePort, []byte) {
 	}
 	k.SrcPort, k.DstPort = pickOf(r, []uint16{40000, 40001, 12345, 20000, 67, 547}), pickOf(r, scenePorts())
 	t.protocol(k)
+	if len(t.state.Services) > 0 && one(r, 4) {
+		t.askService(at, k)
+	}
 	if t.narrow && k.Src.Is4() && one(r, 2) {
 		k.Dst, k.Proto, k.Flags, k.DstPort, k.SrcPort, k.TTL, k.Data = netip.AddrFrom4([4]byte{8, 8, 8, 8}), pkt.UDP, 0, 53, uint16(40000+r.IntN(60)), 64, nil
 	}

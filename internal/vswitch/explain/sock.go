@@ -6,16 +6,17 @@ package explain
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 
-	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
+	"gatehouse.dev/gatehouse/internal/vswitch"
 )
 
 // Socket tells what the socket hooks make of a destination that a process of the
-// host asks for. ok is false where it stays what it is.
+// host asks for. ok is false where it stays what it is. The step's verdict is
+// "rewrite", or "drop" where the call fails. Of several backends, which the hooks
+// choose at random, to is one.
 func Socket(s Switch, proto uint8, dst netip.AddrPort) (to netip.AddrPort, step Step, ok bool) {
-	if dst.Port() == 0 {
-		return dst, step, false
-	}
 	a := addr(dst.Addr().As16())
 	switch {
 	case a == addr4(0):
@@ -23,28 +24,41 @@ func Socket(s Switch, proto uint8, dst netip.AddrPort) (to netip.AddrPort, step 
 	case a == addr{}:
 		a[15] = 1
 	}
-	loop := ip(a).IsLoopback()
 	w := walk{s: &s}
-	if !loop && !w.isHost(a) {
-		return dst, step, false
-	}
-	sv := s.svc(a, dst.Port(), 0, proto, uint8(bpf.SwitchGhSvcScopeGH_SCOPE_ANY))
-	if sv == nil && loop {
-		sv = s.svc(a, dst.Port(), 0, proto, uint8(bpf.SwitchGhSvcScopeGH_SCOPE_HOST))
-	}
-	if sv == nil {
-		sv = s.svcAny(a, dst.Port(), proto)
-	}
+	sv := s.find(a, dst.Port(), 0, proto, ip(a).IsLoopback() || w.isHost(a), svcHost)
 	if sv == nil {
 		return dst, step, false
 	}
-	b, active := w.backendRow(s.pick(sv, 0))
-	if !active || ip(b.Addr.B).Is4() != ip(a).Is4() {
-		return dst, step, false
+	step = Step{Layer: "socket", Rule: sv.String(), Verdict: "rewrite"}
+	var all []string
+	for i := range sv.Count {
+		id := s.Rows.Slot[vswitch.SlotKey{Svc: sv.Id, Bank: sv.Bank, I: i}]
+		m, known := s.member(sv.Id, id)
+		if !known {
+			continue
+		}
+		at := netip.AddrPortFrom(ip(m.Addr.B), be(m.PortBe))
+		if !to.IsValid() {
+			to, step.Object = at, "another host"
+			if m.Port != 0 {
+				step.Object = w.portName(m.Port)
+			}
+		}
+		if !slices.Contains(all, at.String()) {
+			all = append(all, at.String())
+		}
 	}
-	to = netip.AddrPortFrom(ip(b.Addr.B), be(b.PortBe))
-	return to, Step{
-		Layer: "socket", Object: w.portName(b.Port), Rule: sv.String(), Verdict: "rewrite",
-		Reason: fmt.Sprintf("a published port of %s; the process's socket connects to %s instead of %s", w.portName(b.Port), to, dst),
-	}, true
+	switch {
+	case len(all) == 0:
+		step.Verdict, step.Reason = "drop", sv.name+" has no backend: the call fails with ECONNREFUSED"
+		if sv.Flags&svcDrop != 0 {
+			step.Reason = sv.name + " has no backend and keeps silent then: the call fails with EPERM"
+		}
+		return dst, step, true
+	case len(all) == 1:
+		step.Reason = fmt.Sprintf("%s of %s; the process's socket connects to %s instead of %s", sv.name, step.Object, to, dst)
+	default:
+		step.Reason = fmt.Sprintf("%s; the process's socket connects to one of %s instead of %s", sv.name, strings.Join(all, ", "), dst)
+	}
+	return to, step, true
 }

@@ -129,7 +129,7 @@ func layerName(l bpf.Layer) string {
 	case bpf.SwitchGhLayerGH_LAYER_METER:
 		return "L2 meter"
 	case bpf.SwitchGhLayerGH_LAYER_LB:
-		return "L4 published ports"
+		return "L4 services"
 	case bpf.SwitchGhLayerGH_LAYER_ROUTE:
 		return "L6 route"
 	case bpf.SwitchGhLayerGH_LAYER_NAT:

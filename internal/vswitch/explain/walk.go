@@ -132,6 +132,8 @@ type walk struct {
 	held           bool // the entry is a NAT binding in TIME_WAIT
 	snat           bool
 	noNAT          bool // the route says: with its own source
+	host           bool // the destination is an address of the host
+	dsr            bool
 	poolBusy       bool
 }
 

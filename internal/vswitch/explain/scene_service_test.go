@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package explain
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"gatehouse.dev/gatehouse/internal/vswitch"
+	"gatehouse.dev/gatehouse/internal/vswitch/bpf/pkt"
+)
+
+func sceneVIPs() []netip.Addr {
+	return []netip.Addr{netip.MustParseAddr("10.96.0.1"), netip.MustParseAddr("10.96.0.2"), netip.MustParseAddr("fd00:96::1"), netip.MustParseAddr("fd00:96::2")}
+}
+
+// serve adds random services.
+func (s *scene) serve(r *rand.Rand) {
+	s.addrs = append(s.addrs, append(sceneVIPs(), sceneVIPs()...)...)
+	for range r.IntN(8) {
+		x := vswitch.Service{ID: vswitch.ServiceID(len(s.state.Services) + 1), Affinity: pickOf(r, []uint32{0, 0, 10, 1000})}
+		x.Flags = pickOf(r, []vswitch.ServiceFlags{0, 0, vswitch.ServiceDrop, vswitch.ServiceLocal, vswitch.ServiceConsistent,
+			vswitch.ServiceConsistent | vswitch.ServiceDSR, vswitch.ServiceDSR | vswitch.ServiceConsistent | vswitch.ServiceDrop})
+		is4 := !one(r, 3)
+		for range 1 + r.IntN(3) {
+			f := vswitch.Frontend{Port: pickOf(r, scenePorts()), Proto: pickOf(r, []uint8{6, 6, 6, 17, 17, 132}), Scope: vswitch.Scope(1 + r.IntN(7))}
+			switch r.IntN(8) {
+			case 0:
+				f.Addr = netip.IPv4Unspecified()
+				if !is4 {
+					f.Addr = netip.IPv6Unspecified()
+				}
+			case 1:
+				for _, h := range s.facts.HostAddrs {
+					if h.Is4() == is4 {
+						f.Addr = h
+					}
+				}
+			case 2:
+				f.Network, f.Scope = pickOf(r, s.state.Networks).ID, 0
+			}
+			for !f.Addr.IsValid() || f.Addr.Is4() != is4 {
+				f.Addr = pickOf(r, sceneVIPs())
+			}
+			x.Frontends = append(x.Frontends, f)
+		}
+		for range r.IntN(5) {
+			x.Backends = append(x.Backends, s.backend(r, is4))
+		}
+		s.keep(x, len(s.state.Services))
+	}
+}
+
+// backend is one of an endpoint, or of somewhere else.
+func (s *scene) backend(r *rand.Rand, is4 bool) vswitch.Backend {
+	b := vswitch.Backend{Port: pickOf(r, scenePorts()), Weight: uint16(r.IntN(3))}
+	if one(r, 5) {
+		b.State = vswitch.BackendDraining
+	}
+	if p := pickOf(r, s.state.Ports); !one(r, 3) && p.Kind != vswitch.PortHost {
+		for _, a := range p.Addrs {
+			if a.Is4() == is4 {
+				b.Addr, b.At = a, p.ID
+			}
+		}
+		if b.At != 0 && one(r, 8) {
+			b.At = 0 // found by its address
+		}
+	}
+	elsewhere := []string{"10.0.0.9", "203.0.113.9", "203.0.114.9", "198.51.100.9", "8.8.8.8", "192.168.100.99", "10.0.0.4",
+		"fd00:a0::9", "2001:db8:1::8", "2001:db8::8", "2001:db8:2::8"}
+	for !b.Addr.IsValid() || b.Addr.Is4() != is4 {
+		b.Addr = netip.MustParseAddr(pickOf(r, elsewhere))
+	}
+	return b
+}
+
+// keep puts x at place i, if Compile takes it.
+func (s *scene) keep(x vswitch.Service, i int) {
+	for _, f := range x.Frontends {
+		if f.Proto == 132 {
+			for j := range x.Backends {
+				x.Backends[j].Port = f.Port
+			}
+		}
+	}
+	with := s.state
+	with.Services = slices.Clone(s.state.Services)
+	if i < len(with.Services) {
+		with.Services[i] = x
+	} else {
+		with.Services = append(with.Services, x)
+	}
+	if _, err := vswitch.Compile(with, s.facts); err == nil {
+		s.state.Services = with.Services
+	}
+}
+
+func (s *scene) changeService(r *rand.Rand) {
+	if len(s.state.Services) == 0 {
+		s.serve(r)
+		return
+	}
+	i := r.IntN(len(s.state.Services))
+	x := s.state.Services[i]
+	x.Backends = slices.Clone(x.Backends)
+	switch r.IntN(5) {
+	case 0:
+		x.Backends = append(x.Backends, s.backend(r, x.Frontends[0].Addr.Is4()))
+	case 1, 2: // of all services
+		for i, x := range s.state.Services {
+			x.Backends = slices.Clone(x.Backends)
+			for j := range x.Backends {
+				if one(r, 2) {
+					x.Backends[j].State ^= vswitch.BackendDraining
+				}
+			}
+			s.keep(x, i)
+		}
+		return
+	case 3:
+		if len(x.Backends) > 0 {
+			j := r.IntN(len(x.Backends))
+			x.Backends = slices.Delete(x.Backends, j, j+1)
+		}
+	case 4:
+		if one(r, 3) {
+			s.state.Services = slices.Delete(slices.Clone(s.state.Services), i, i+1)
+			return
+		}
+		x.Affinity ^= 10
+	}
+	s.keep(x, i)
+}
+
+// askService turns k into a packet to a service of its family, if there is one.
+func (t *traffic) askService(at scenePort, k *pkt.Packet) {
+	r := t.r
+	f := pickOf(r, pickOf(r, t.state.Services).Frontends)
+	if f.Addr.IsUnspecified() && len(t.facts.HostAddrs) > 0 {
+		f.Addr = pickOf(r, t.facts.HostAddrs)
+	}
+	if f.Addr.Is4() != k.Src.Is4() {
+		return
+	}
+	*k = pkt.Packet{Ether: k.Ether, Src: k.Src, Dst: f.Addr, Proto: f.Proto, DstPort: f.Port, SrcPort: uint16(40000 + r.IntN(3)), TTL: 64}
+	if f.Proto == pkt.TCP {
+		k.Flags = pickOf(r, []uint8{pkt.SYN, pkt.SYN, pkt.ACK})
+	}
+	if t.asked = append(t.asked, sentPacket{at, k}); len(t.asked) > 8 {
+		t.asked = t.asked[1:]
+	}
+}
+
+// askAgain is another packet of a client to its service.
+func (t *traffic) askAgain(s sentPacket) (scenePort, []byte) {
+	k := *s.p
+	k.SrcPort = uint16(40000 + t.r.IntN(3))
+	return s.port, t.frame(s.port, &k)
+}
+
+// serviceWords are what of services a trace shows.
+func serviceWords(t Trace) (all []string) {
+	for _, s := range t.Steps {
+		if s.Layer != layerName(layLB) {
+			continue
+		}
+		for word, in := range map[string]string{"service by affinity": "by affinity", "service drains": "drains", "service gone": "is gone",
+			"service elsewhere": "on another host", "service direct": "answers by itself", "service by client": "hash of its client", "service silent": "keeps silent"} {
+			if strings.Contains(s.Reason, in) {
+				all = append(all, word)
+			}
+		}
+	}
+	return all
+}
