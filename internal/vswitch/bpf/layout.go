@@ -11,8 +11,14 @@ const StateLayout = "2"
 // StateMaps returns the names of the maps that are pinned under StateLayout and
 // survive daemons, programs and configuration.
 func StateMaps() []string {
-	return []string{"flow4", "flow6", "pflows", "fill", "frag4", "frag6", "epoch", "pstats", "drops", "events", "sockrev", "affinity", "svcstat"}
+	return []string{"flow4", "flow6", "pflows", "fill", "frag4", "frag6", "epoch", "pstats", "drops", "events", "sockrev", "affinity", "svcstat",
+		"reap", "queue4", "queue6"}
 }
+
+// NotCarried returns the names of the state maps that begin empty under another
+// layout though they could be carried over: the reaper's queues, which the
+// sweeper fills again.
+func NotCarried() []string { return []string{"reap", "queue4", "queue6"} }
 
 // ConfigMaps returns the names of the maps that belong to one generation and are
 // written by user space only.

@@ -14,6 +14,7 @@
 #include "apply.h"
 #include "frag.h"
 #include "lb.h"
+#include "reap.h"
 #include "route.h"
 
 #define GH_NAT_TRIES 32
@@ -324,8 +325,10 @@ static __always_inline int gh_commit(struct gh_scratch *s, const struct gh_port 
 
 	if (!out)
 		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_NAT, GH_REJECT_NONE);
-	if (gh_over_quota(p->port, in->max_flows, fam))
+	if (gh_over_quota(p->port, in->max_flows, fam)) {
+		gh_born(0, fam); /* some of what counts may be dead */
 		return GH_NO(GH_DROP_PORT_QUOTA, GH_LAYER_NAT, GH_REJECT_NONE);
+	}
 	__builtin_memset(&s->val, 0, sizeof(s->val));
 	__builtin_memset(&s->rval, 0, sizeof(s->rval));
 	w->state = gh_state_new(p);
@@ -347,11 +350,13 @@ static __always_inline int gh_commit(struct gh_scratch *s, const struct gh_port 
 			gh_settle(&s->rkey, rh->tag, fam);
 			gh_settle(&s->key, hd->tag, fam);
 			gh_quota(p->port, 1, fam);
+			gh_born(1, fam);
 			w->via = GH_VIA_NEW;
 			return 0;
 		}
 		bpf_map_delete_elem(gh_table(fam), &s->rkey);
 	}
+	gh_born(0, fam);
 	/* Table full. A flow that needs no memory goes on without. */
 	if (nat)
 		return GH_NO(GH_DROP_FLOW_FULL, GH_LAYER_NAT, GH_REJECT_NONE);

@@ -184,6 +184,46 @@ struct {
 	__type(value, __u32);
 } fill SEC(".maps");
 
+/*
+ * reap: where the queues of conversations begin and end, and when somebody last
+ * swept. Positions only grow; a queue's slot is the position modulo its size.
+ */
+enum gh_reap_at {
+	GH_REAP_HEAD4 = 0, /* next to be written; programs add */
+	GH_REAP_TAIL4 = 1, /* oldest; the sweeper sets it, or, without one, programs add */
+	GH_REAP_HEAD6 = 2,
+	GH_REAP_TAIL6 = 3,
+	GH_REAP_BEAT = 4,  /* second of CLOCK_MONOTONIC in which a sweeper last said that it is there */
+	GH_REAP_ATS = 8,
+};
+
+/* state: index = enum gh_reap_at */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, GH_REAP_ATS);
+	__type(key, __u32);
+	__type(value, __u32);
+} reap SEC(".maps");
+
+/* Powers of two, at least twice as many as conversations fit into the flow tables. */
+#define GH_QUEUE4 262144
+#define GH_QUEUE6 65536
+
+/* state: keys of conversations in the order of their birth; see reap.h */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, GH_QUEUE4);
+	__type(key, __u32);
+	__type(value, struct gh_fkey4);
+} queue4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, GH_QUEUE6);
+	__type(key, __u32);
+	__type(value, struct gh_fkey6);
+} queue6 SEC(".maps");
+
 /* frag4 / frag6: LRU, ports of the first fragment */
 struct gh_frag4_key {
 	__be32 src_be, dst_be;

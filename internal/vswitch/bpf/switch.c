@@ -41,6 +41,7 @@ struct gh_types {
 	enum gh_flow_state flow_state;
 	enum gh_flow_end flow_end;
 	enum gh_copy_what copy_what;
+	enum gh_reap_at reap_at;
 	struct gh_event event;
 	struct gh_flow_event flow_event;
 	struct gh_sample sample;

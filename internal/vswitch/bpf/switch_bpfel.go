@@ -544,6 +544,17 @@ type SwitchGhRate struct {
 	Zero     uint32
 }
 
+type SwitchGhReapAt uint32
+
+const (
+	SwitchGhReapAtGH_REAP_HEAD4 SwitchGhReapAt = 0
+	SwitchGhReapAtGH_REAP_TAIL4 SwitchGhReapAt = 1
+	SwitchGhReapAtGH_REAP_HEAD6 SwitchGhReapAt = 2
+	SwitchGhReapAtGH_REAP_TAIL6 SwitchGhReapAt = 3
+	SwitchGhReapAtGH_REAP_BEAT  SwitchGhReapAt = 4
+	SwitchGhReapAtGH_REAP_ATS   SwitchGhReapAt = 8
+)
+
 type SwitchGhResult struct {
 	_          structs.HostLayout
 	Verdict    uint32
@@ -833,6 +844,8 @@ type SwitchGhTypes struct {
 	FlowState     uint32
 	FlowEnd       uint32
 	CopyWhat      uint32
+	ReapAt        uint32
+	_             [4]byte
 	Event         struct {
 		_          structs.HostLayout
 		TimeNs     uint64
@@ -952,7 +965,10 @@ const (
 	SwitchMapPortbusy          = "portbusy"
 	SwitchMapPortip            = "portip"
 	SwitchMapPstats            = "pstats"
+	SwitchMapQueue4            = "queue4"
+	SwitchMapQueue6            = "queue6"
 	SwitchMapRate              = "rate"
+	SwitchMapReap              = "reap"
 	SwitchMapResult            = "result"
 	SwitchMapRoute             = "route"
 	SwitchMapSamples           = "samples"
@@ -1088,7 +1104,10 @@ type SwitchMapSpecs struct {
 	Portbusy *ebpf.MapSpec `ebpf:"portbusy"`
 	Portip   *ebpf.MapSpec `ebpf:"portip"`
 	Pstats   *ebpf.MapSpec `ebpf:"pstats"`
+	Queue4   *ebpf.MapSpec `ebpf:"queue4"`
+	Queue6   *ebpf.MapSpec `ebpf:"queue6"`
 	Rate     *ebpf.MapSpec `ebpf:"rate"`
+	Reap     *ebpf.MapSpec `ebpf:"reap"`
 	Result   *ebpf.MapSpec `ebpf:"result"`
 	Route    *ebpf.MapSpec `ebpf:"route"`
 	Samples  *ebpf.MapSpec `ebpf:"samples"`
@@ -1152,7 +1171,10 @@ type SwitchMaps struct {
 	Portbusy *ebpf.Map `ebpf:"portbusy"`
 	Portip   *ebpf.Map `ebpf:"portip"`
 	Pstats   *ebpf.Map `ebpf:"pstats"`
+	Queue4   *ebpf.Map `ebpf:"queue4"`
+	Queue6   *ebpf.Map `ebpf:"queue6"`
 	Rate     *ebpf.Map `ebpf:"rate"`
+	Reap     *ebpf.Map `ebpf:"reap"`
 	Result   *ebpf.Map `ebpf:"result"`
 	Route    *ebpf.Map `ebpf:"route"`
 	Samples  *ebpf.Map `ebpf:"samples"`
@@ -1188,7 +1210,10 @@ func (m *SwitchMaps) Close() error {
 		m.Portbusy,
 		m.Portip,
 		m.Pstats,
+		m.Queue4,
+		m.Queue6,
 		m.Rate,
+		m.Reap,
 		m.Result,
 		m.Route,
 		m.Samples,

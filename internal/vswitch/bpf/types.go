@@ -48,6 +48,7 @@ type (
 	PortIPKey     = SwitchGhPortipKey
 	PortStats     = SwitchGhPstats
 	Rate          = SwitchGhRate
+	ReapAt        = SwitchGhReapAt
 	Result        = SwitchGhResult
 	ResultVerdict = SwitchGhResultVerdict
 	RouteFlags    = SwitchGhRouteFlags

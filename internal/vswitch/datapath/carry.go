@@ -16,6 +16,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
+
+	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
 )
 
 // State of another layout is carried over, older or newer alike, so that an
@@ -68,7 +70,10 @@ const (
 	carryCounts               // per-CPU counters
 )
 
-func carryOf(spec *ebpf.MapSpec) carry {
+func carryOf(name string, spec *ebpf.MapSpec) carry {
+	if slices.Contains(bpf.NotCarried(), name) {
+		return carryNothing
+	}
 	switch spec.Type {
 	case ebpf.Hash, ebpf.LRUHash:
 		return carryEntries
@@ -178,7 +183,7 @@ func (d *Datapath) openCarryover(dir string, spec *ebpf.CollectionSpec) (*carryo
 	}
 	for _, e := range entries {
 		to, ms := d.state[e.Name()], spec.Maps[e.Name()]
-		if to == nil || carryOf(ms) == carryNothing {
+		if to == nil || carryOf(e.Name(), ms) == carryNothing {
 			continue
 		}
 		from, err := ebpf.LoadPinnedMap(filepath.Join(dir, e.Name()), nil)
@@ -226,7 +231,7 @@ func newCarried(name string, from, to *ebpf.Map, ms *ebpf.MapSpec) (*carried, er
 	if at, size, ok := fieldAt(value, "last_s"); ok && size == 4 {
 		m.fromLast = at
 	}
-	if carryOf(ms) == carryCounts {
+	if carryOf(name, ms) == carryCounts {
 		m.counts = counters64(ms.Value)
 		m.seen = map[string][][]byte{}
 	}

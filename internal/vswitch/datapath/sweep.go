@@ -38,6 +38,9 @@ const (
 	periodCrowded = 1 * time.Second
 	periodBusy    = 5 * time.Second
 	periodIdle    = 30 * time.Second
+	// periodBeat is how often the programs hear that somebody sweeps; they wait
+	// for GH_REAP_PATIENCE before they do it themselves.
+	periodBeat = 2 * time.Second
 )
 
 // Run removes flows that are over, guards attachments and passes on events until
@@ -48,18 +51,24 @@ func (d *Datapath) Run(ctx context.Context) error {
 	g.Go(func() error { return d.readEvents(ctx) })
 	g.Go(func() error { return d.guard(ctx) })
 	g.Go(func() error {
-		period := periodBusy
-		for {
+		beat := time.NewTicker(periodBeat)
+		defer beat.Stop()
+		for next := time.Now().Add(periodBusy); ; {
+			if err := d.beat(); err != nil {
+				d.log.Warn("flow sweep incomplete", "error", err)
+			}
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
-			case <-time.After(period):
+			case <-beat.C:
+				continue
+			case <-time.After(time.Until(next)):
 			}
 			r, err := d.Sweep()
 			if err != nil {
 				d.log.Warn("flow sweep incomplete", "error", err)
 			}
-			period = r.next()
+			next = time.Now().Add(r.next())
 		}
 	})
 	return g.Wait()
@@ -91,9 +100,10 @@ func (d *Datapath) Sweep() (SweepResult, error) {
 	}
 	var t tally
 	var r SweepResult
+	first := d.count.sweeps.Load() == 0
 	start, o := time.Now(), d.ending(now)
-	removed4, n4, crowded4, err4 := sweepTable(d.flow4(), o, d.count.crowded4.Load(), t.family(0))
-	removed6, n6, crowded6, err6 := sweepTable(d.flow6(), o, d.count.crowded6.Load(), t.family(1))
+	removed4, n4, crowded4, err4 := sweepTable(d.flow4(), d.queue4(), first, o, d.count.crowded4.Load(), t.family(0))
+	removed6, n6, crowded6, err6 := sweepTable(d.flow6(), d.queue6(), first, o, d.count.crowded6.Load(), t.family(1))
 	d.count.sweepNanos.Add(int64(time.Since(start)))
 	r.Entries4, r.Entries6, r.Removed, r.crowded = n4, n6, removed4+removed6, crowded4 || crowded6
 	d.count.crowded4.Store(crowded4)
@@ -124,8 +134,16 @@ func (d *Datapath) ending(now uint32) ending {
 	return o
 }
 
-func sweepTable[K comparable, V any](t flowTable[K, V], o ending, crowded bool, count func(vswitch.PortID)) (removed, n int, isCrowded bool, err error) {
+// sweepTable sweeps one table. Where the queue of its conversations is worn, or
+// begins a life, it is written anew from what is found alive.
+func sweepTable[K comparable, V any](t flowTable[K, V], q queue[K], first bool, o ending, crowded bool, count func(vswitch.PortID)) (removed, n int, isCrowded bool, err error) {
 	now := o.now
+	head, worn, err := q.worn()
+	if err != nil {
+		return 0, 0, crowded, err
+	}
+	worn = worn || first
+	var live []K
 	type candidate struct {
 		key K
 		half[K]
@@ -139,11 +157,19 @@ func sweepTable[K comparable, V any](t flowTable[K, V], o ending, crowded bool, 
 		} else if !h.reply {
 			count(h.in)
 		}
+		if worn && !h.reply { // the dead too: their answers may live
+			live = append(live, *k)
+		}
 		return true
 	})
 	isCrowded = n > int(t.m.MaxEntries())/10*8
 	if err != nil {
 		return 0, n, isCrowded, err
+	}
+	if worn {
+		if err := q.renew(head, live); err != nil {
+			return 0, n, isCrowded, err
+		}
 	}
 	for _, c := range over {
 		// Read both again: a packet may have come since.
@@ -246,7 +272,9 @@ func purgeTable[K comparable, V any](t flowTable[K, V], port vswitch.PortID, o e
 	return nil
 }
 
-// monotonicSeconds is the clock the programs stamp flows with.
+// monotonicSeconds is the clock the programs stamp flows with. It does not jump
+// when somebody sets the time, and it stands still while the machine sleeps: what
+// was alive before is alive after, for the rest of its time.
 func monotonicSeconds() (uint32, error) {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &ts); err != nil {

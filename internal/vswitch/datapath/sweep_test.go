@@ -4,7 +4,9 @@
 package datapath
 
 import (
+	"fmt"
 	"testing"
+	"time"
 
 	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
 )
@@ -85,6 +87,122 @@ func TestSweep(t *testing.T) {
 	}
 	if err := d.state["fill"].Lookup(uint32(0), &n); err != nil || n != 7 || d.Live().Fill(4) != 7 || d.Live().Fill(6) != 0 {
 		t.Errorf("conversations: %d, %v; want 7", n, err)
+	}
+}
+
+// The queue that programs reap by holds every conversation after the first sweep,
+// in front of those that came meanwhile, and again when it was written round.
+func TestSweepRenewsQueue(t *testing.T) {
+	l := newLab(t)
+	d := l.open()
+	now, err := monotonicSeconds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 100
+	key := func(i int) bpf.FlowKey4 {
+		return bpf.FlowKey4{SrcBe: uint32(i), DstBe: 99, Port: 10, Zone: 1, Proto: 17}
+	}
+	for i := range n {
+		f, r := key(i), bpf.FlowKey4{SrcBe: 99, DstBe: uint32(i), Port: 11, Zone: 1, Proto: 17}
+		if err := d.state["flow4"].Put(f, bpf.Flow4{State: 7, LastS: now, InPort: 10, OutPort: 11, Pair: r, Verdict: 1}); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.state["flow4"].Put(r, bpf.Flow4{State: 7, LastS: now, InPort: 11, OutPort: 10, Pair: f, Verdict: 1, Reply: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	position := func(at bpf.ReapAt) (p uint32) {
+		t.Helper()
+		if err := d.state["reap"].Lookup(uint32(at), &p); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	const headAt, tailAt = bpf.SwitchGhReapAtGH_REAP_HEAD4, bpf.SwitchGhReapAtGH_REAP_TAIL4
+	sweep := func(head, wantTail uint32) {
+		t.Helper()
+		if err := d.state["reap"].Put(uint32(headAt), head); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Sweep(); err != nil {
+			t.Fatal(err)
+		}
+		if position(tailAt) != wantTail || position(headAt) != head {
+			t.Fatalf("queue from %d to %d, want %d to %d", position(tailAt), position(headAt), wantTail, head)
+		}
+		if head-wantTail != n {
+			return
+		}
+		seen := map[bpf.FlowKey4]bool{}
+		for p := wantTail; p != head; p++ {
+			var k bpf.FlowKey4
+			if err := d.state["queue4"].Lookup(p%d.state["queue4"].MaxEntries(), &k); err != nil {
+				t.Fatal(err)
+			}
+			seen[k] = true
+		}
+		for i := range n {
+			if !seen[key(i)] {
+				t.Fatalf("conversation %d is not queued", i)
+			}
+		}
+	}
+	size := d.state["queue4"].MaxEntries()
+	sweep(5, ^uint32(n-6))        // the first, though nothing is worn; across the end of the numbers
+	sweep(7, ^uint32(n-6))        // two more: nothing to do
+	sweep(size/2+50, size/2+50-n) // more than half
+	sweep(3*size, 3*size-n)       // written round
+	if err := d.beat(); err != nil || int32(position(bpf.SwitchGhReapAtGH_REAP_BEAT)-now) < 0 {
+		t.Errorf("beat %d, %v; now %d", position(bpf.SwitchGhReapAtGH_REAP_BEAT), err, now)
+	}
+}
+
+// BenchmarkSweep is of a full IPv4 table, all alive, and of one where half is dead.
+func BenchmarkSweep(b *testing.B) {
+	for _, dead := range []int{0, 50} {
+		b.Run(fmt.Sprintf("dead=%d%%", dead), func(b *testing.B) {
+			l := newLab(b)
+			d := l.open()
+			m := d.state["flow4"]
+			n := int(m.MaxEntries()) / 2
+			fill := func() {
+				now, err := monotonicSeconds()
+				if err != nil {
+					b.Fatal(err)
+				}
+				keys, values := make([]bpf.FlowKey4, 0, 2*n), make([]bpf.Flow4, 0, 2*n)
+				for i := range n {
+					f := bpf.FlowKey4{SrcBe: uint32(i), DstBe: 99, Port: 10, Zone: 1, Proto: 17}
+					r := bpf.FlowKey4{SrcBe: 99, DstBe: uint32(i), Port: 11, Zone: 1, Proto: 17}
+					last := now
+					if i%100 < dead {
+						last -= 1000
+					}
+					keys = append(keys, f, r)
+					values = append(values, bpf.Flow4{State: 7, LastS: last, InPort: 10, OutPort: 11, Pair: r, Verdict: 1},
+						bpf.Flow4{State: 7, LastS: last, InPort: 11, OutPort: 10, Pair: f, Verdict: 1, Reply: 1})
+				}
+				if _, err := m.BatchUpdate(keys, values, nil); err != nil {
+					b.Fatal(err)
+				}
+			}
+			fill()
+			best := time.Hour
+			for b.Loop() {
+				if dead > 0 {
+					b.StopTimer()
+					fill()
+					b.StartTimer()
+				}
+				start := time.Now()
+				if _, err := d.Sweep(); err != nil {
+					b.Fatal(err)
+				}
+				best = min(best, time.Since(start))
+			}
+			b.ReportMetric(float64(best.Microseconds())/1000, "best-ms")
+		})
 	}
 }
 
