@@ -53,33 +53,48 @@ const (
 
 func newLab(t testing.TB) *lab {
 	nettest.RequireRoot(t)
-	tag := fmt.Sprintf("%04x", os.Getpid()&0xffff)
-	l := &lab{t: t, tag: tag, host: nettest.Host(t)}
+	l := newHost(t, nettest.Host(t), "")
+	l.outside = nettest.NewNS(t)
+	up := l.name("up")
+	nettest.Veth(t, l.host, up, l.outside, "eth0", "198.51.100.1/24", "198.51.100.2/24", "2001:db8:1::1/64", "2001:db8:1::2/64")
+	l.addUplink(up, "198.51.100.1/24", "2001:db8:1::1/64")
+	return l
+}
+
+// newHost is a lab without uplinks in a namespace of its own; which tells several
+// hosts of one test apart.
+func newHost(t testing.TB, host *nettest.NS, which string) *lab {
+	tag := fmt.Sprintf("%04x%s", os.Getpid()&0xffff, which)
+	l := &lab{t: t, tag: tag, host: host}
 	l.o = Options{
 		Pins: "/sys/fs/bpf/gatehouse-test-" + tag, Block: 0x47490000 | uint32(os.Getpid()&0xffff),
 		Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
 	}
-	if err := Destroy(l.o); err != nil {
+	if err := l.in(func() error { return Destroy(l.o) }); err != nil {
 		t.Fatal(err)
 	}
 	nettest.CheckLeaks(t, nettest.LeakOptions{Dirs: []string{l.o.Pins}})
 	t.Cleanup(func() {
-		if err := Destroy(l.o); err != nil {
-			t.Error(err)
-		}
-		if left, err := Owned(l.o); err != nil || len(left) > 0 {
-			t.Errorf("left after Destroy: %v, %v", left, err)
-		}
+		_ = l.in(func() error {
+			if err := Destroy(l.o); err != nil {
+				t.Error(err)
+			}
+			if left, err := Owned(l.o); err != nil || len(left) > 0 {
+				t.Errorf("left after Destroy: %v, %v", left, err)
+			}
+			return nil
+		})
 	})
 	l.nl = l.host.Netlink()
-	l.f = vswitch.Facts{Ifindex: map[string]int{}, NetnsCookie: netnsCookie(t)}
+	l.f = vswitch.Facts{Ifindex: map[string]int{}}
+	_ = l.in(func() error { l.f.NetnsCookie = netnsCookie(t); return nil })
 
 	anchor, _ := l.pair("anchor", "anchorp", nil)
 	l.join(anchor)
 	l.up(anchor)
 	for _, family := range []string{"ipv4", "ipv6"} {
 		file := fmt.Sprintf("/proc/sys/net/%s/conf/%s/forwarding", family, anchor.Attrs().Name)
-		if err := os.WriteFile(file, []byte("1"), 0o644); err != nil {
+		if err := l.in(func() error { return os.WriteFile(file, []byte("1"), 0o644) }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -106,13 +121,11 @@ func newLab(t testing.TB) *lab {
 		}},
 	}
 	l.f.HostAddrs = addrs("10.1.0.1", "fd00:1::1")
-
-	l.outside = nettest.NewNS(t)
-	up := l.name("up")
-	nettest.Veth(t, l.host, up, l.outside, "eth0", "198.51.100.1/24", "198.51.100.2/24", "2001:db8:1::1/64", "2001:db8:1::2/64")
-	l.addUplink(up, "198.51.100.1/24", "2001:db8:1::1/64")
 	return l
 }
+
+// in runs f in the host's namespace, whose devices it opens or attaches to.
+func (l *lab) in(f func() error) error { return l.host.Do(f) }
 
 func (l *lab) name(role string) string { return "gt" + l.tag + role }
 
@@ -234,8 +247,8 @@ func (l *lab) tables() vswitch.Tables {
 
 func (l *lab) open() *Datapath {
 	l.t.Helper()
-	d, err := Open(l.o)
-	if err != nil {
+	var d *Datapath
+	if err := l.in(func() (err error) { d, err = Open(l.o); return err }); err != nil {
 		l.t.Fatalf("%+v", err)
 	}
 	l.t.Cleanup(func() { d.Close() })
@@ -244,7 +257,7 @@ func (l *lab) open() *Datapath {
 
 func (l *lab) apply(d *Datapath) {
 	l.t.Helper()
-	if err := d.Apply(context.Background(), l.tables()); err != nil {
+	if err := l.in(func() error { return d.Apply(context.Background(), l.tables()) }); err != nil {
 		l.t.Fatal(err)
 	}
 }
