@@ -150,7 +150,31 @@ func (d *daemon) metrics(ctx context.Context, w io.Writer) error {
 	if err := d.serviceMetrics(e); err != nil {
 		return err
 	}
+	if err := d.ruleMetrics(e); err != nil {
+		return err
+	}
 	return d.endpointMetrics(ctx, e)
+}
+
+// ruleMetrics are the counters of ACL rules that have decided anything.
+func (d *daemon) ruleMetrics(e *exposition) error {
+	all, err := d.dp.RuleStats()
+	if err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		name, help string
+		get        func(datapath.RuleStats) uint64
+	}{
+		{"gatehouse_acl_rule_packets_total", "Packets that an ACL rule decided; those that a flow carries afterwards are not asked again.", func(s datapath.RuleStats) uint64 { return s.Packets }},
+		{"gatehouse_acl_rule_bytes_total", "Bytes of the packets that an ACL rule decided.", func(s datapath.RuleStats) uint64 { return s.Bytes }},
+	} {
+		e.family(f.name, "counter", f.help)
+		for _, r := range all {
+			e.printf("%s{id=\"%d\",set=\"%s\",rule=\"%s\",action=\"%s\"} %d\n", f.name, r.Rule, label(r.Set), label(r.Name), r.Action, f.get(r))
+		}
+	}
+	return nil
 }
 
 // serviceMetrics are the counters of every service and published port.

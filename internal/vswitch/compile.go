@@ -61,6 +61,8 @@ type Compiler struct {
 	hosts    hostMemo
 	mappings mappingMemo
 	services servicesMemo
+	addrSets addrSetMemo
+	acls     aclMemo
 
 	// Who holds what may be held once. Maintained together with ports.
 	addrOwner    map[AddrKey]PortID
@@ -92,7 +94,8 @@ func (c *Compiler) compile(s State, f Facts) (Tables, error) {
 	c.round++
 	t := c.tables
 	steps := []func(State, Facts, *Tables) error{
-		c.compileUplinks, c.compileHost, c.compilePools, c.compileNetworks, c.compilePorts, c.compileFloods, c.compileServices,
+		c.compileUplinks, c.compileHost, c.compilePools, c.compileNetworks, c.compileAddrSets, c.compileACLs, c.compilePorts, c.compileFloods,
+		c.compileServices,
 	}
 	for _, step := range steps {
 		if err := step(s, f, &t); err != nil {

@@ -14,6 +14,7 @@ type portMemo struct {
 	nic     int
 	net     *netContext
 	nat     poolRef
+	acls    portACLs
 	block   *block
 	round   uint64
 }
@@ -21,10 +22,11 @@ type portMemo struct {
 // passes reports whether packets can reach the port.
 func (m *portMemo) passes() bool { return m != nil && m.was.Up && m.ifindex != 0 }
 
-func (m *portMemo) same(p *Port, ifindex, nic int, net *netContext, nat poolRef) bool {
+func (m *portMemo) same(p *Port, ifindex, nic int, net *netContext, nat poolRef, acls portACLs) bool {
 	w := &m.was
-	return m.net == net && m.nat == nat && m.ifindex == ifindex && m.nic == nic && w.Kind == p.Kind && w.MAC == p.MAC && w.Up == p.Up &&
-		w.Mirror == p.Mirror && w.Interface == p.Interface && w.HostNIC == p.HostNIC && w.Object == p.Object && w.MaxFlows == p.MaxFlows && slices.Equal(w.Addrs, p.Addrs)
+	return m.net == net && m.nat == nat && m.acls == acls && m.ifindex == ifindex && m.nic == nic && w.Kind == p.Kind && w.MAC == p.MAC &&
+		w.Up == p.Up && w.Mirror == p.Mirror && w.Interface == p.Interface && w.HostNIC == p.HostNIC && w.Object == p.Object &&
+		w.MaxFlows == p.MaxFlows && slices.Equal(w.Addrs, p.Addrs) && slices.Equal(w.ACLs, p.ACLs)
 }
 
 func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
@@ -56,15 +58,19 @@ func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
 		if err != nil {
 			return invalid("Ports[%d] (port %d, %s): %w", i, p.ID, p.Object, err)
 		}
-		if m.block != nil && m.same(p, ifindex, nic, net, nat) {
+		acls, err := c.aclsOf(p)
+		if err != nil {
+			return invalid("Ports[%d] (port %d, %s): %w", i, p.ID, p.Object, err)
+		}
+		if m.block != nil && m.same(p, ifindex, nic, net, nat, acls) {
 			continue
 		}
 		if err := checkPort(p, net, ifindex, nic); err != nil {
 			return invalid("Ports[%d] (port %d, %s): %w", i, p.ID, p.Object, err)
 		}
 		c.release(m.block)
-		*m = portMemo{was: *p, ifindex: ifindex, nic: nic, net: net, nat: nat, round: c.round}
-		m.was.Addrs = slices.Clone(p.Addrs)
+		*m = portMemo{was: *p, ifindex: ifindex, nic: nic, net: net, nat: nat, acls: acls, round: c.round}
+		m.was.Addrs, m.was.ACLs = slices.Clone(p.Addrs), slices.Clone(p.ACLs)
 		changed = append(changed, i)
 	}
 	shared := true
@@ -134,7 +140,9 @@ func portBlock(m *portMemo) *block {
 	row := PortRow{
 		Ifindex: uint32(m.ifindex), NicIfindex: uint32(m.nic), Net: uint16(x.id), Zone: uint16(x.zone),
 		Kind: uint8(p.Kind), Mtu: x.mtu, Mac: p.MAC, GwMac: x.mac, Natpool4: m.nat.v4, Natpool6: m.nat.v6, MaxFlows: p.MaxFlows,
+		Acl: m.acls.numbers,
 	}
+	b.stamp = m.acls.members
 	if m.passes() {
 		row.Flags |= portUp
 	}

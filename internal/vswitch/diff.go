@@ -69,7 +69,7 @@ func Diff(old, new Tables) Delta {
 		}
 	}
 	changed := func(a, b *block) {
-		if a == b || a != nil && b != nil && a.equal(&b.rows) {
+		if a == b || a != nil && b != nil && a.stamp == b.stamp && a.equal(&b.rows) {
 			return
 		}
 		if a != nil && b != nil && a.unwatched() == b.unwatched() {
@@ -101,6 +101,8 @@ func Diff(old, new Tables) Delta {
 	pair(old.floods, new.floods, changed)
 	pair(old.ports, new.ports, changed)
 	pairServices(old.services, new.services, changed)
+	pair(old.acls, new.acls, changed)
+	pair(old.classes, new.classes, changed)
 
 	d := Delta{Epochs: slices.Sorted(maps.Keys(epochs))}
 	d.Attach = without(new.Uplinks, old.Uplinks)
@@ -123,14 +125,23 @@ func Diff(old, new Tables) Delta {
 	ifport := change("ifport", was, is, func(r *rows) []Entry[uint32, uint32] { return r.ifport })
 	svc := change("svc", was, is, func(r *rows) []Entry[SvcKey, SvcRow] { return r.svc })
 
+	aclset := change("aclset", was, is, func(r *rows) []Entry[ACLSetKey, ACLSetRow] { return r.aclset })
+	aclrule := change("aclrule", was, is, func(r *rows) []Entry[ACLKey, ACLRow] { return r.aclrule })
+	aclclass := change("aclclass", was, is, func(r *rows) []Entry[ACLClassKey, uint32] { return r.aclclass })
+
 	s := stepList{}
 	s.remove(svc)
+	// A set of rules is whole before a port refers to it, and knows a class before
+	// an address has it. When it goes, its head goes first: a program that missed
+	// one of its rows finds the head gone.
+	s.put(aclrule).put(aclset).put(aclclass).remove(aclclass)
 	s.put(cfg).put(net).put(natpool).put(busy).put(route).put(portip).put(port).put(flood).put(floodn)
 	// Backends first, then the lists that name them, then who reads those; see slot in maps.h.
 	s.put(member).put(slot)
 	s.put(addr).put(ifport).put(svc)
 	s.remove(addr).remove(ifport).remove(slot).remove(member).zero(floodn).remove(flood).remove(portip).remove(route)
 	s.zero(port).remove(busy).zero(natpool).zero(net).zero(cfg)
+	s.remove(aclset).remove(aclrule)
 	d.Steps = s.steps
 	return d
 }

@@ -29,7 +29,13 @@ type (
 	FloodKey   = bpf.FloodKey
 	CfgRow     = bpf.Cfg
 
-	svcFlags = bpf.SvcFlags
+	svcFlags    = bpf.SvcFlags
+	ACLSetKey   = bpf.ACLSetKey
+	ACLSetRow   = bpf.ACLSet
+	ACLTuple    = bpf.ACLTuple
+	ACLKey      = bpf.ACLKey
+	ACLRow      = bpf.ACLRule
+	ACLClassKey = bpf.ACLClassKey
 )
 
 // Values of maps.h in the types the rows have.

@@ -28,9 +28,16 @@ type Rows struct {
 
 	// ServiceNames by number, for telling.
 	ServiceNames map[ServiceID]string
+	ACLSet       map[ACLSetKey]ACLSetRow
+	ACL          map[ACLKey]ACLRow
 
 	routes map[RouteKey]RouteRow
 	bits   []uint32 // lengths that occur, longest first
+
+	classes   map[ACLClassKey]uint32
+	classBits []uint32 // likewise
+	sets      map[uint32]*ACLSet
+	rules     map[RuleID]RuleInfo
 }
 
 // Rows makes the maps of t. It costs a walk over all rows.
@@ -40,7 +47,9 @@ func (t Tables) Rows() *Rows {
 		Addr: map[AddrKey]AddrRow{}, Svc: map[SvcKey]SvcRow{}, Slot: map[SlotKey]uint32{}, Member: map[MemberKey]MemberRow{},
 		NATPool: map[uint32]NATPoolRow{}, Busy: map[BusyKey]uint8{}, Flood: map[FloodKey]uint32{}, FloodN: map[uint32]uint32{},
 		routes: map[RouteKey]RouteRow{}, ServiceNames: map[ServiceID]string{},
+		ACLSet: map[ACLSetKey]ACLSetRow{}, ACL: map[ACLKey]ACLRow{}, classes: map[ACLClassKey]uint32{}, sets: map[uint32]*ACLSet{},
 	}
+	r.rules = t.Rules()
 	for b := range t.blocks {
 		for _, e := range b.cfg {
 			r.Cfg = e.Value
@@ -61,6 +70,7 @@ func (t Tables) Rows() *Rows {
 		if b.served != nil && len(b.svc) > 0 {
 			r.ServiceNames[ServiceID(b.svc[0].Value.Id)] = cmp.Or(b.served.name, b.served.object)
 		}
+		r.fillACL(b)
 	}
 	for k := range r.routes {
 		if !slices.Contains(r.bits, k.Prefixlen) {
@@ -68,6 +78,12 @@ func (t Tables) Rows() *Rows {
 		}
 	}
 	slices.SortFunc(r.bits, func(a, b uint32) int { return cmp.Compare(b, a) })
+	for k := range r.classes {
+		if !slices.Contains(r.classBits, k.Prefixlen) {
+			r.classBits = append(r.classBits, k.Prefixlen)
+		}
+	}
+	slices.SortFunc(r.classBits, func(a, b uint32) int { return cmp.Compare(b, a) })
 	return r
 }
 

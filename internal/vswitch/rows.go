@@ -28,6 +28,10 @@ type rows struct {
 	flood   []Entry[FloodKey, uint32]
 	floodn  []Entry[uint32, uint32]
 	cfg     []Entry[uint32, CfgRow]
+
+	aclset   []Entry[ACLSetKey, ACLSetRow]
+	aclrule  []Entry[ACLKey, ACLRow]
+	aclclass []Entry[ACLClassKey, uint32]
 }
 
 // block is what one object contributes. Blocks are never changed once made:
@@ -46,6 +50,10 @@ type block struct {
 	plain *block
 	// served is of a service, which makes its flows stale one by one.
 	served *served
+	// stamp differs where the rows mean something else though they are the same:
+	// a port's, with the members of the address sets that its ACLs name.
+	stamp uint64
+	acl   *aclInfo // of an ACL set
 }
 
 // equal reports whether two objects contribute the same.
@@ -54,5 +62,6 @@ func (r *rows) equal(o *rows) bool {
 		slices.Equal(r.portip, o.portip) && slices.Equal(r.addr, o.addr) && slices.Equal(r.route, o.route) &&
 		slices.Equal(r.svc, o.svc) && slices.Equal(r.slot, o.slot) && slices.Equal(r.member, o.member) &&
 		slices.Equal(r.natpool, o.natpool) && slices.Equal(r.busy, o.busy) && slices.Equal(r.flood, o.flood) &&
-		slices.Equal(r.floodn, o.floodn) && slices.Equal(r.cfg, o.cfg)
+		slices.Equal(r.floodn, o.floodn) && slices.Equal(r.cfg, o.cfg) &&
+		slices.Equal(r.aclset, o.aclset) && slices.Equal(r.aclrule, o.aclrule) && slices.Equal(r.aclclass, o.aclclass)
 }

@@ -61,6 +61,8 @@ type State struct {
 	Mappings []PortMapping
 	NATPools []NATPool
 	Services []Service
+	ACLs     []ACLSet
+	AddrSets []AddrSet
 }
 
 // Network is one address space and its switch.
@@ -101,6 +103,7 @@ type Port struct {
 	HostNIC string
 	MAC     MAC          // of the vNIC behind the port
 	Addrs   []netip.Addr // every address the vNIC may use as a source
+	ACLs    []ACLID      // sets that packets must pass, in the order they are asked
 	// Up is false while the port is made or taken away: nothing passes.
 	Up bool
 	// MaxFlows bounds the conversations the port begins. 0 = no bound while the flow

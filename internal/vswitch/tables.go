@@ -28,6 +28,8 @@ type Tables struct {
 	floods    map[NetworkID]*block
 	ports     map[PortID]*block
 	services  *serviceSet
+	acls      map[ACLID]*block
+	classes   map[uint8]*block // of address sets, by a hash of the prefix
 }
 
 // blocks yields every object's block.
@@ -37,7 +39,8 @@ func (t Tables) blocks(yield func(*block) bool) {
 			return
 		}
 	}
-	_ = each(t.uplinks, yield) && each(t.pools, yield) && each(t.nets, yield) && each(t.floods, yield) && each(t.ports, yield) && t.services.all(yield)
+	_ = each(t.uplinks, yield) && each(t.pools, yield) && each(t.nets, yield) && each(t.floods, yield) && each(t.ports, yield) &&
+		t.services.all(yield) && each(t.acls, yield) && each(t.classes, yield)
 }
 
 func each[K comparable](m map[K]*block, yield func(*block) bool) bool {
@@ -109,7 +112,7 @@ func (b *block) print(add func(string, ...any)) {
 		if v.Snap != 0 {
 			s += fmt.Sprintf(" capture %d", v.Snap)
 		}
-		add("%s", s)
+		add("%s%s", s, aclNumbers(v.Acl))
 	}
 	for _, e := range b.net {
 		v := e.Value
@@ -153,6 +156,7 @@ func (b *block) print(add func(string, ...any)) {
 	for _, e := range b.floodn {
 		add("floodn net %d %d", e.Key, e.Value)
 	}
+	b.printACL(add)
 }
 
 // natural compares text with runs of digits by value.

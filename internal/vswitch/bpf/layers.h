@@ -5,8 +5,8 @@
 #ifndef GH_LAYERS_H
 #define GH_LAYERS_H
 
+#include "acl.h"
 #include "pool.h"
-#include "recall.h"
 #include "spoof.h"
 #include "svc.h"
 
@@ -312,13 +312,22 @@ static __always_inline int gh_walk_layers(struct __sk_buff *skb, struct gh_scrat
 		return GH_NOT_OURS;
 	if (w->keep && w->reply && (ret = gh_layer_answer()))
 		return ret;
+	if (!w->reply && (ret = gh_layer_acl(skb, GH_LAYER_ACL_PRE)))
+		return ret;
 	if (w->how == GH_TO_NOBODY && (ret = gh_layer_lb()))
+		return ret;
+	if (!w->reply && (ret = gh_layer_acl(skb, GH_LAYER_ACL_OUT)))
 		return ret;
 	if (w->how == GH_TO_NOBODY && (ret = gh_layer_route()))
 		return ret;
 	if ((ret = gh_layer_deliver(skb)))
 		return ret;
 	if (!w->reply && (ret = gh_layer_nat()))
+		return ret;
+	/* An answer was let in by what let its conversation begin. */
+	if (w->reply && ((ret = gh_layer_acl(skb, GH_LAYER_ACL_PRE)) || (ret = gh_layer_acl(skb, GH_LAYER_ACL_OUT))))
+		return ret;
+	if ((ret = gh_layer_acl(skb, GH_LAYER_ACL_IN)))
 		return ret;
 	return gh_layer_l2(skb);
 }

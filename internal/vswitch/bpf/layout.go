@@ -12,7 +12,7 @@ const StateLayout = "2"
 // survive daemons, programs and configuration.
 func StateMaps() []string {
 	return []string{"flow4", "flow6", "pflows", "fill", "frag4", "frag6", "epoch", "pstats", "drops", "events", "sockrev", "affinity", "svcstat",
-		"reap", "queue4", "queue6"}
+		"reap", "queue4", "queue6", "aclstats"}
 }
 
 // NotCarried returns the names of the state maps that begin empty under another
@@ -24,7 +24,7 @@ func NotCarried() []string { return []string{"reap", "queue4", "queue6"} }
 // written by user space only.
 func ConfigMaps() []string {
 	return []string{"port", "net", "ifport", "portip", "addr", "route", "svc", "slot", "member",
-		"natpool", "portbusy", "flood", "floodn", "cfg"}
+		"natpool", "portbusy", "flood", "floodn", "cfg", "aclset", "aclrule", "aclclass"}
 }
 
 // PrivateMaps returns the names of the maps that belong to one generation of

@@ -36,7 +36,7 @@ func loadSpec(t testing.TB) *ebpf.CollectionSpec {
 		t.Fatal(err)
 	}
 	for _, m := range spec.Maps {
-		if m.MaxEntries > 4096 && m.Type != ebpf.Array && m.Type != ebpf.RingBuf {
+		if m.MaxEntries > 4096 && m.Name != SwitchMapAclrule && m.Type != ebpf.Array && m.Type != ebpf.RingBuf {
 			m.MaxEntries = 4096
 		}
 	}

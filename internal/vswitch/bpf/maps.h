@@ -28,6 +28,7 @@
 #define GH_MAX_NETS 1024
 #define GH_PORT_UPLINK_ANY 0	/* vswitch.UplinkAny */
 #define GH_ZONE_HOST 0
+#define GH_PORT_ACLS 8		/* vswitch.MaxPortACLs */
 
 /* vswitch.PortKind; never renumbered. */
 enum gh_port_kind {
@@ -75,7 +76,8 @@ struct gh_port {
 	__u32 max_flows;   /* conversations it may begin, 0 = its share of a crowded table (quota.h) */
 	__u16 mirror;	   /* port that gets copies of both directions; 0 = none */
 	__u16 snap;	   /* bytes of a packet that captures want; 0 = nobody captures */
-	__u8 pad[88];
+	__u32 acl[GH_PORT_ACLS]; /* numbers of ACL sets in their order; 0 ends them */
+	__u8 pad[56];
 };
 
 /* configuration: index = port id. Slot 0 (GH_PORT_UPLINK_ANY) stays zero. */

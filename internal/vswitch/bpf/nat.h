@@ -379,6 +379,7 @@ static __always_inline void gh_renew(struct gh_scratch *s, int fam)
 		return;
 	gh_line(hd, &s->p, &s->w, fam);
 	gh_track(hd, fam)->net = s->w.net;
+	gh_track(hd, fam)->rule = s->w.rule;
 	gh_touch(gh_track(hd, fam), s->p.now_s);
 	/* Full barrier, then a new incarnation: the increment stays in its half. */
 	__sync_val_compare_and_swap(&hd->tag, tag | 1, (tag & 0xffff0000U) | ((tag + 2) & 0xfffe));

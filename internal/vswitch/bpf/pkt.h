@@ -169,6 +169,7 @@ enum gh_reject {
 	GH_REJECT_TOOBIG = 4,
 	GH_REJECT_TTL = 5,
 	GH_REJECT_STATE = 6,	/* RST only: nobody knows this conversation */
+	GH_REJECT_ADMIN = 7,	/* RST, or administratively prohibited */
 };
 
 #define GH_BUF 192
@@ -179,10 +180,28 @@ union gh_key {
 	__u64 words[6];
 };
 
+/* What a list of rules is asked, and the best it has answered so far. */
+struct gh_acl_ask {
+	struct gh_addr remote, local;
+	struct gh_acl_key key;
+	__u32 sets[GH_PORT_ACLS]; /* of the port, as they were at the start */
+	__u32 class;
+	__u32 rank;
+	__u16 rport_be, lport_be;
+	__u16 rule; /* 0: none matched */
+	__u8 action;
+	__u8 stage;   /* that a rule has allowed */
+	__u8 kinds;   /* enum gh_acl_kind of the packet */
+	__u8 blind;
+	__u8 classed; /* class is known */
+	__u8 zero;
+};
+
 struct gh_scratch {
 	struct gh_pkt p;
 	struct gh_walk w;
 	struct gh_svc_val sv; /* the service that publishes its destination */
+	struct gh_acl_ask acl;
 	union gh_key key;  /* of the packet */
 	union gh_key rkey; /* of the answer */
 	union {

@@ -21,6 +21,7 @@
 #define GH_ICMP_PORT_UNREACH 3
 #define GH_ICMP_FRAG_NEEDED 4
 #define GH_ICMP_NET_PROHIBITED 9
+#define GH_ICMP_PROHIBITED 13
 #define GH_ICMP6_PROHIBITED 1	  /* codes of type 1 */
 #define GH_ICMP6_ADDR 3
 #define GH_ICMP6_PORT 4
@@ -206,6 +207,10 @@ static __always_inline int gh_error4(struct __sk_buff *skb, struct gh_scratch *s
 		f->icmp.type = GH_ICMP_UNREACH;
 		f->icmp.code = GH_ICMP_NET_PROHIBITED;
 		break;
+	case GH_REJECT_ADMIN:
+		f->icmp.type = GH_ICMP_UNREACH;
+		f->icmp.code = GH_ICMP_PROHIBITED;
+		break;
 	default:
 		f->icmp.type = GH_ICMP_UNREACH;
 		f->icmp.code = GH_ICMP_PORT_UNREACH;
@@ -259,6 +264,7 @@ static __always_inline int gh_error6(struct __sk_buff *skb, struct gh_scratch *s
 		f->icmp.code = GH_ICMP6_ADDR;
 		break;
 	case GH_REJECT_ROUTE:
+	case GH_REJECT_ADMIN:
 		f->icmp.type = GH_ICMP6_UNREACH;
 		f->icmp.code = GH_ICMP6_PROHIBITED;
 		break;
@@ -322,7 +328,8 @@ static __always_inline int gh_reject(struct __sk_buff *skb)
 	r = bpf_map_lookup_elem(&rate, &in_port);
 	if (!in || !n || !r || gh_unanswerable(&s->p))
 		return TC_ACT_SHOT;
-	rst = s->p.proto == IPPROTO_TCP && (s->reject == GH_REJECT_PORT || s->reject == GH_REJECT_STATE);
+	rst = s->p.proto == IPPROTO_TCP &&
+	      (s->reject == GH_REJECT_PORT || s->reject == GH_REJECT_STATE || s->reject == GH_REJECT_ADMIN);
 	if (s->reject == GH_REJECT_STATE && !rst)
 		return TC_ACT_SHOT;
 	if (!gh_rate_ok(&r->reject_s, &r->reject_n, gh_now_s(), rst ? GH_RST_RATE : GH_REJECT_RATE))

@@ -9,6 +9,7 @@
 #define GH_STATE_H
 
 #include "maps.h"
+#include "aclmaps.h"
 
 /* epoch: ARRAY u32; [port id], [8192 + network id], [16383] = global */
 #define GH_EPOCH_NET 8192

@@ -42,6 +42,10 @@ struct gh_types {
 	enum gh_flow_end flow_end;
 	enum gh_copy_what copy_what;
 	enum gh_reap_at reap_at;
+	enum gh_acl_list acl_list;
+	enum gh_acl_action acl_action;
+	enum gh_acl_flags acl_flags;
+	enum gh_acl_kind acl_kind;
 	struct gh_event event;
 	struct gh_flow_event flow_event;
 	struct gh_sample sample;

@@ -13,6 +13,104 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type SwitchGhAclAction uint32
+
+const (
+	SwitchGhAclActionGH_ACL_ALLOW  SwitchGhAclAction = 0
+	SwitchGhAclActionGH_ACL_BLOCK  SwitchGhAclAction = 1
+	SwitchGhAclActionGH_ACL_REJECT SwitchGhAclAction = 2
+	SwitchGhAclActionGH_ACL_PASS   SwitchGhAclAction = 3
+)
+
+type SwitchGhAclClassKey struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Addr      SwitchGhAddr
+}
+
+type SwitchGhAclFlags uint32
+
+const (
+	SwitchGhAclFlagsGH_ACL_CLASS SwitchGhAclFlags = 1
+	SwitchGhAclFlagsGH_ACL_PROTO SwitchGhAclFlags = 2
+)
+
+type SwitchGhAclKey struct {
+	_       structs.HostLayout
+	Remote  SwitchGhAddr
+	Local   SwitchGhAddr
+	Set     uint32
+	RportBe uint16
+	LportBe uint16
+	Proto   uint8
+	List    uint8
+	Tuple   uint8
+	Zero    uint8
+}
+
+type SwitchGhAclKind uint32
+
+const (
+	SwitchGhAclKindGH_ACL_V4    SwitchGhAclKind = 1
+	SwitchGhAclKindGH_ACL_V6    SwitchGhAclKind = 2
+	SwitchGhAclKindGH_ACL_OTHER SwitchGhAclKind = 4
+	SwitchGhAclKindGH_ACL_TCP   SwitchGhAclKind = 8
+	SwitchGhAclKindGH_ACL_UDP   SwitchGhAclKind = 16
+	SwitchGhAclKindGH_ACL_SCTP  SwitchGhAclKind = 32
+	SwitchGhAclKindGH_ACL_ICMP  SwitchGhAclKind = 64
+)
+
+type SwitchGhAclList uint32
+
+const (
+	SwitchGhAclListGH_ACL_OUT_ORIGINAL SwitchGhAclList = 0
+	SwitchGhAclListGH_ACL_OUT          SwitchGhAclList = 1
+	SwitchGhAclListGH_ACL_IN           SwitchGhAclList = 2
+	SwitchGhAclListGH_ACL_IN_ORIGINAL  SwitchGhAclList = 3
+)
+
+type SwitchGhAclRule struct {
+	_      structs.HostLayout
+	Rank   uint32
+	Rule   uint16
+	Action uint8
+	Zero   uint8
+}
+
+type SwitchGhAclSet struct {
+	_      structs.HostLayout
+	Tuples uint8
+	Action uint8
+	Stage  uint8
+	Zero0  uint8
+	Zero1  uint32
+	Tuple  [128]SwitchGhAclTuple
+}
+
+type SwitchGhAclSetKey struct {
+	_    structs.HostLayout
+	Set  uint32
+	List uint32
+}
+
+type SwitchGhAclStats struct {
+	_       structs.HostLayout
+	Packets uint64
+	Bytes   uint64
+}
+
+type SwitchGhAclTuple struct {
+	_          structs.HostLayout
+	RemoteBits uint8
+	LocalBits  uint8
+	RportBits  uint8
+	LportBits  uint8
+	Flags      uint8
+	Kinds      uint8
+	Zero       uint16
+	Best       uint32
+}
+
 type SwitchGhAddr struct {
 	_ structs.HostLayout
 	B [16]uint8
@@ -493,7 +591,8 @@ type SwitchGhPort struct {
 	MaxFlows   uint32
 	Mirror     uint16
 	Snap       uint16
-	Pad        [88]uint8
+	Acl        [8]uint32
+	Pad        [56]uint8
 }
 
 type SwitchGhPortFlags uint32
@@ -709,6 +808,24 @@ type SwitchGhScratch struct {
 		_          [3]byte
 	}
 	Sv  SwitchGhSvcVal
+	Acl struct {
+		_       structs.HostLayout
+		Remote  SwitchGhAddr
+		Local   SwitchGhAddr
+		Key     SwitchGhAclKey
+		Sets    [8]uint32
+		Class   uint32
+		Rank    uint32
+		RportBe uint16
+		LportBe uint16
+		Rule    uint16
+		Action  uint8
+		Stage   uint8
+		Kinds   uint8
+		Blind   uint8
+		Classed uint8
+		Zero    uint8
+	}
 	Key struct {
 		_  structs.HostLayout
 		K4 SwitchGhFkey4
@@ -845,6 +962,10 @@ type SwitchGhTypes struct {
 	FlowEnd       uint32
 	CopyWhat      uint32
 	ReapAt        uint32
+	AclList       uint32
+	AclAction     uint32
+	AclFlags      uint32
+	AclKind       uint32
 	_             [4]byte
 	Event         struct {
 		_          structs.HostLayout
@@ -943,6 +1064,10 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	SwitchMapAclclass          = "aclclass"
+	SwitchMapAclrule           = "aclrule"
+	SwitchMapAclset            = "aclset"
+	SwitchMapAclstats          = "aclstats"
 	SwitchMapAddr              = "addr"
 	SwitchMapAffinity          = "affinity"
 	SwitchMapCfg               = "cfg"
@@ -1082,6 +1207,10 @@ type SwitchProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SwitchMapSpecs struct {
+	Aclclass *ebpf.MapSpec `ebpf:"aclclass"`
+	Aclrule  *ebpf.MapSpec `ebpf:"aclrule"`
+	Aclset   *ebpf.MapSpec `ebpf:"aclset"`
+	Aclstats *ebpf.MapSpec `ebpf:"aclstats"`
 	Addr     *ebpf.MapSpec `ebpf:"addr"`
 	Affinity *ebpf.MapSpec `ebpf:"affinity"`
 	Cfg      *ebpf.MapSpec `ebpf:"cfg"`
@@ -1149,6 +1278,10 @@ func (o *SwitchObjects) Close() error {
 //
 // It can be passed to LoadSwitchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SwitchMaps struct {
+	Aclclass *ebpf.Map `ebpf:"aclclass"`
+	Aclrule  *ebpf.Map `ebpf:"aclrule"`
+	Aclset   *ebpf.Map `ebpf:"aclset"`
+	Aclstats *ebpf.Map `ebpf:"aclstats"`
 	Addr     *ebpf.Map `ebpf:"addr"`
 	Affinity *ebpf.Map `ebpf:"affinity"`
 	Cfg      *ebpf.Map `ebpf:"cfg"`
@@ -1188,6 +1321,10 @@ type SwitchMaps struct {
 
 func (m *SwitchMaps) Close() error {
 	return _SwitchClose(
+		m.Aclclass,
+		m.Aclrule,
+		m.Aclset,
+		m.Aclstats,
 		m.Addr,
 		m.Affinity,
 		m.Cfg,

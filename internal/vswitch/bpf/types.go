@@ -6,6 +6,17 @@ package bpf
 // Shorter names for the generated types, one for each struct and enum of maps.h, state.h
 // and drop.h. The constants keep their C names: SwitchGhDropReasonGH_DROP_TTL.
 type (
+	ACLAction     = SwitchGhAclAction
+	ACLClassKey   = SwitchGhAclClassKey
+	ACLFlags      = SwitchGhAclFlags
+	ACLKey        = SwitchGhAclKey
+	ACLKind       = SwitchGhAclKind
+	ACLList       = SwitchGhAclList
+	ACLRule       = SwitchGhAclRule
+	ACLSet        = SwitchGhAclSet
+	ACLSetKey     = SwitchGhAclSetKey
+	ACLStats      = SwitchGhAclStats
+	ACLTuple      = SwitchGhAclTuple
 	Addr          = SwitchGhAddr
 	AddrFlags     = SwitchGhAddrFlags
 	AddrKey       = SwitchGhAddrKey

@@ -79,7 +79,7 @@ func (d *Datapath) apply(ctx context.Context, t vswitch.Tables) error {
 			return err
 		}
 		d.live, d.tables = true, t
-		return nil
+		return d.forgetRules(vswitch.Tables{}, t, true)
 	}
 	if err := d.bump(delta.Epochs); err != nil {
 		return err
@@ -110,8 +110,9 @@ func (d *Datapath) apply(ctx context.Context, t vswitch.Tables) error {
 			return err
 		}
 	}
+	old := d.tables
 	d.tables = t
-	return nil
+	return d.forgetRules(old, t, false)
 }
 
 // renew replaces a generation whose content is in doubt. The one at work stays

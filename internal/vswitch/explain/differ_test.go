@@ -56,7 +56,9 @@ func TestDifferential(t *testing.T) {
 		"drop PORT_DOWN", "drop FRAG_ORDER", "drop SPOOF_ARP", "drop LOOP", "drop PARSE",
 		"nat pool", "second address of a pool", "no nat", "drop NAT_PORTS", "drop NO_BACKEND", "drop PORT_QUOTA", "drop FRAG_TINY", "drop FRAG_TABLE",
 		"mirrored forward", "mirrored drop", "mirrored reply", "mirrored flood",
-		"service by affinity", "service drains", "service gone", "service elsewhere", "service direct", "service by client", "service silent"} {
+		"service by affinity", "service drains", "service gone", "service elsewhere", "service direct", "service by client", "service silent",
+		"drop ACL_OUT_PRE", "drop ACL_OUT", "drop ACL_IN", "drop FRAG_ORDER at L8 inbound rules",
+		"drop ACL_OUT answered", "drop ACL_IN answered", "drop ACL_IN of an answer", "drop ACL_OUT of an answer"} {
 		if seen[want] == 0 {
 			t.Errorf("never seen: %s (of %v)", want, seen)
 		}
@@ -158,6 +160,9 @@ func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte, seen ma
 	switch t.Verdict {
 	case Drop:
 		what += " " + t.Reason
+		for _, note := range aclNotes(t) {
+			seen[note]++
+		}
 	case Forward:
 		what += " " + t.Flow
 	}

@@ -194,8 +194,8 @@ func (w *walk) layers() *no {
 	} else if !w.uplink() {
 		w.note(laySpoof, w.portName(w.inPort), fmt.Sprintf("addr zone 0 %s host", ip(w.k.src)), "pass", "source is an address of the host")
 	}
-	blind := w.h.frag == fragLater && w.k.flags&flagL3 != 0
-	if blind && w.uplink() {
+	w.blind = w.h.frag == fragLater && w.k.flags&flagL3 != 0
+	if w.blind && w.uplink() {
 		return errPass
 	}
 
@@ -221,15 +221,21 @@ func (w *walk) layers() *no {
 		}
 	}
 	if !answer {
-		var n *no
-		if how, target, netid, n = w.balance(netid); n == nil && how == toNobody {
-			n = w.route(blind, netid, &how, &target)
+		n := w.acl(layACLPre)
+		if n != nil {
+			return n
+		}
+		if how, target, netid, n = w.balance(netid); n != nil {
+			return n
+		}
+		if n = w.acl(layACLOut); n == nil && how == toNobody {
+			n = w.route(netid, &how, &target)
 		}
 		if n != nil {
 			return n
 		}
 	}
-	return w.deliver(how, target, netid, blind)
+	return w.deliver(how, target, netid)
 }
 
 func portText(k key) string {
@@ -238,7 +244,7 @@ func portText(k key) string {
 
 // route is L6. The destination is the packet's own, or the backend that a
 // service put in its place.
-func (w *walk) route(blind bool, netid uint16, how *way, target *uint16) *no {
+func (w *walk) route(netid uint16, how *way, target *uint16) *no {
 	nr := w.s.Rows.Net[uint32(netid)]
 	dst := ip(w.ndst)
 	w.routed = w.svc != 0
@@ -266,7 +272,7 @@ func (w *walk) route(blind bool, netid uint16, how *way, target *uint16) *no {
 			return fail(bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE, rejectRoute, "", "the host has no vNIC in this network")
 		}
 		*target, *how = nr.HostPort, toPort
-		if blind {
+		if w.blind {
 			return fail(bpf.SwitchGhDropReasonGH_DROP_FRAG_ORDER, rejectNone, "", "a later fragment before the first; it might be for a published port")
 		}
 		w.note(layRoute, w.portName(nr.HostPort), fmt.Sprintf("addr zone 0 %s host", dst), "pass", "%s is an address of the host", dst)
@@ -393,7 +399,7 @@ func (w *walk) toUplink(src addr) *no {
 }
 
 // deliver is the way out, L7 and L9.
-func (w *walk) deliver(how way, target uint16, netid uint16, blind bool) *no {
+func (w *walk) deliver(how way, target uint16, netid uint16) *no {
 	answer := w.keep && w.reply
 	if !answer {
 		w.wnet = netid
@@ -416,19 +422,27 @@ func (w *walk) deliver(how way, target uint16, netid uint16, blind bool) *no {
 	w.first = w.nsport
 	if w.reply {
 		w.snat = false
+		for _, l := range []bpf.Layer{layACLPre, layACLOut, layACLIn} {
+			if n := w.acl(l); n != nil {
+				return n
+			}
+		}
 		return w.limits()
 	}
 	if w.k.zone != w.ozone {
 		w.routed = true
 	}
-	if n := w.nat(how, blind); n != nil {
+	if n := w.nat(how); n != nil {
+		return n
+	}
+	if n := w.acl(layACLIn); n != nil {
 		return n
 	}
 	return w.limits()
 }
 
 // nat is L7: which source address the other side is to see.
-func (w *walk) nat(how way, blind bool) *no {
+func (w *walk) nat(how way) *no {
 	fail := func(r bpf.DropReason, how reject, format string, args ...any) *no {
 		w.note(layNAT, "", "", "drop", format, args...)
 		return &no{r, layNAT, how}
@@ -446,7 +460,7 @@ func (w *walk) nat(how way, blind bool) *no {
 		if pool == 0 {
 			return fail(bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE, rejectRoute, "%s has no address of this family to speak with", w.portName(w.outPort))
 		}
-		if blind {
+		if w.blind {
 			return fail(bpf.SwitchGhDropReasonGH_DROP_FRAG_ORDER, rejectNone, "a later fragment before the first, and NAT needs its ports")
 		}
 		want, w.natLo, w.natHi, w.poolBusy, w.snat = p.Addr.B, p.Lo, p.Hi, true, true

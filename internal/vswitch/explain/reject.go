@@ -8,7 +8,7 @@ func (w *walk) answer(n no) string {
 	if n.how == rejectNone || w.unanswerable() {
 		return ""
 	}
-	rst := w.k.proto == protoTCP && (n.how == rejectPort || n.how == rejectState)
+	rst := w.k.proto == protoTCP && (n.how == rejectPort || n.how == rejectState || n.how == rejectAdmin)
 	switch {
 	case n.how == rejectState && !rst:
 		return ""
@@ -43,7 +43,7 @@ func (w *walk) answer(n no) string {
 		return "ICMP time exceeded"
 	case rejectHost:
 		return "ICMP host unreachable"
-	case rejectRoute:
+	case rejectRoute, rejectAdmin:
 		return "ICMP unreachable, administratively prohibited"
 	}
 	return "ICMP port unreachable"

@@ -55,6 +55,7 @@ func (l *lab) newScene(r *rand.Rand) (*scene, error) {
 		s.addrs = append(s.addrs, netip.MustParseAddr(a))
 	}
 	s.addrs = append(s.addrs, s.facts.HostAddrs...)
+	s.addRules(r)
 	t, err := vswitch.Compile(s.state, s.facts)
 	if err != nil {
 		return nil, err
@@ -155,7 +156,8 @@ func (s *scene) change(r *rand.Rand) error {
 	st, f := s.state, s.facts
 	st.Services = slices.Clone(st.Services)
 	st.Networks, st.Ports, st.Mappings = slices.Clone(st.Networks), slices.Clone(st.Ports), slices.Clone(st.Mappings)
-	switch r.IntN(14) {
+	st.ACLs, st.AddrSets = slices.Clone(st.ACLs), slices.Clone(st.AddrSets)
+	switch r.IntN(17) {
 	case 6:
 		st.NATPools = slices.Clone(st.NATPools)
 		s.state = st
@@ -164,6 +166,10 @@ func (s *scene) change(r *rand.Rand) error {
 	case 7:
 		s.state = st
 		s.mirror(r)
+		st = s.state
+	case 14, 15, 16:
+		s.state = st
+		s.changeRules(r)
 		st = s.state
 	case 8, 9, 10, 11, 12, 13:
 		s.state = st

@@ -128,6 +128,12 @@ func layerName(l bpf.Layer) string {
 		return "L1 anti-spoof"
 	case bpf.SwitchGhLayerGH_LAYER_METER:
 		return "L2 meter"
+	case bpf.SwitchGhLayerGH_LAYER_ACL_PRE:
+		return "L3 outbound rules, as sent"
+	case bpf.SwitchGhLayerGH_LAYER_ACL_OUT:
+		return "L5 outbound rules"
+	case bpf.SwitchGhLayerGH_LAYER_ACL_IN:
+		return "L8 inbound rules"
 	case bpf.SwitchGhLayerGH_LAYER_LB:
 		return "L4 services"
 	case bpf.SwitchGhLayerGH_LAYER_ROUTE:

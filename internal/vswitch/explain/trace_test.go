@@ -22,7 +22,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 // plain is a small switch: NAT network 1 with web and db, network 2 without a way
 // out with safe, one uplink; web publishes 8080.
-func plain(t *testing.T) Switch {
+func plain(t *testing.T, change ...func(*vswitch.State)) Switch {
 	t.Helper()
 	a, p := netip.MustParseAddr, netip.MustParsePrefix
 	f := vswitch.Facts{
@@ -46,6 +46,9 @@ func plain(t *testing.T) Switch {
 		Ports:    []vswitch.Port{host(1, 1, "h1"), host(2, 2, "h2"), port(3, 1, "web", "10.1.0.3"), port(4, 1, "db", "10.1.0.4"), port(5, 2, "safe", "10.2.0.5")},
 		Mappings: []vswitch.PortMapping{{Object: "web", Proto: 6, HostPort: 8080, Port: 3, Addr: a("10.1.0.3"), AddrPort: 80}},
 	}
+	for _, c := range change {
+		c(&s)
+	}
 	tables, err := vswitch.Compile(s, f)
 	if err != nil {
 		t.Fatal(err)
@@ -57,6 +60,17 @@ func plain(t *testing.T) Switch {
 	}
 }
 
+// guard gives web rules of its own.
+func guard(s *vswitch.State) {
+	p := netip.MustParsePrefix
+	s.AddrSets = []vswitch.AddrSet{{ID: 1, Name: "databases", Prefixes: []netip.Prefix{p("10.1.0.4/32")}}}
+	s.ACLs = []vswitch.ACLSet{{ID: 1, Name: "web policy", DefaultIn: vswitch.ACLBlock, Rules: []vswitch.ACLRule{
+		{ID: 1, Name: "databases ask", Priority: 100, Direction: vswitch.ACLIn, Protocols: []uint8{6}, RemoteSets: []vswitch.AddrSetID{1}, LocalPorts: []vswitch.PortRange{{First: 80, Last: 81}}},
+		{ID: 2, Name: "no names outside", Priority: 100, Direction: vswitch.ACLOut, Action: vswitch.ACLReject, Protocols: []uint8{17}, RemotePorts: []vswitch.PortRange{{First: 53, Last: 53}}},
+	}}}
+	s.Ports[2].ACLs = []vswitch.ACLID{1}
+}
+
 // oneWay is a host with a default route.
 type oneWay struct{}
 
@@ -66,11 +80,12 @@ func (oneWay) Lookup(q FIBQuery) (FIBRoute, bool) {
 
 // TestGolden shows traces as people read them.
 func TestGolden(t *testing.T) {
-	s := plain(t)
+	bare, guarded := plain(t), plain(t, guard)
 	var b strings.Builder
 	for _, c := range []struct {
 		at     int
 		uplink bool
+		guard  bool
 		mac    byte
 		line   string
 	}{
@@ -88,7 +103,14 @@ func TestGolden(t *testing.T) {
 		{at: 2, uplink: true, mac: 9, line: "203.0.113.9.40000 > 198.51.100.1.8080: tcp S"},
 		{at: 2, uplink: true, mac: 9, line: "203.0.113.9.40000 > 198.51.100.1.8081: tcp S"},
 		{at: 99, mac: 4, line: "10.1.0.4.40000 > 10.1.0.3.80: tcp S"},
+		{guard: true, at: 22, mac: 4, line: "10.1.0.4.40000 > 10.1.0.3.80: tcp S"},
+		{guard: true, at: 2, uplink: true, mac: 9, line: "203.0.113.9.40000 > 198.51.100.1.8080: tcp S"},
+		{guard: true, at: 21, mac: 3, line: "10.1.0.3.40000 > 8.8.8.8.53: udp \"x\""},
 	} {
+		s := bare
+		if c.guard {
+			s = guarded
+		}
 		k := pkt.MustParse(c.line)
 		k.From, k.To = pkt.MAC{2, 0, 0, 0, 0, c.mac}, pkt.MAC{2, 1, 0, 0, 0, 1}
 		if c.uplink {

@@ -73,6 +73,7 @@ const (
 	rejectTooBig
 	rejectTTL
 	rejectState
+	rejectAdmin
 )
 
 // errPass ends a walk of a packet that is not ours (uplinks only).
@@ -135,6 +136,7 @@ type walk struct {
 	host           bool // the destination is an address of the host
 	dsr            bool
 	poolBusy       bool
+	blind          bool // a later fragment whose ports nobody knows
 }
 
 // Explain tells what happens to p on s.
