@@ -5,6 +5,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -69,5 +70,32 @@ func TestContestReport(t *testing.T) {
 	i := slices.IndexFunc(r.last().Samples, func(s samples) bool { return s.Row == "a" && s.Column == colP50.name })
 	if i < 0 || len(r.last().Samples[i].Values) != 2 {
 		t.Errorf("samples %+v", r.last().Samples)
+	}
+}
+
+// Both shapes of kube-proxy's rules name every chain that they go to.
+func TestServiceRules(t *testing.T) {
+	for _, family := range []int{4, 6} {
+		nft, ipt := nftServices(family, 3, 2), iptablesServices(family, 3, 2)
+		for i := range 3 {
+			for _, proto := range serviceProtocols(i, 3) {
+				for _, want := range []string{
+					fmt.Sprintf("%s . %s . %d : goto service-%d-%s", vip(family, i), proto, trafficPort, i, proto),
+					fmt.Sprintf("chain service-%d-%s {", i, proto), fmt.Sprintf("chain endpoint-%d-%s-1 {", i, proto),
+				} {
+					if !strings.Contains(nft, want) {
+						t.Errorf("IPv%d: no %q in\n%s", family, want, nft)
+					}
+				}
+				for _, want := range []string{
+					fmt.Sprintf("-A KUBE-SERVICES -d %s -p %s -m %[2]s --dport %d -j KUBE-SVC-%d-%[2]s\n", vip(family, i), proto, trafficPort, i),
+					fmt.Sprintf("-A KUBE-SVC-%d-%s -j KUBE-SEP-%[1]d-%[2]s-1\n", i, proto),
+				} {
+					if !strings.Contains(ipt, want) {
+						t.Errorf("IPv%d: no %q in\n%s", family, want, ipt)
+					}
+				}
+			}
+		}
 	}
 }

@@ -20,6 +20,7 @@ type contest struct {
 	paths   []*path
 	metrics []metric
 	goals   []goal
+	limits  []limit
 	notes   []string
 
 	cells map[cell][]sample
@@ -30,6 +31,12 @@ type goal struct {
 	column       column
 	ours, theirs string
 	want         float64 // at least; for columns where less is better, at most
+}
+
+// limit is a figure of one path that has a goal by itself.
+type limit struct {
+	path, column string
+	most         float64
 }
 
 type cell struct{ path, column string }
@@ -240,6 +247,17 @@ func (c *contest) reportGoals(r *report, paths []*path) error {
 			want = ""
 		}
 		rows = append(rows, fmt.Sprintf("%s: %s / %s | %s%.2f | %s | %s | %s", g.column.name, g.ours, g.theirs, mark, ratio, want, verdict, hint))
+	}
+	for _, l := range c.limits {
+		v, _, ok := c.value(l.path, l.column)
+		if !ok {
+			continue
+		}
+		verdict := "no"
+		if v <= l.most {
+			verdict = "yes"
+		}
+		rows = append(rows, fmt.Sprintf("%s: %s | %.2f | ≤ %.0f | %s | ", l.column, l.path, v, l.most, verdict))
 	}
 	if len(rows) > 0 {
 		r.table("ratio | seen | goal | met | our programs, of a packet's whole way", rows...)

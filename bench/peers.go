@@ -71,13 +71,19 @@ table inet filter {
 }
 `
 
-// filteredBridge hands the bridge's packets to netfilter, with more rules for the
+// filteredBridge is a bridge with a firewall of nftables, and more rules for the
 // first packet of a connection, if any.
 func (s *scope) filteredBridge(label, name, more string) *path {
+	p, host := s.filtered(label, name)
+	host.nft(fmt.Sprintf(forwardRules, more))
+	return p
+}
+
+// filtered is a bridge whose packets netfilter sees, which has no rules yet.
+func (s *scope) filtered(label, name string) (*path, *node) {
 	host, client, server := s.bridgeHost(name)
 	host.sysctl("net/bridge/bridge-nf-call-iptables=1", "net/bridge/bridge-nf-call-ip6tables=1")
-	host.nft(fmt.Sprintf(forwardRules, more))
-	return s.done(&path{name: label, client: client, server: server, dev: "eth0", addr4: "10.88.0.11", addr6: "fd00:88::11", flush: host.flushConntrack()})
+	return s.done(&path{name: label, client: client, server: server, dev: "eth0", addr4: "10.88.0.11", addr6: "fd00:88::11", flush: host.flushConntrack()}), host
 }
 
 func (s *scope) direct() *path {
@@ -104,6 +110,19 @@ func (s *scope) bare(label, name string, peer bool) *path {
 		}
 	}
 	return s.done(&path{name: label, client: client, server: server, dev: "eth0", addr4: "10.88.0.11", addr6: "fd00:88::11"})
+}
+
+// routedPair is a host that routes between client and server.
+func (s *scope) routedPair(name string) (host, client, server *node) {
+	host, client, server = s.pair(name)
+	host.addr("a", "10.88.0.1/24", "fd00:88::1/64")
+	client.addr("eth0", "10.88.0.10/24", "fd00:88::10/64")
+	host.addr("b", "10.89.0.1/24", "fd00:89::1/64")
+	server.addr("eth0", "10.89.0.11/24", "fd00:89::11/64")
+	host.forwarding()
+	client.ip("route add default via 10.88.0.1", "route add default via fd00:88::1 dev eth0")
+	server.ip("route add default via 10.89.0.1", "route add default via fd00:89::1 dev eth0")
+	return host, client, server
 }
 
 // openvswitch is Debian's Open vSwitch with its datapath in user space.

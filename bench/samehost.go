@@ -31,6 +31,28 @@ func both(r *report, rounds int, make func(family int) *contest) error {
 	return errors.Join(errs...)
 }
 
+// eachFamily builds and runs a contest for each family, with what it builds
+// removed between: for those that are too large to stand beside each other.
+func eachFamily(b *bench, r *report, rounds int, build func(s *scope, family int) *contest) error {
+	if rounds == 0 {
+		rounds = defaultRounds
+	}
+	var errs []error
+	for _, f := range []int{4, 6} {
+		mark := b.mark()
+		s := &scope{b: b}
+		c := build(s, f)
+		c.family = f
+		if s.err == nil {
+			errs = append(errs, c.run(r, rounds))
+		} else {
+			errs = append(errs, s.err)
+		}
+		b.release(mark)
+	}
+	return errors.Join(errs...)
+}
+
 // benchSameHost: container to container on one host.
 func benchSameHost(b *bench, r *report, rounds int) error {
 	s := &scope{b: b}

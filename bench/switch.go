@@ -37,6 +37,7 @@ type switchHost struct {
 	Facts vswitch.Facts
 	pins  string
 	block uint32
+	first vswitch.PortID // of the containers
 	child *child
 }
 
@@ -52,7 +53,7 @@ func gateway6(i int) string { return fmt.Sprintf("fd00:%d::1", 100+i) }
 
 // switchHost makes host number i with a network that has the flags.
 func (s *scope) switchHost(name string, i int, flags vswitch.NetFlags) *switchHost {
-	h := &switchHost{node: s.node(name), pins: "/sys/fs/bpf/ghbench-" + name, block: 0x67480000 + uint32(i)}
+	h := &switchHost{node: s.node(name), pins: "/sys/fs/bpf/ghbench-" + name, block: 0x67480000 + uint32(i), first: firstPort}
 	h.Facts = vswitch.Facts{Ifindex: map[string]int{}}
 	h.ip("link add name anchor type veth peer name anchor1", "link set dev anchor up", "link set dev anchor1 up",
 		"link add name sw type veth peer name nic", "link set dev sw up", "link set dev nic up")
@@ -94,7 +95,7 @@ func (h *switchHost) join(dev string) {
 
 // container plugs in a namespace; its addresses end in its port's number.
 func (h *switchHost) container(name string) (*node, vswitch.Port) {
-	id := firstPort + vswitch.PortID(len(h.State.Ports)-1)
+	id := h.first + vswitch.PortID(len(h.State.Ports)-1)
 	n := h.s.node(name)
 	dev := fmt.Sprintf("p%d", id)
 	h.s.veth(h.node, dev, n, "eth0")
@@ -107,15 +108,20 @@ func (h *switchHost) container(name string) (*node, vswitch.Port) {
 	return n, p
 }
 
+// hostOf is address number n of a subnet.
+func hostOf(sub vswitch.Subnet, n int) netip.Addr {
+	a := sub.Gateway.As16()
+	a[15] = byte(n)
+	if sub.Gateway.Is4() {
+		return netip.AddrFrom16(a).Unmap()
+	}
+	return netip.AddrFrom16(a)
+}
+
 // address gives a port the addresses of its number, and its far end too.
 func (h *switchHost) address(n *node, p *vswitch.Port) {
 	for _, sub := range h.State.Networks[0].Subnets {
-		a := sub.Gateway.As16()
-		a[15] = byte(p.ID)
-		addr := netip.AddrFrom16(a)
-		if sub.Gateway.Is4() {
-			addr = addr.Unmap()
-		}
+		addr := hostOf(sub, int(p.ID))
 		p.Addrs = append(p.Addrs, addr)
 		n.addr("eth0", netip.PrefixFrom(addr, sub.Prefix.Bits()).String())
 		n.ip(fmt.Sprintf("route add default via %s dev eth0", sub.Gateway))
@@ -152,6 +158,7 @@ type order struct {
 	State   vswitch.State
 	Facts   vswitch.Facts
 	Drops   bool
+	Sweep   bool
 }
 
 type answer struct {
@@ -242,9 +249,13 @@ func (h *switchHost) drops() (string, error) {
 	return a.Drops, err
 }
 
-// forgetFlows empties the flow tables.
+// forgetFlows empties the flow tables and has the sweeper count anew.
 func (h *switchHost) forgetFlows() error {
-	return errors.Join(emptyMap[bpf.FlowKey4, bpf.Flow4](h.pins, bpf.SwitchMapFlow4), emptyMap[bpf.FlowKey6, bpf.Flow6](h.pins, bpf.SwitchMapFlow6))
+	err := errors.Join(emptyMap[bpf.FlowKey4, bpf.Flow4](h.pins, bpf.SwitchMapFlow4), emptyMap[bpf.FlowKey6, bpf.Flow6](h.pins, bpf.SwitchMapFlow6))
+	if err == nil {
+		_, err = h.order(order{Sweep: true})
+	}
+	return err
 }
 
 func emptyMap[K, V any](pins, name string) error {
@@ -313,6 +324,9 @@ func switchChild() error {
 				}
 				go func() { _ = d.Run(ctx); close(done) }()
 				return nil
+			case w.Sweep:
+				_, err := d.Sweep()
+				return err
 			case w.Drops:
 				all, err := d.Drops()
 				if err != nil {
