@@ -211,7 +211,7 @@ func onceColumn(name string) column {
 func (c *contest) reportGoals(r *report, paths []*path) error {
 	var rows []string
 	var errs []error
-	hints := map[string]string{}
+	hinted := map[string]bool{}
 	for _, g := range c.goals {
 		a, noisyA, okA := c.value(g.ours, g.column.name)
 		b, noisyB, okB := c.value(g.theirs, g.column.name)
@@ -232,15 +232,13 @@ func (c *contest) reportGoals(r *report, paths []*path) error {
 			verdict = ""
 		}
 		hint := ""
-		if g.column.name == colKpps.name {
-			if _, ok := hints[g.ours]; !ok {
-				h, err := c.hint(paths, g.ours, a)
-				if err != nil {
-					errs = append(errs, err)
-				}
-				hints[g.ours] = h
+		if g.column.name == colKpps.name && !hinted[g.ours] {
+			hinted[g.ours] = true
+			h, err := c.hint(paths, g.ours, a)
+			if err != nil {
+				errs = append(errs, err)
 			}
-			hint = hints[g.ours]
+			hint = h
 		}
 		want := fmt.Sprintf("%s %.2f", sign, g.want)
 		if g.want == 0 {

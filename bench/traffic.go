@@ -6,6 +6,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strconv"
 	"time"
@@ -45,6 +46,8 @@ func peer(args []string) error {
 	switch args[0] {
 	case "sink", "echo", "accept":
 		return tcpServer(args[0])
+	case "udp-echo":
+		return udpEcho()
 	case "switch":
 		return switchChild()
 	case "relay":
@@ -288,7 +291,60 @@ func (b *batch) send(fd, n int) (int, error) {
 // its checksum.
 const payload = 18
 
-// udpSource says "ready" and sends small datagrams as fast as it can.
+// greeting is larger than what the meter takes away.
+const greeting = 4 * payload
+
+// udpEcho says "ready" and answers datagrams, from a socket for each address, so
+// that the answer's source is what was asked.
+func udpEcho() error {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return err
+	}
+	errs := make(chan error, len(all))
+	for _, a := range all {
+		prefix, err := netip.ParsePrefix(a.String())
+		if err != nil || prefix.Addr().IsLinkLocalUnicast() {
+			continue
+		}
+		c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(prefix.Addr(), trafficPort)))
+		if err != nil {
+			return err
+		}
+		go func() {
+			buf := make([]byte, 2048)
+			for {
+				n, from, err := c.ReadFromUDPAddrPort(buf)
+				if err != nil {
+					errs <- err
+					return
+				}
+				_, _ = c.WriteToUDPAddrPort(buf[:n], from)
+			}
+		}()
+	}
+	fmt.Println("ready")
+	return <-errs
+}
+
+// greet sends a datagram until it is answered.
+func greet(fd int) error {
+	tv := unix.NsecToTimeval((100 * time.Millisecond).Nanoseconds())
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
+		return err
+	}
+	buf := make([]byte, greeting)
+	for end := time.Now().Add(giveUp); time.Now().Before(end); {
+		_, _ = unix.Write(fd, buf)
+		if n, err := unix.Read(fd, buf); err == nil && n == greeting {
+			return nil
+		}
+	}
+	return errors.New("no datagram was answered")
+}
+
+// udpSource says "ready" once a first datagram was answered, and sends small ones
+// as fast as it can.
 func udpSource(to netip.AddrPort, d time.Duration) error {
 	family, sa := sockaddr(to)
 	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -302,6 +358,9 @@ func udpSource(to netip.AddrPort, d time.Duration) error {
 	b, p := newBatch(64), make([]byte, payload)
 	for i := range b.messages {
 		b.set(i, p)
+	}
+	if err := greet(fd); err != nil {
+		return err
 	}
 	fmt.Println("ready")
 	for end := time.Now().Add(d); time.Now().Before(end); {
