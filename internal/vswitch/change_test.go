@@ -34,6 +34,9 @@ func (w *world) change(op, n byte) {
 	case op >= 240:
 		w.changeNAT(n)
 		return
+	case op >= 192:
+		w.changeOverlay(op, n)
+		return
 	case op%22 >= 18:
 		w.changeACL(op%22-18, n)
 		return
@@ -175,7 +178,7 @@ func (w *world) dropMappings() {
 // kernel is what maps hold: by map, key to value.
 type kernel map[string]map[any]any
 
-var arrays = map[string]bool{"port": true, "net": true, "natpool": true, "floodn": true, "cfg": true}
+var arrays = map[string]bool{"port": true, "net": true, "natpool": true, "floodn": true, "cfg": true, "nh": true, "vtep": true}
 
 func (k kernel) do(t testing.TB, s Step) {
 	m := k[s.Map]
@@ -212,9 +215,10 @@ func (k kernel) whole(t testing.TB, when string) {
 			t.Errorf("%s: ifport %v points to port %v, which is not there", when, key, v)
 		}
 	}
+	k.wholeOverlay(t, when)
 	for key, v := range k["addr"] {
 		a := v.(AddrRow)
-		if p, ok := k["port"][uint32(a.Port)]; a.Port != 0 && (!ok || p.(PortRow).Ifindex == 0 && p.(PortRow).Net == 0) {
+		if p, ok := k["port"][uint32(a.Port)]; a.Port != 0 && (!ok || p.(PortRow).Kind == 0) {
 			t.Errorf("%s: addr %v points to port %d, which is not there", when, key, a.Port)
 		}
 	}
@@ -254,6 +258,7 @@ func checkChanges(t testing.TB, ops []byte) {
 		before.s.Networks, before.s.Ports, before.s.Mappings = slices.Clone(w.s.Networks), slices.Clone(w.s.Ports), slices.Clone(w.s.Mappings)
 		before.s.NATPools, before.s.Services = slices.Clone(w.s.NATPools), cloneServices(w.s.Services)
 		before.s.ACLs, before.s.AddrSets = slices.Clone(w.s.ACLs), slices.Clone(w.s.AddrSets)
+		before.s.Tunnels, before.s.Remotes = slices.Clone(w.s.Tunnels), slices.Clone(w.s.Remotes)
 		w.change(ops[i], ops[i+1])
 		want, wantErr := Compile(w.s, w.f)
 		got, err := c.Compile(w.s, w.f)
@@ -354,7 +359,7 @@ func FuzzChanges(f *testing.F) {
 // FuzzCompile takes any document as State and Facts: it is refused or compiled,
 // and what is compiled has every row once.
 func FuzzCompile(f *testing.F) {
-	for _, name := range []string{"nat", "internal", "refused"} {
+	for _, name := range []string{"nat", "internal", "refused", "overlay"} {
 		a, err := txtar.ParseFile("testdata/" + name + ".txtar")
 		if err != nil {
 			f.Fatal(err)
@@ -384,7 +389,7 @@ func FuzzCompile(f *testing.F) {
 		for b := range tables.blocks {
 			rows += len(b.port) + len(b.net) + len(b.ifport) + len(b.portip) + len(b.addr) + len(b.route) + len(b.svc) +
 				len(b.slot) + len(b.member) + len(b.natpool) + len(b.busy) + len(b.flood) + len(b.floodn) + len(b.cfg) +
-				len(b.aclset) + len(b.aclrule) + len(b.aclclass)
+				len(b.aclset) + len(b.aclrule) + len(b.aclclass) + len(b.nh) + len(b.vtep) + len(b.peer)
 		}
 		k := kernel{}
 		put := 0

@@ -63,6 +63,7 @@ type Compiler struct {
 	services servicesMemo
 	addrSets addrSetMemo
 	acls     aclMemo
+	overlay  overlayMemo
 
 	// Who holds what may be held once. Maintained together with ports.
 	addrOwner    map[AddrKey]PortID
@@ -94,7 +95,8 @@ func (c *Compiler) compile(s State, f Facts) (Tables, error) {
 	c.round++
 	t := c.tables
 	steps := []func(State, Facts, *Tables) error{
-		c.compileUplinks, c.compileHost, c.compilePools, c.compileNetworks, c.compileAddrSets, c.compileACLs, c.compilePorts, c.compileFloods,
+		c.compileUplinks, c.compileHost, c.compilePools, c.compileVTEPs, c.compileNetworks, c.compileAddrSets, c.compileACLs, c.compilePorts,
+		c.compileOverlay, c.compileFloods,
 		c.compileServices,
 	}
 	for _, step := range steps {
@@ -131,19 +133,21 @@ type hostMemo struct {
 	addrs  []netip.Addr
 	anchor int
 	cookie uint64
+	udp    [MaxTunnels]uint16
 	made   bool
 }
 
-func (c *Compiler) compileHost(_ State, f Facts, t *Tables) error {
+func (c *Compiler) compileHost(s State, f Facts, t *Tables) error {
 	m := &c.hosts
-	if !m.made || m.anchor != f.Anchor || m.cookie != f.NetnsCookie {
+	udp := tunnelPorts(s.Tunnels)
+	if !m.made || m.anchor != f.Anchor || m.cookie != f.NetnsCookie || m.udp != udp {
 		if f.Anchor < 0 {
 			return invalid("Facts.Anchor %d: not an ifindex", f.Anchor)
 		}
 		t.cfg = &block{global: true, rows: rows{cfg: []Entry[uint32, CfgRow]{{0, CfgRow{
-			NetnsCookie: f.NetnsCookie, AnchorIfindex: uint32(f.Anchor), EventRate: eventRate,
+			NetnsCookie: f.NetnsCookie, AnchorIfindex: uint32(f.Anchor), EventRate: eventRate, TunnelBe: udp,
 		}}}}}
-		m.anchor, m.cookie = f.Anchor, f.NetnsCookie
+		m.anchor, m.cookie, m.udp = f.Anchor, f.NetnsCookie, udp
 	}
 	if !m.made || !slices.Equal(m.addrs, f.HostAddrs) {
 		b := &block{global: true}

@@ -92,6 +92,8 @@ func (c *Compiler) checkMapping(m *PortMapping) error {
 		return invalid("Proto %d: only 6 (TCP), 17 (UDP) and 132 (SCTP) have ports", m.Proto)
 	case m.HostPort == 0:
 		return invalid("HostPort 0: not a port")
+	case m.Proto == protoUDP && slices.Contains(c.hosts.udp[:], be16(m.HostPort)):
+		return invalid("HostPort %d: the UDP port of a tunnel", m.HostPort)
 	case m.AddrPort == 0:
 		return invalid("AddrPort 0: not a port")
 	case m.Proto == protoSCTP && m.HostPort != m.AddrPort:

@@ -43,8 +43,6 @@ const (
 	// localPortLow and localPortHigh are net.ipv4.ip_local_port_range as Linux
 	// sets it (net/ipv4/af_inet.c, inet_init_net).
 	localPortLow, localPortHigh = 32768, 60999
-	// vxlanPort is IANA's (RFC 7348): what comes there is the host's tunnel's.
-	vxlanPort = 4789
 )
 
 // natRange is an address and the ports that NAT may take of it.
@@ -200,7 +198,7 @@ func checkHostPorts(a netip.Addr, low, high uint16, f Facts) error {
 		{"the ports that Linux gives to sockets of the host (net.ipv4.ip_local_port_range)", local[0], local[1]},
 		{"the NodePorts of Kubernetes", nodePortLow, nodePortHigh},
 		{"the ports of system services", 1, 1023},
-		{"the port of VXLAN tunnels", vxlanPort, vxlanPort},
+		{"the port of VXLAN tunnels", VXLANPort, VXLANPort},
 	} {
 		if low <= r.high && high >= r.low {
 			return invalid("PortLow %d and PortHigh %d: overlap %d-%d, %s, and %s is an address of the host; choose others", low, high, r.low, r.high, r.name, a)
@@ -228,9 +226,9 @@ func busyRows(nat []natRange, host netip.Addr, port uint16, proto uint8) []Entry
 	return rows
 }
 
-// natRoutes adds to a network's routes which destinations outside see its own
+// natRoutes adds to the routes of a network, or of one port in it, which destinations outside see its own
 // addresses, so that no look-up of its own is needed: the route says it.
-func natRoutes(routes []Entry[RouteKey, RouteRow], n *Network) []Entry[RouteKey, RouteRow] {
+func natRoutes(routes []Entry[RouteKey, RouteRow], n *Network, port PortID) []Entry[RouteKey, RouteRow] {
 	if n.Flags&NetSNAT == 0 || len(n.NATExceptions)+len(n.NATDestinations) == 0 {
 		return routes
 	}
@@ -260,6 +258,7 @@ func natRoutes(routes []Entry[RouteKey, RouteRow], n *Network) []Entry[RouteKey,
 	given := slices.Clone(routes)
 	for _, r := range rules {
 		key := routeKey(n.Zone, r.prefix)
+		key.Port = uint16(port)
 		var over *RouteRow // the longest route that holds the prefix
 		bits := -1
 		for i := range given {

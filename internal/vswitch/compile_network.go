@@ -18,18 +18,20 @@ type netContext struct {
 	mac      MAC // source of what the switch delivers
 	hostPort PortID
 	gateways []netip.Addr
+	subnets  []Subnet // of an overlay
 }
 
 func (n *netContext) equal(o *netContext) bool {
 	return n.id == o.id && n.zone == o.zone && n.mtu == o.mtu && n.mac == o.mac &&
-		n.hostPort == o.hostPort && slices.Equal(n.gateways, o.gateways)
+		n.hostPort == o.hostPort && slices.Equal(n.gateways, o.gateways) && slices.Equal(n.subnets, o.subnets)
 }
 
 type netMemo struct {
 	was     Network
 	context *netContext
 	nat     poolRef
-	flood   []PortID // members, sorted; nil where the network does not flood
+	routes  []Entry[RouteKey, RouteRow]
+	flood   []uint32 // members, sorted; nil where the network does not flood
 	round   uint64
 }
 
@@ -52,12 +54,13 @@ func (c *Compiler) compileNetworks(s State, _ Facts, t *Tables) error {
 		if m != nil && m.round == c.round {
 			return invalid("Networks[%d] (%q): ID %d is also that of %q", i, n.Name, n.ID, m.was.Name)
 		}
-		context := contextOf(n, hostPorts, c.uplinks.mtu)
+		context := contextOf(n, hostPorts, room(c.uplinks.mtu, c.overlay.overhead(n)))
 		nat, err := c.pools.ref(n.NATPool)
 		if err != nil {
 			return invalid("Networks[%d] (%q): %w", i, n.Name, err)
 		}
-		if m != nil && equalNetwork(&m.was, n) && m.context.equal(context) && m.nat == nat {
+		routes := c.overlay.routes(n, 0, n.Routes)
+		if m != nil && equalNetwork(&m.was, n) && m.context.equal(context) && m.nat == nat && slices.Equal(m.routes, routes) {
 			m.round = c.round
 			continue
 		}
@@ -71,10 +74,10 @@ func (c *Compiler) compileNetworks(s State, _ Facts, t *Tables) error {
 		if m.context == nil || !m.context.equal(context) {
 			m.context = context
 		}
-		m.was, m.round, m.nat = *n, c.round, nat
-		m.was.Subnets = slices.Clone(n.Subnets)
+		m.was, m.round, m.nat, m.routes = *n, c.round, nat, routes
+		m.was.Subnets, m.was.Routes = slices.Clone(n.Subnets), slices.Clone(n.Routes)
 		m.was.NATExceptions, m.was.NATDestinations = slices.Clone(n.NATExceptions), slices.Clone(n.NATDestinations)
-		t.nets = with(t.nets, &shared, n.ID, networkBlock(n, context, nat))
+		t.nets = with(t.nets, &shared, n.ID, networkBlock(n, context, nat, routes))
 	}
 	if len(c.nets) != len(s.Networks) {
 		for id, m := range c.nets {
@@ -100,13 +103,16 @@ func contextOf(n *Network, hostPorts map[PortID]*Port, uplinkMTU uint16) *netCon
 			x.gateways = append(x.gateways, sub.Gateway)
 		}
 	}
+	if n.Tunnel != 0 {
+		x.subnets = slices.Clone(n.Subnets)
+	}
 	return x
 }
 
-func networkBlock(n *Network, x *netContext, nat poolRef) *block {
+func networkBlock(n *Network, x *netContext, nat poolRef, routes []Entry[RouteKey, RouteRow]) *block {
 	b := &block{epochNets: []NetworkID{n.ID}}
 	row := NetRow{Flags: uint32(n.Flags), Zone: uint16(n.Zone), HostPort: uint16(n.HostPort), Mtu: x.mtu,
-		Natpool4: nat.v4, Natpool6: nat.v6}
+		Natpool4: nat.v4, Natpool6: nat.v6, RouterMac: n.routerMAC(x)}
 	row.Hairpin4.B, row.Hairpin6.B = hairpin4(n.ID).As16(), hairpin6(n.ID).As16()
 	for _, gw := range x.gateways { // the first of each family
 		if own := &row.Gw4; gw.Is4() && own.B == [16]byte{} {
@@ -126,12 +132,13 @@ func networkBlock(n *Network, x *netContext, nat poolRef) *block {
 		// Both families: a source of a family without subnet is refused as spoofed.
 		// Where a subnet is itself a default route, local wins.
 		for _, p := range []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)} {
-			if !slices.ContainsFunc(n.Subnets, func(s Subnet) bool { return s.Prefix == p }) {
+			if !slices.ContainsFunc(n.Subnets, func(s Subnet) bool { return s.Prefix == p }) &&
+				!slices.ContainsFunc(n.Routes, func(r Route) bool { return r.Prefix == p }) {
 				route(p, routeUplink)
 			}
 		}
 	}
-	b.route = natRoutes(b.route, n)
+	b.route = natRoutes(append(b.route, routes...), n, 0)
 	return b
 }
 
@@ -180,12 +187,18 @@ func checkNetwork(n *Network, hostPorts map[PortID]*Port) error {
 			return invalid("HostPort %d: belongs to network %d", n.HostPort, p.Network)
 		}
 	}
-	return checkNATPrefixes(n)
+	if err := checkNATPrefixes(n); err != nil {
+		return err
+	}
+	if err := checkOverlay(n); err != nil {
+		return err
+	}
+	return checkRoutes(n.Routes, n)
 }
 
 func equalNetwork(a, b *Network) bool {
 	return a.ID == b.ID && a.Zone == b.Zone && a.Name == b.Name && a.Flags == b.Flags && a.MTU == b.MTU &&
-		a.HostPort == b.HostPort && slices.Equal(a.Subnets, b.Subnets) &&
+		a.HostPort == b.HostPort && slices.Equal(a.Subnets, b.Subnets) && a.Overlay == b.Overlay && slices.Equal(a.Routes, b.Routes) &&
 		slices.Equal(a.NATExceptions, b.NATExceptions) && slices.Equal(a.NATDestinations, b.NATDestinations)
 }
 
@@ -214,16 +227,21 @@ func (c *Compiler) compileFloods(s State, _ Facts, t *Tables) error {
 			copy(l[1:i+1], l[:i])
 			l[0] = m.was.HostPort
 		}
-		l = l[:min(len(l), MaxFlood)]
-		if t.floods[id] != nil && slices.Equal(m.flood, l) {
+		var all []uint32
+		for _, p := range l {
+			all = append(all, uint32(p))
+		}
+		all = append(all, c.overlay.floods(&m.was)...)
+		all = all[:min(len(all), MaxFlood)]
+		if t.floods[id] != nil && slices.Equal(m.flood, all) {
 			continue
 		}
-		m.flood = l
+		m.flood = all
 		b := &block{}
-		for i, p := range l {
-			b.flood = append(b.flood, Entry[FloodKey, uint32]{FloodKey{Net: uint16(id), I: uint16(i)}, uint32(p)})
+		for i, p := range all {
+			b.flood = append(b.flood, Entry[FloodKey, uint32]{FloodKey{Net: uint16(id), I: uint16(i)}, p})
 		}
-		b.floodn = []Entry[uint32, uint32]{{uint32(id), uint32(len(l))}}
+		b.floodn = []Entry[uint32, uint32]{{uint32(id), uint32(len(all))}}
 		t.floods = with(t.floods, &shared, id, b)
 	}
 	for id := range t.floods {

@@ -26,7 +26,8 @@ func (m *portMemo) same(p *Port, ifindex, nic int, net *netContext, nat poolRef,
 	w := &m.was
 	return m.net == net && m.nat == nat && m.acls == acls && m.ifindex == ifindex && m.nic == nic && w.Kind == p.Kind && w.MAC == p.MAC &&
 		w.Up == p.Up && w.Mirror == p.Mirror && w.Interface == p.Interface && w.HostNIC == p.HostNIC && w.Object == p.Object &&
-		w.MaxFlows == p.MaxFlows && slices.Equal(w.Addrs, p.Addrs) && slices.Equal(w.ACLs, p.ACLs)
+		w.MaxFlows == p.MaxFlows && slices.Equal(w.Addrs, p.Addrs) && slices.Equal(w.ACLs, p.ACLs) && w.Forward == p.Forward &&
+		slices.Equal(w.Routes, p.Routes)
 }
 
 func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
@@ -70,7 +71,7 @@ func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
 		}
 		c.release(m.block)
 		*m = portMemo{was: *p, ifindex: ifindex, nic: nic, net: net, nat: nat, acls: acls, round: c.round}
-		m.was.Addrs, m.was.ACLs = slices.Clone(p.Addrs), slices.Clone(p.ACLs)
+		m.was.Addrs, m.was.ACLs, m.was.Routes = slices.Clone(p.Addrs), slices.Clone(p.ACLs), slices.Clone(p.Routes)
 		changed = append(changed, i)
 	}
 	shared := true
@@ -146,6 +147,12 @@ func portBlock(m *portMemo) *block {
 	if m.passes() {
 		row.Flags |= portUp
 	}
+	if p.Forward {
+		row.Flags |= portForward
+	}
+	if len(p.Routes) > 0 {
+		row.Flags |= portRoutes
+	}
 	if row.Mirror = uint16(p.Mirror); p.Mirror != 0 {
 		row.Flags |= portCopy
 	}
@@ -163,8 +170,11 @@ func portBlock(m *portMemo) *block {
 			}
 		}
 	}
+	if len(addrs) > 0 {
+		b.port[0].Value.Vni = x.vni(addrs[0])
+	}
 	for _, a := range addrs {
-		val := AddrRow{Port: uint16(p.ID), Mac: p.MAC}
+		val := AddrRow{Port: uint16(p.ID), Mac: p.MAC, Vni: x.vni(a)}
 		if p.ID == x.hostPort && slices.Contains(x.gateways, a) {
 			val.Flags |= addrGateway
 		}
@@ -203,6 +213,9 @@ func checkPort(p *Port, net *netContext, ifindex, nic int) error {
 		}
 		if slices.Contains(p.Addrs[:i], a) {
 			return invalid("Addrs[%d] %q: listed twice", i, a)
+		}
+		if net.hostPort == 0 && net.subnets != nil && slices.Contains(net.gateways, a) {
+			return invalid("Addrs[%d] %q: the gateway of network %d", i, a, p.Network)
 		}
 	}
 	return nil

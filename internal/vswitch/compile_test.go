@@ -37,8 +37,8 @@ func testNetwork(id NetworkID) Network {
 	return Network{
 		ID: id, Zone: Zone(id), Name: fmt.Sprintf("net%d", id), Flags: NetSNAT | NetHostNIC | NetUplink | NetFlood, HostPort: PortID(id),
 		Subnets: []Subnet{
-			{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(id), 0, 0}), 16), netip.AddrFrom4([4]byte{10, byte(id), 0, 1})},
-			{netip.MustParsePrefix(fmt.Sprintf("fd00:%x::/64", id)), netip.MustParseAddr(fmt.Sprintf("fd00:%x::1", id))},
+			{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(id), 0, 0}), 16), Gateway: netip.AddrFrom4([4]byte{10, byte(id), 0, 1})},
+			{Prefix: netip.MustParsePrefix(fmt.Sprintf("fd00:%x::/64", id)), Gateway: netip.MustParseAddr(fmt.Sprintf("fd00:%x::1", id))},
 		},
 	}
 }

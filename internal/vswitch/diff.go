@@ -103,6 +103,10 @@ func Diff(old, new Tables) Delta {
 	pairServices(old.services, new.services, changed)
 	pair(old.acls, new.acls, changed)
 	pair(old.classes, new.classes, changed)
+	changed(old.vteps, new.vteps)
+	pair(old.tunnels, new.tunnels, changed)
+	pair(old.overlays, new.overlays, changed)
+	pair(old.remotes, new.remotes, changed)
 
 	d := Delta{Epochs: slices.Sorted(maps.Keys(epochs))}
 	d.Attach = without(new.Uplinks, old.Uplinks)
@@ -128,6 +132,9 @@ func Diff(old, new Tables) Delta {
 	aclset := change("aclset", was, is, func(r *rows) []Entry[ACLSetKey, ACLSetRow] { return r.aclset })
 	aclrule := change("aclrule", was, is, func(r *rows) []Entry[ACLKey, ACLRow] { return r.aclrule })
 	aclclass := change("aclclass", was, is, func(r *rows) []Entry[ACLClassKey, uint32] { return r.aclclass })
+	vtep := change("vtep", was, is, func(r *rows) []Entry[uint32, VTEPRow] { return r.vtep })
+	nh := change("nh", was, is, func(r *rows) []Entry[uint32, NextHopRow] { return r.nh })
+	peer := change("peer", was, is, func(r *rows) []Entry[PeerKey, PeerRow] { return r.peer })
 
 	s := stepList{}
 	s.remove(svc)
@@ -135,12 +142,14 @@ func Diff(old, new Tables) Delta {
 	// an address has it. When it goes, its head goes first: a program that missed
 	// one of its rows finds the head gone.
 	s.put(aclrule).put(aclset).put(aclclass).remove(aclclass)
-	s.put(cfg).put(net).put(natpool).put(busy).put(route).put(portip).put(port).put(flood).put(floodn)
+	// A number of vtep or nh that names something else now is written after who
+	// named the former.
+	s.put(cfg).put(net).put(natpool).put(busy).insert(vtep).insert(nh).put(route).overwrite(nh).put(portip).put(port).put(flood).put(floodn)
 	// Backends first, then the lists that name them, then who reads those; see slot in maps.h.
 	s.put(member).put(slot)
-	s.put(addr).put(ifport).put(svc)
-	s.remove(addr).remove(ifport).remove(slot).remove(member).zero(floodn).remove(flood).remove(portip).remove(route)
-	s.zero(port).remove(busy).zero(natpool).zero(net).zero(cfg)
+	s.put(addr).overwrite(vtep).put(peer).put(ifport).put(svc)
+	s.remove(peer).remove(addr).remove(ifport).remove(slot).remove(member).zero(floodn).remove(flood).remove(portip).remove(route)
+	s.zero(nh).zero(vtep).zero(port).remove(busy).zero(natpool).zero(net).zero(cfg)
 	s.remove(aclset).remove(aclrule)
 	d.Steps = s.steps
 	return d
@@ -177,6 +186,8 @@ type stepKind uint8
 
 const (
 	stepPut    stepKind = iota // keys that are new or have another value
+	stepInsert                 // keys that are new
+	stepUpdate                 // keys that are there with another value
 	stepRemove                 // keys that go
 	stepZero                   // keys that go, of an array
 )
@@ -221,6 +232,10 @@ func (c mapChange[K, V]) step(kind stepKind) Step {
 	switch kind {
 	case stepPut:
 		from[0], from[1] = c.inserts, c.updates
+	case stepInsert:
+		from[0] = c.inserts
+	case stepUpdate:
+		from[0] = c.updates
 	case stepRemove, stepZero:
 		from[0] = c.gones
 	}
@@ -256,6 +271,8 @@ func (l *stepList) add(c rowChange, kind stepKind) *stepList {
 	return l
 }
 
-func (l *stepList) put(c rowChange) *stepList    { return l.add(c, stepPut) }
-func (l *stepList) remove(c rowChange) *stepList { return l.add(c, stepRemove) }
-func (l *stepList) zero(c rowChange) *stepList   { return l.add(c, stepZero) }
+func (l *stepList) put(c rowChange) *stepList       { return l.add(c, stepPut) }
+func (l *stepList) insert(c rowChange) *stepList    { return l.add(c, stepInsert) }
+func (l *stepList) overwrite(c rowChange) *stepList { return l.add(c, stepUpdate) }
+func (l *stepList) remove(c rowChange) *stepList    { return l.add(c, stepRemove) }
+func (l *stepList) zero(c rowChange) *stepList      { return l.add(c, stepZero) }

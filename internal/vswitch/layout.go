@@ -28,6 +28,10 @@ type (
 	BusyKey    = bpf.BusyKey
 	FloodKey   = bpf.FloodKey
 	CfgRow     = bpf.Cfg
+	NextHopRow = bpf.NextHop
+	VTEPRow    = bpf.VTEP
+	PeerKey    = bpf.PeerKey
+	PeerRow    = bpf.PeerVal
 
 	svcFlags    = bpf.SvcFlags
 	ACLSetKey   = bpf.ACLSetKey
@@ -43,11 +47,12 @@ const (
 	zoneHost    = 0 // GH_ZONE_HOST
 	portUp      = uint8(bpf.SwitchGhPortFlagsGH_PORT_UP)
 	portCopy    = uint8(bpf.SwitchGhPortFlagsGH_PORT_COPY)
+	portForward = uint8(bpf.SwitchGhPortFlagsGH_PORT_FORWARD)
+	portRoutes  = uint8(bpf.SwitchGhPortFlagsGH_PORT_ROUTES)
 	addrGateway = uint8(bpf.SwitchGhAddrFlagsGH_ADDR_GATEWAY)
 	addrHost    = uint8(bpf.SwitchGhAddrFlagsGH_ADDR_HOST)
 	routeLocal  = uint16(bpf.SwitchGhRouteKindGH_ROUTE_LOCAL)
 	routeUplink = uint16(bpf.SwitchGhRouteKindGH_ROUTE_UPLINK)
-	routeReject = uint16(bpf.SwitchGhRouteKindGH_ROUTE_REJECT)
 	routeNoNAT  = uint16(bpf.SwitchGhRouteFlagsGH_ROUTE_NO_NAT)
 
 	svcDrop     = bpf.SwitchGhSvcFlagsGH_SVC_DROP

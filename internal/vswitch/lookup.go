@@ -25,6 +25,9 @@ type Rows struct {
 	Busy    map[BusyKey]uint8
 	Flood   map[FloodKey]uint32
 	FloodN  map[uint32]uint32
+	NextHop map[uint32]NextHopRow
+	VTEP    map[uint32]VTEPRow
+	Peer    map[PeerKey]PeerRow
 
 	// ServiceNames by number, for telling.
 	ServiceNames map[ServiceID]string
@@ -46,6 +49,7 @@ func (t Tables) Rows() *Rows {
 		Port: map[uint32]PortRow{}, Net: map[uint32]NetRow{}, IfPort: map[uint32]uint32{}, PortIP: map[PortIPKey]uint8{},
 		Addr: map[AddrKey]AddrRow{}, Svc: map[SvcKey]SvcRow{}, Slot: map[SlotKey]uint32{}, Member: map[MemberKey]MemberRow{},
 		NATPool: map[uint32]NATPoolRow{}, Busy: map[BusyKey]uint8{}, Flood: map[FloodKey]uint32{}, FloodN: map[uint32]uint32{},
+		NextHop: map[uint32]NextHopRow{}, VTEP: map[uint32]VTEPRow{}, Peer: map[PeerKey]PeerRow{},
 		routes: map[RouteKey]RouteRow{}, ServiceNames: map[ServiceID]string{},
 		ACLSet: map[ACLSetKey]ACLSetRow{}, ACL: map[ACLKey]ACLRow{}, classes: map[ACLClassKey]uint32{}, sets: map[uint32]*ACLSet{},
 	}
@@ -71,6 +75,9 @@ func (t Tables) Rows() *Rows {
 			r.ServiceNames[ServiceID(b.svc[0].Value.Id)] = cmp.Or(b.served.name, b.served.object)
 		}
 		r.fillACL(b)
+		fill(r.NextHop, b.nh)
+		fill(r.VTEP, b.vtep)
+		fill(r.Peer, b.peer)
 	}
 	for k := range r.routes {
 		if !slices.Contains(r.bits, k.Prefixlen) {
@@ -93,11 +100,12 @@ func fill[K, V comparable](m map[K]V, es []Entry[K, V]) {
 	}
 }
 
-// Route is the longest match of a (16 bytes, IPv4 v4-mapped) in zone.
-func (r *Rows) Route(zone uint16, a [16]byte) (RouteRow, netip.Prefix, bool) {
+// Route is the longest match of a (16 bytes, IPv4 v4-mapped) in zone, among the
+// routes of one port, or with port 0 those of the network.
+func (r *Rows) Route(zone, port uint16, a [16]byte) (RouteRow, netip.Prefix, bool) {
 	for _, n := range r.bits {
-		k := RouteKey{Prefixlen: n, Zone: zone}
-		bits := int(n) - 32 // the first 32 bits of a key are the zone
+		k := RouteKey{Prefixlen: n, Zone: zone, Port: port}
+		bits := int(n) - 32 // the first 32 bits of a key are zone and port
 		for i := range k.Addr.B {
 			switch left := bits - 8*i; {
 			case left >= 8:

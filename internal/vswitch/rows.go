@@ -28,6 +28,9 @@ type rows struct {
 	flood   []Entry[FloodKey, uint32]
 	floodn  []Entry[uint32, uint32]
 	cfg     []Entry[uint32, CfgRow]
+	nh      []Entry[uint32, NextHopRow]
+	vtep    []Entry[uint32, VTEPRow]
+	peer    []Entry[PeerKey, PeerRow]
 
 	aclset   []Entry[ACLSetKey, ACLSetRow]
 	aclrule  []Entry[ACLKey, ACLRow]
@@ -63,5 +66,6 @@ func (r *rows) equal(o *rows) bool {
 		slices.Equal(r.svc, o.svc) && slices.Equal(r.slot, o.slot) && slices.Equal(r.member, o.member) &&
 		slices.Equal(r.natpool, o.natpool) && slices.Equal(r.busy, o.busy) && slices.Equal(r.flood, o.flood) &&
 		slices.Equal(r.floodn, o.floodn) && slices.Equal(r.cfg, o.cfg) &&
-		slices.Equal(r.aclset, o.aclset) && slices.Equal(r.aclrule, o.aclrule) && slices.Equal(r.aclclass, o.aclclass)
+		slices.Equal(r.aclset, o.aclset) && slices.Equal(r.aclrule, o.aclrule) && slices.Equal(r.aclclass, o.aclclass) &&
+		slices.Equal(r.nh, o.nh) && slices.Equal(r.vtep, o.vtep) && slices.Equal(r.peer, o.peer)
 }

@@ -63,6 +63,8 @@ type State struct {
 	Services []Service
 	ACLs     []ACLSet
 	AddrSets []AddrSet
+	Tunnels  []Tunnel
+	Remotes  []Remote
 }
 
 // Network is one address space and its switch.
@@ -82,6 +84,10 @@ type Network struct {
 	NATPool         NATPoolID
 	NATExceptions   []netip.Prefix
 	NATDestinations []netip.Prefix
+	Overlay         // reaching other hosts; zero = this host alone
+	// Routes come beside the subnets, which are local, and the way out that
+	// NetUplink gives. The longest prefix decides.
+	Routes []Route
 }
 
 // Subnet is a prefix that is local to the network and the gateway address the
@@ -89,6 +95,9 @@ type Network struct {
 type Subnet struct {
 	Prefix  netip.Prefix
 	Gateway netip.Addr
+	// VNI that frames to the subnet's endpoints on other hosts bear; 0 = none. Only
+	// with a Network.Tunnel, where every subnet needs one.
+	VNI uint32
 }
 
 // Port is where something plugs in.
@@ -117,6 +126,11 @@ type Port struct {
 	// Copies are best effort and bear the MACs of the original. A port that is
 	// mirrored itself cannot be one.
 	Mirror PortID
+	// Forward makes it a router's: it may send with sources that are not its own,
+	// and be the next hop of a Route. Of a host port: the host routes for others.
+	Forward bool
+	// Routes of this port alone, before those of its network.
+	Routes []Route
 }
 
 // PortMapping publishes Port/Proto of the host to an endpoint: a Service with one

@@ -30,17 +30,22 @@ type Tables struct {
 	services  *serviceSet
 	acls      map[ACLID]*block
 	classes   map[uint8]*block // of address sets, by a hash of the prefix
+	vteps     *block
+	tunnels   map[PortID]*block
+	overlays  map[NetworkID]*block
+	remotes   map[AddrKey]*block
 }
 
 // blocks yields every object's block.
 func (t Tables) blocks(yield func(*block) bool) {
-	for _, b := range []*block{t.cfg, t.host} {
+	for _, b := range []*block{t.cfg, t.host, t.vteps} {
 		if b != nil && !yield(b) {
 			return
 		}
 	}
 	_ = each(t.uplinks, yield) && each(t.pools, yield) && each(t.nets, yield) && each(t.floods, yield) && each(t.ports, yield) &&
-		t.services.all(yield) && each(t.acls, yield) && each(t.classes, yield)
+		t.services.all(yield) && each(t.acls, yield) && each(t.classes, yield) && each(t.tunnels, yield) && each(t.overlays, yield) &&
+		each(t.remotes, yield)
 }
 
 func each[K comparable](m map[K]*block, yield func(*block) bool) bool {
@@ -57,6 +62,9 @@ func (t Tables) Port(id PortID) (PortRow, bool) {
 	b := t.ports[id]
 	if b == nil {
 		b = t.uplinks[id]
+	}
+	if b == nil {
+		b = t.tunnels[id]
 	}
 	if b == nil || len(b.port) == 0 {
 		return PortRow{}, false
@@ -91,7 +99,7 @@ func (b *block) print(add func(string, ...any)) {
 		if e.Value.FlowRate != 0 {
 			flows = fmt.Sprintf(" flow events %d/s", e.Value.FlowRate)
 		}
-		add("cfg anchor %d netns %d events %d/s%s", e.Value.AnchorIfindex, e.Value.NetnsCookie, e.Value.EventRate, flows)
+		add("cfg anchor %d netns %d events %d/s%s%s", e.Value.AnchorIfindex, e.Value.NetnsCookie, e.Value.EventRate, flows, tunnelsOf(e.Value))
 	}
 	for _, e := range b.port {
 		v := e.Value
@@ -112,7 +120,7 @@ func (b *block) print(add func(string, ...any)) {
 		if v.Snap != 0 {
 			s += fmt.Sprintf(" capture %d", v.Snap)
 		}
-		add("%s%s", s, aclNumbers(v.Acl))
+		add("%s%s%s", s, aclNumbers(v.Acl), overlayOfPort(v))
 	}
 	for _, e := range b.net {
 		v := e.Value
@@ -121,7 +129,7 @@ func (b *block) print(add func(string, ...any)) {
 		if v.Natpool4 != 0 || v.Natpool6 != 0 {
 			s += fmt.Sprintf(" natpool %d %d", v.Natpool4, v.Natpool6)
 		}
-		add("%s", s)
+		add("%s%s", s, routerOf(v))
 	}
 	for _, e := range b.ifport {
 		add("ifport %d -> port %d", e.Key, e.Value)
@@ -130,10 +138,11 @@ func (b *block) print(add func(string, ...any)) {
 		add("portip %d %s", e.Key.Port, ip(e.Key.Addr.B))
 	}
 	for _, e := range b.addr {
-		add("addr zone %d %s -> port %d %s%s", e.Key.Zone, ip(e.Key.Addr.B), e.Value.Port, MAC(e.Value.Mac), addrFlags(e.Value.Flags))
+		add("addr zone %d %s -> port %d %s%s%s", e.Key.Zone, ip(e.Key.Addr.B), e.Value.Port, MAC(e.Value.Mac), addrFlags(e.Value.Flags),
+			farOf(e.Value.Vtep, e.Value.Vni))
 	}
 	for _, e := range b.route {
-		s := fmt.Sprintf("route zone %d %s -> %s", e.Key.Zone, prefixOf(e.Key), routeName(e.Value.Kind))
+		s := fmt.Sprintf("route zone %d%s %s -> %s", e.Key.Zone, ownerOf(e.Key), prefixOf(e.Key), RouteName(e.Value))
 		if e.Value.Flags&routeNoNAT != 0 {
 			s += " no nat"
 		}
@@ -151,12 +160,13 @@ func (b *block) print(add func(string, ...any)) {
 		add("portbusy %s %s %d", protoName(e.Key.Proto), ip(e.Key.Addr.B), be16(e.Key.PortBe))
 	}
 	for _, e := range b.flood {
-		add("flood net %d %d -> port %d", e.Key.Net, e.Key.I, e.Value)
+		add("flood net %d %d -> port %d%s", e.Key.Net, e.Key.I, e.Value&0xffff, farOf(uint16(e.Value>>16), 0))
 	}
 	for _, e := range b.floodn {
 		add("floodn net %d %d", e.Key, e.Value)
 	}
 	b.printACL(add)
+	b.printOverlay(add)
 }
 
 // natural compares text with runs of digits by value.
@@ -228,16 +238,4 @@ func addrFlags(f uint8) string {
 		s += " host"
 	}
 	return s
-}
-
-func routeName(k uint16) string {
-	switch k {
-	case routeLocal:
-		return "local"
-	case routeUplink:
-		return "uplink"
-	case routeReject:
-		return "reject"
-	}
-	return "?"
 }

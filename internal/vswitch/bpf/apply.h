@@ -220,6 +220,7 @@ static __always_inline int gh_send(struct __sk_buff *skb, const struct gh_head *
 		if (skb->pkt_type != PACKET_HOST)
 			bpf_skb_change_type(skb, PACKET_HOST);
 		return bpf_redirect_peer(hd->out_ifindex, 0);
+	case GH_OUT_TUNNEL: /* gh_encap() has told the device where to */
 	case GH_OUT_EGRESS:
 		return bpf_redirect(hd->out_ifindex, 0);
 	case GH_OUT_INGRESS:

@@ -9,6 +9,7 @@
 #define GH_FAST_H
 
 #include "apply.h"
+#include "encap.h"
 #include "parse.h"
 
 /* Ends of the hit path that are not verdicts. */
@@ -69,6 +70,8 @@ static __always_inline int gh_hit4(struct __sk_buff *skb, struct gh_flow4 *f, co
 	if (gh_rewrite4(skb, l4_off, h->l4, h->frag, &a))
 		return GH_END_ERROR;
 	gh_arrives(skb, a.hd.ops, a.out_port);
+	if (unlikely(a.hd.out_kind == GH_OUT_TUNNEL) && gh_encap(skb, a.tun, a.vtep))
+		return GH_END_ERROR;
 	gh_count(in_port, a.out_port, skb->len);
 	gh_note(skb, GH_RESULT_FORWARD, a.hd.out_kind, a.hd.out_ifindex, a.out_port, 0, GH_LAYER_FLOW, GH_VIA_HIT);
 	return gh_send(skb, &a.hd, a.nh_be, NULL);
@@ -108,6 +111,8 @@ static __always_inline int gh_hit6(struct __sk_buff *skb, struct gh_flow6 *f, co
 	if (gh_rewrite6(skb, l4_off, h->l4, h->frag, &a))
 		return GH_END_ERROR;
 	gh_arrives(skb, a.hd.ops, a.out_port);
+	if (unlikely(a.hd.out_kind == GH_OUT_TUNNEL) && gh_encap(skb, a.tun, a.vtep))
+		return GH_END_ERROR;
 	gh_count(in_port, a.out_port, skb->len);
 	gh_note(skb, GH_RESULT_FORWARD, a.hd.out_kind, a.hd.out_ifindex, a.out_port, 0, GH_LAYER_FLOW, GH_VIA_HIT);
 	return gh_send(skb, &a.hd, 0, &a.nh);
@@ -135,7 +140,9 @@ static __always_inline int gh_finish(struct __sk_buff *skb, struct gh_scratch *s
 /* What the entry knows about where the packet came in. */
 struct gh_in {
 	__u16 in_port, port, zone, net;
+	__u16 vtep; /* of a tunnel's frames, like tun */
 	__u8 kind;
+	__u32 tun;
 };
 
 static __always_inline void gh_save_in(struct gh_pkt *p, const struct gh_in *in, const struct gh_hdr *h, int fam)
@@ -146,6 +153,8 @@ static __always_inline void gh_save_in(struct gh_pkt *p, const struct gh_in *in,
 	p->zone = in->zone;
 	p->net = in->net;
 	p->kind = in->kind;
+	p->tun = in->tun;
+	p->vtep = in->vtep;
 	p->fam = fam;
 	p->now_s = gh_now_s();
 	p->icmp_off = 0;
@@ -206,6 +215,8 @@ static __always_inline int gh_enter4(struct __sk_buff *skb, const struct gh_in *
 				return end;
 			if (end == GH_END_MTU)
 				mtu = f->out_mtu;
+		} else if (uplink && gh_outer(&h, k.dport_be)) {
+			return gh_pass(skb);
 		}
 	}
 	s = gh_scratch_get();
@@ -248,6 +259,8 @@ static __always_inline int gh_enter6(struct __sk_buff *skb, const struct gh_in *
 				return end;
 			if (end == GH_END_MTU)
 				mtu = f->out_mtu;
+		} else if (uplink && gh_outer(&h, k.dport_be)) {
+			return gh_pass(skb);
 		}
 	}
 	s = gh_scratch_get();

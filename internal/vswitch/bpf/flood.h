@@ -5,14 +5,16 @@
 #ifndef GH_FLOOD_H
 #define GH_FLOOD_H
 
+#include "encap.h"
 #include "spoof.h"
+#include "tunnel.h"
 
 #define GH_FLOOD_MAX 256 /* members of one network that get a copy */
 #define GH_FLOOD_RATE 200 /* frames a second and port */
 
 struct gh_flood_loop {
 	struct __sk_buff *skb;
-	__u32 netid, in_port, copies;
+	__u32 netid, in_port, copies, vni;
 };
 
 static long gh_flood_one(__u32 i, void *arg)
@@ -20,16 +22,22 @@ static long gh_flood_one(__u32 i, void *arg)
 	struct gh_flood_loop *l = arg;
 	struct gh_flood_key k = { .net = l->netid, .i = i };
 	const struct gh_port *q;
-	__u32 *id;
+	__u32 *member, id;
 
-	id = bpf_map_lookup_elem(&flood, &k);
-	if (!id || *id == l->in_port)
+	member = bpf_map_lookup_elem(&flood, &k);
+	id = member ? *member & 0xffff : 0;
+	/* What came out of a tunnel goes into none: its sender has told the others. */
+	if (!id || id == l->in_port)
 		return 0;
-	q = gh_port_get(*id);
+	q = gh_port_get(id);
 	if (!q || !(q->flags & GH_PORT_UP))
 		return 0;
+	if (q->kind == GH_PORT_TUNNEL && !l->vni)
+		return 0;
 	if (q->flags & GH_PORT_COPY)
-		gh_copy(l->skb, *id, GH_COPY_DELIVERED);
+		gh_copy(l->skb, id, GH_COPY_DELIVERED);
+	if (q->kind == GH_PORT_TUNNEL && gh_encap(l->skb, l->vni, *member >> 16))
+		return 0;
 	/* The host's vNIC is reached through its pair, as any other port. */
 	if (!bpf_clone_redirect(l->skb, q->ifindex, 0))
 		l->copies++;
@@ -57,6 +65,7 @@ static __always_inline int gh_flood(struct __sk_buff *skb)
 	n = gh_net_get(netid);
 	if (!in || !n)
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
+	loop.vni = in->vni;
 	if (!(n->flags & GH_NET_FLOOD))
 		return gh_drop(skb, s, GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE);
 	if (gh_is_endpoint(s->p.kind) && !gh_own_mac(skb, in))
@@ -64,6 +73,8 @@ static __always_inline int gh_flood(struct __sk_buff *skb)
 	/* ARP and ND came by their own stages, which looked at the sender. A host
 	 * without an address yet, or with its link-local one, may speak to groups. */
 	bad = s->p.fam ? gh_spoof(skb, &s->p, in) : 0;
+	if (!bad && s->p.fam && in->kind == GH_PORT_TUNNEL && !gh_far_source())
+		bad = GH_DROP_SPOOF_IP;
 	if (bad == GH_DROP_SPOOF_IP && s->p.fam == 6 && s->p.src.b[0] == 0xfe && (s->p.src.b[1] & 0xc0) == 0x80)
 		bad = 0;
 	if (bad)

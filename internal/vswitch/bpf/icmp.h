@@ -224,6 +224,8 @@ static __always_inline int gh_icmp_send(struct __sk_buff *skb, int fam)
 				      bpf_skb_store_bytes(skb, ETH_ALEN, hd->smac, ETH_ALEN, 0)))
 		goto broken;
 	gh_arrives(skb, hd->ops, w->out_port);
+	if (w->out_kind == GH_OUT_TUNNEL && gh_encap(skb, w->tun, w->vtep))
+		goto broken;
 	gh_count(p->in_port, w->out_port, skb->len);
 	gh_note(skb, GH_RESULT_FORWARD, w->out_kind, w->out_ifindex, w->out_port, 0, GH_LAYER_FLOW, GH_VIA_HIT);
 	return gh_send(skb, hd, gh_word(&w->nh, 3), fam == 6 ? &w->nh : NULL);

@@ -9,6 +9,7 @@
 #include "pool.h"
 #include "spoof.h"
 #include "svc.h"
+#include "tunnel.h"
 
 /*
  * Multicast, loopback, and in IPv6 link-local destinations end at the network.
@@ -75,6 +76,8 @@ __noinline int gh_layer_spoof(struct __sk_buff *skb)
 	if (!in)
 		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_SPOOF, GH_REJECT_NONE);
 	ret = gh_spoof(skb, &s->p, in);
+	if (!ret && s->p.kind == GH_PORT_TUNNEL && !gh_far_source())
+		ret = GH_DROP_SPOOF_IP;
 	return ret ? GH_NO(ret, GH_LAYER_SPOOF, GH_REJECT_NONE) : 0;
 }
 
@@ -92,12 +95,13 @@ static __always_inline int gh_back(struct gh_pkt *p, struct gh_walk *w)
 	}
 	w->target = w->okey_port;
 	q = gh_port_get(w->target);
-	if (!q || !(q->flags & GH_PORT_UP) || q->zone != w->ozone)
+	if (!q || !(q->flags & GH_PORT_UP) || (q->zone != w->ozone && q->kind != GH_PORT_TUNNEL))
 		return 0;
 	if (gh_is_endpoint(q->kind)) {
 		const struct gh_addr_val *av = gh_addr_get(q->zone, &w->ndst);
 
-		if (!av || av->port != w->target)
+		/* A router takes back what it sent on for others. */
+		if (av ? av->port != w->target && !(q->flags & GH_PORT_FORWARD) : !(q->flags & GH_PORT_FORWARD))
 			return 0;
 	}
 	w->how = GH_TO_PORT;
@@ -127,17 +131,63 @@ __noinline int gh_layer_answer(void)
 	return 0;
 }
 
+/* gh_by_route() is L6 for what is no known address: 0 with w.target or w.how, or GH_NO(). */
+static __always_inline int gh_by_route(const struct gh_pkt *p, struct gh_walk *w, const struct gh_net *n,
+				       const struct gh_addr *dst)
+{
+	const struct gh_port *in = gh_port_get(p->in_port), *q;
+	const struct gh_route_val *rt;
+	const struct gh_addr_val *av;
+	const struct gh_nh *h;
+	__u16 kind;
+
+	if (!in)
+		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_ROUTE, GH_REJECT_NONE);
+	if (gh_unroutable(dst, p->fam))
+		return GH_NO(GH_DROP_NO_ROUTE, GH_LAYER_ROUTE, GH_REJECT_NONE);
+	rt = gh_route_get(in, p->in_port, p->zone, dst);
+	kind = rt ? rt->kind : 0;
+	if (kind == GH_ROUTE_LOCAL)
+		return GH_NO(GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE, GH_REJECT_HOST);
+	if (rt && (kind == GH_ROUTE_VIA || kind == GH_ROUTE_TUNNEL)) {
+		h = gh_nh_get(rt->nh);
+		if (!h)
+			return GH_NO(GH_DROP_INTERNAL, GH_LAYER_ROUTE, GH_REJECT_NONE);
+		w->target = h->port;
+		if (kind == GH_ROUTE_VIA) {
+			av = gh_addr_get(p->zone, &h->via);
+			w->target = av ? av->port : 0;
+		}
+		if (!w->target)
+			return GH_NO(GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE, GH_REJECT_HOST);
+	} else if (p->kind == GH_PORT_HOST) {
+		return GH_NO(GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE, GH_REJECT_HOST);
+	} else if (kind == GH_ROUTE_HOST) {
+		w->target = n->host_port;
+	} else if (kind == GH_ROUTE_UPLINK && (n->flags & GH_NET_UPLINK) && p->kind != GH_PORT_TUNNEL) {
+		w->how = GH_TO_UPLINK;
+		w->no_nat = rt->flags & GH_ROUTE_NO_NAT;
+		return 0;
+	}
+	/* Who takes what is not for itself must be meant to. */
+	q = gh_port_get(w->target);
+	if (!q || (q->kind != GH_PORT_TUNNEL && !(q->flags & GH_PORT_FORWARD)))
+		return GH_NO(GH_DROP_NO_ROUTE, GH_LAYER_ROUTE, GH_REJECT_ROUTE);
+	w->how = GH_TO_PORT;
+	w->routed = 1;
+	return 0;
+}
+
 /* L6: where it goes, of what no service has decided. */
 __noinline int gh_layer_route(void)
 {
 	struct gh_scratch *s = gh_scratch_get();
-	const struct gh_route_val *rt;
 	const struct gh_addr_val *av;
 	const struct gh_addr *dst;
 	const struct gh_net *n;
 	struct gh_pkt *p;
 	struct gh_walk *w;
-	int host;
+	int host, ret;
 
 	if (!s)
 		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_ROUTE, GH_REJECT_NONE);
@@ -155,12 +205,10 @@ __noinline int gh_layer_route(void)
 	dst = &w->ndst;
 	host = w->svc ? gh_is_host(dst) : w->host;
 	av = gh_addr_get(p->zone, dst);
-	if (av) {
+	if (av && av->port) {
 		w->target = av->port;
 		w->how = GH_TO_PORT;
-	} else if (p->kind == GH_PORT_HOST) {
-		return GH_NO(GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE, GH_REJECT_HOST);
-	} else if (host) {
+	} else if (host && p->kind != GH_PORT_HOST && p->kind != GH_PORT_TUNNEL) {
 		if (!(n->flags & GH_NET_HOSTNIC) || !n->host_port)
 			return GH_NO(GH_DROP_NO_ROUTE, GH_LAYER_ROUTE, GH_REJECT_ROUTE);
 		w->target = n->host_port;
@@ -168,17 +216,11 @@ __noinline int gh_layer_route(void)
 		if (w->blind) /* it might be a published port */
 			return GH_NO(GH_DROP_FRAG_ORDER, GH_LAYER_ROUTE, GH_REJECT_NONE);
 	} else {
-		if (gh_unroutable(dst, p->fam))
-			return GH_NO(GH_DROP_NO_ROUTE, GH_LAYER_ROUTE, GH_REJECT_NONE);
-		rt = gh_route_get(p->zone, dst);
-		if (rt && rt->kind == GH_ROUTE_LOCAL)
-			return GH_NO(GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE, GH_REJECT_HOST);
-		if (!rt || rt->kind != GH_ROUTE_UPLINK || !(n->flags & GH_NET_UPLINK))
-			return GH_NO(GH_DROP_NO_ROUTE, GH_LAYER_ROUTE, GH_REJECT_ROUTE);
-		w->how = GH_TO_UPLINK;
-		w->no_nat = rt->flags & GH_ROUTE_NO_NAT;
+		ret = gh_by_route(p, w, n, dst);
+		if (ret)
+			return ret;
 	}
-	if (w->how == GH_TO_PORT && w->target == p->in_port && !w->svc)
+	if (w->how == GH_TO_PORT && w->target == p->in_port && (!w->svc || p->kind == GH_PORT_TUNNEL))
 		return GH_NO(GH_DROP_LOOP, GH_LAYER_ROUTE, GH_REJECT_NONE);
 	return 0;
 }
@@ -239,6 +281,9 @@ __noinline int gh_layer_nat(void)
 	w->pool_busy = 0;
 	/* From outside, by us, to a backend elsewhere: the answer must come back to us. */
 	if (w->how == GH_TO_UPLINK && !w->dsr && !w->no_nat && ((n->flags & GH_NET_SNAT) || p->kind == GH_PORT_UPLINK)) {
+		/* In the host's name it could speak to our tunnels' other ends. */
+		if (p->proto == IPPROTO_UDP && gh_peer_get(0, 0, w->ndport_be, &w->ndst))
+			return GH_NO(GH_DROP_TUN_PEER, GH_LAYER_NAT, GH_REJECT_ROUTE);
 		np = gh_pool_pick(p, w, gh_pool_of(p, w, n));
 		if (!np)
 			return GH_NO(GH_DROP_NO_ROUTE, GH_LAYER_NAT, GH_REJECT_ROUTE);
@@ -249,7 +294,7 @@ __noinline int gh_layer_nat(void)
 		w->nat_hi = np->hi;
 		w->pool_busy = 1;
 		w->snat = GH_SNAT_FIXED;
-	} else if (w->svc && w->how == GH_TO_PORT && gh_is_endpoint(p->kind)) {
+	} else if (w->svc && w->how == GH_TO_PORT && (gh_is_endpoint(p->kind) || p->kind == GH_PORT_TUNNEL)) {
 		if (w->out_port == p->in_port) {
 			/* Itself: it would not take a packet from its own address. */
 			want = (struct gh_addr *)(p->fam == 4 ? &n->hairpin4 : &n->hairpin6);
@@ -321,6 +366,8 @@ static __always_inline int gh_walk_layers(struct __sk_buff *skb, struct gh_scrat
 	if (w->how == GH_TO_NOBODY && (ret = gh_layer_route()))
 		return ret;
 	if ((ret = gh_layer_deliver(skb)))
+		return ret;
+	if (w->out_kind == GH_OUT_TUNNEL && (ret = gh_layer_tunnel(skb)))
 		return ret;
 	if (!w->reply && (ret = gh_layer_nat()))
 		return ret;

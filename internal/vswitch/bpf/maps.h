@@ -29,6 +29,7 @@
 #define GH_PORT_UPLINK_ANY 0	/* vswitch.UplinkAny */
 #define GH_ZONE_HOST 0
 #define GH_PORT_ACLS 8		/* vswitch.MaxPortACLs */
+#define GH_MAX_TUNNELS 4	/* vswitch.MaxTunnels */
 
 /* vswitch.PortKind; never renumbered. */
 enum gh_port_kind {
@@ -43,6 +44,8 @@ enum gh_port_kind {
 enum gh_port_flags {
 	GH_PORT_UP = 1 << 0,
 	GH_PORT_NO_PEER = 1 << 1, /* deliver by redirect, not redirect_peer (shaped, bridged inside) */
+	GH_PORT_FORWARD = 1 << 2, /* a router: may send what others sent, and be a next hop */
+	GH_PORT_ROUTES = 1 << 3,  /* has routes of its own, which come before the network's */
 	GH_PORT_COPY = 1 << 7, /* somebody captures here, or it is mirrored: snap, mirror */
 };
 
@@ -77,7 +80,8 @@ struct gh_port {
 	__u16 mirror;	   /* port that gets copies of both directions; 0 = none */
 	__u16 snap;	   /* bytes of a packet that captures want; 0 = nobody captures */
 	__u32 acl[GH_PORT_ACLS]; /* numbers of ACL sets in their order; 0 ends them */
-	__u8 pad[56];
+	__u32 vni;	   /* of the subnet of its first address: what its broadcasts bear */
+	__u8 pad[52];
 };
 
 /* configuration: index = port id. Slot 0 (GH_PORT_UPLINK_ANY) stays zero. */
@@ -101,6 +105,8 @@ struct gh_net {
 	struct gh_addr hairpin6;
 	struct gh_addr gw4; /* source of ICMP errors made here; zero: the address that was asked for */
 	struct gh_addr gw6;
+	__u8 router_mac[6]; /* source of what is routed into a tunnel: the distributed router's */
+	__u8 pad2[2];
 };
 
 /* configuration: index = network id. */
@@ -146,9 +152,10 @@ enum gh_addr_flags {
 
 /*
  * addr: HASH {zone, addr} -> who holds it.
- * Zone of a network: every endpoint address (its port, its MAC) and the gateway
- * addresses (the host port, the host vNIC's MAC, GH_ADDR_GATEWAY); ARP and ND
- * are answered from these rows. Zone 0: every address of the host, gateway
+ * Zone of a network: every endpoint address (its port, its MAC), endpoints of
+ * other hosts (the tunnel port, their MAC, their tunnel end) and the gateway
+ * addresses (the host port, the host vNIC's MAC, GH_ADDR_GATEWAY; port 0 where the
+ * host has none); ARP and ND are answered from these rows. Zone 0: every address of the host, gateway
  * addresses of all networks included (port 0, GH_ADDR_HOST).
  */
 struct gh_addr_key {
@@ -161,7 +168,8 @@ struct gh_addr_val {
 	__u8 flags;
 	__u8 zero;
 	__u8 mac[6];
-	__u8 pad[2];
+	__u16 vtep; /* behind that tunnel end; port is the tunnel's. 0: here */
+	__u32 vni;  /* of the subnet it is in; 0 = none */
 };
 
 /* configuration */
@@ -173,16 +181,19 @@ struct {
 	__type(value, struct gh_addr_val);
 } addr SEC(".maps");
 
-/* route: LPM {zone, addr}. prefixlen counts the 32 bits of zone+zero first. */
+/* route: LPM {zone, port, addr}. prefixlen counts the 32 bits of zone and port first. */
 enum gh_route_kind {
 	GH_ROUTE_LOCAL = 1,  /* the network's own prefix: known addresses only */
 	GH_ROUTE_UPLINK = 2, /* leave by the host's routing table */
 	GH_ROUTE_REJECT = 3,
+	GH_ROUTE_HOST = 4,   /* into the host's stack by the network's host port */
+	GH_ROUTE_VIA = 5,    /* by the router at nh.via, an address of the zone */
+	GH_ROUTE_TUNNEL = 6, /* to the tunnel end and router MAC of nh */
 };
 struct gh_route_key {
 	__u32 prefixlen;
 	__u16 zone;
-	__u16 zero;
+	__u16 port; /* whose route this is; 0 = the network's */
 	struct gh_addr addr;
 };
 enum gh_route_flags {
@@ -191,7 +202,7 @@ enum gh_route_flags {
 struct gh_route_val {
 	__u16 kind;
 	__u16 flags;
-	__u32 nh; /* next hop object, for issue B's nh map; 0 now */
+	__u32 nh; /* index of the next hop; 0 = the kind needs none */
 };
 
 /* configuration. A v4 prefix of n bits has prefixlen 32 + 96 + n. */
@@ -202,6 +213,72 @@ struct {
 	__type(key, struct gh_route_key);
 	__type(value, struct gh_route_val);
 } route SEC(".maps");
+
+/* nh: ARRAY, next hops of routes */
+#define GH_MAX_NH 4096 /* vswitch.MaxNextHops + 1 */
+
+struct gh_nh {
+	struct gh_addr via; /* GH_ROUTE_VIA */
+	__u32 vni;	    /* GH_ROUTE_TUNNEL, like what follows */
+	__u16 vtep;
+	__u16 port;	    /* of the tunnel */
+	__u8 mac[6];	    /* inner destination: the router there */
+	__u8 zero[2];
+};
+
+/* configuration: 0 is never used */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, GH_MAX_NH);
+	__type(key, __u32);
+	__type(value, struct gh_nh);
+} nh SEC(".maps");
+
+/* vtep: ARRAY, tunnel ends of other hosts, IPv4 and IPv6 alike */
+#define GH_MAX_VTEPS 4096 /* vswitch.MaxVTEPs + 1 */
+
+struct gh_vtep {
+	struct gh_addr addr;
+	struct gh_addr local; /* outer source; zero address = the kernel's choice */
+	__u16 mtu; /* largest inner IP packet the uplinks have room for; 0 = no such entry */
+	__u16 zero[3];
+};
+
+/* configuration: 0 is never used */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, GH_MAX_VTEPS);
+	__type(key, __u32);
+	__type(value, struct gh_vtep);
+} vtep SEC(".maps");
+
+/*
+ * peer: HASH {vni, tunnel port, addr} -> whose VNI this is: outer sources that are
+ * listened to. An all-zero address is the VNI itself. VNI 0 with a UDP port in
+ * port_be stands for a tunnel end of ours as such: what nobody may reach there in
+ * the host's name.
+ */
+struct gh_peer_key {
+	__u32 vni;
+	__u16 port;
+	__u16 port_be;
+	struct gh_addr addr;
+};
+struct gh_peer_val {
+	__u16 net;
+	__u16 zone;
+	__u16 vtep;
+	__u16 zero;
+};
+
+/* configuration */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct gh_peer_key);
+	__type(value, struct gh_peer_val);
+} peer SEC(".maps");
 
 /*
  * svc: HASH, a frontend -> its service. The zone is that of the one network
@@ -328,13 +405,16 @@ struct {
 	__type(value, __u8);
 } portbusy SEC(".maps");
 
-/* flood: HASH {net, i} -> port id, i = 0..count-1; floodn: ARRAY net -> count */
+/*
+ * flood: HASH {net, i} -> port id, i = 0..count-1; floodn: ARRAY net -> count. Of
+ * a tunnel's members, which come last, the upper half is the index of the vtep.
+ */
 struct gh_flood_key {
 	__u16 net;
 	__u16 i;
 };
 
-/* configuration: every port of the network, host port included */
+/* configuration: every port of the network, host port included, then its tunnel ends */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 65536);
@@ -359,7 +439,8 @@ struct gh_cfg {
 	__u32 event_rate;      /* drop events a second, reason, port and CPU; 0 = off */
 	__u32 flow_rate;       /* flow events a second and port; 0 = nobody watches */
 	__u32 pad0;
-	__u64 pad[3];
+	__u16 tunnel_be[GH_MAX_TUNNELS]; /* UDP ports of our tunnels: never flows of the uplinks */
+	__u64 pad[2];
 };
 
 /* configuration */

@@ -106,7 +106,8 @@ static __always_inline void gh_line(void *f, const struct gh_pkt *p, const struc
 
 /*
  * gh_answer_line() writes the first line of the other direction. An answer that
- * leaves by an uplink is written stale: its first packet asks for the route.
+ * leaves by an uplink or a tunnel is written stale: its first packet asks for the
+ * route.
  */
 static __always_inline int gh_answer_line(void *f, const struct gh_pkt *p, const struct gh_walk *w,
 					  const struct gh_port *in, const struct gh_port *out, int fam)
@@ -124,12 +125,15 @@ static __always_inline int gh_answer_line(void *f, const struct gh_pkt *p, const
 		ops |= GH_OP_NSRC;
 	if (w->ndport_be != p->dport_be)
 		ops |= GH_OP_NSPORT;
-	if (w->routed)
+	/* Of what comes by a tunnel the sender's host has taken the hop. */
+	if (w->routed && w->out_kind != GH_OUT_TUNNEL)
 		ops |= GH_OP_TTL;
 	ops |= in->flags & GH_PORT_COPY;
 	hd->verdict = GH_VERDICT_FORWARD;
-	if (p->kind == GH_PORT_UPLINK) {
-		hd->out_kind = GH_OUT_NEIGH;
+	if (p->kind == GH_PORT_UPLINK || p->kind == GH_PORT_TUNNEL) {
+		if (p->kind == GH_PORT_TUNNEL)
+			ops |= GH_OP_MAC;
+		hd->out_kind = p->kind == GH_PORT_UPLINK ? GH_OUT_NEIGH : GH_OUT_TUNNEL;
 		hd->out_ifindex = in->ifindex;
 		e_in--;
 	} else {

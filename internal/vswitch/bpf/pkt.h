@@ -115,7 +115,9 @@ struct gh_pkt {
 	struct gh_addr osrc, odst;
 	__u16 icmp_off;	 /* 0: not an error */
 	__u16 ports_off; /* of the embedded ports or id; 0: none */
-	__u32 zero;
+	__u32 tun;	 /* GH_PORT_TUNNEL: the VNI it came with */
+	__u16 vtep;	 /* and the tunnel end it came from */
+	__u16 zero[3];
 };
 
 enum gh_how {

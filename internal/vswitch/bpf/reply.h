@@ -8,6 +8,7 @@
 #ifndef GH_REPLY_H
 #define GH_REPLY_H
 
+#include "encap.h"
 #include "lb.h"
 #include "parse.h"
 #include "spoof.h"
@@ -27,13 +28,12 @@ struct gh_arp {
 #define GH_ARP_REPLY bpf_htons(2)
 
 /* Answered to the port it came from. */
-static __always_inline int gh_answer(struct __sk_buff *skb, const struct gh_port *in)
+static __always_inline int gh_answer(struct __sk_buff *skb, struct gh_scratch *s, const struct gh_port *in)
 {
-	struct gh_scratch *s = gh_scratch_get();
-
 	skb->mark = 0;
-	if (s)
-		gh_copy(skb, s->p.in_port, GH_COPY_ANSWER);
+	gh_copy(skb, s->p.in_port, GH_COPY_ANSWER);
+	if (in->kind == GH_PORT_TUNNEL && gh_encap(skb, s->p.tun, s->p.vtep))
+		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
 	gh_note(skb, GH_RESULT_REPLY, GH_OUT_EGRESS, in->ifindex, 0, 0, GH_LAYER_L2, 0);
 	return bpf_redirect(in->ifindex, 0);
 }
@@ -94,7 +94,7 @@ static __always_inline int gh_arp_answer(struct __sk_buff *skb)
 	__builtin_memcpy(a.sip, &tip4, 4);
 	if (bpf_skb_store_bytes(skb, 0, &a, sizeof(a), 0))
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
-	return gh_answer(skb, in);
+	return gh_answer(skb, s, in);
 }
 
 /* Neighbour messages, RFC 4861 section 4. */
@@ -225,7 +225,7 @@ static __always_inline int gh_nd_answer(struct __sk_buff *skb)
 	nd->check = gh_csum6(&f->ip.saddr, &f->ip.daddr, nd, sizeof(*nd));
 	if (bpf_skb_change_tail(skb, GH_ND_FRAME, 0) || bpf_skb_store_bytes(skb, 0, &f->eth, GH_ND_FRAME, 0))
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
-	return gh_answer(skb, in);
+	return gh_answer(skb, s, in);
 }
 
 #endif /* GH_REPLY_H */

@@ -14,12 +14,25 @@
 /* A refusal in one number: reason, layer and what the sender is told. */
 #define GH_NO(reason, layer, how) (-(int)((reason) | (layer) << 8 | (how) << 16))
 
-static __always_inline const struct gh_route_val *gh_route_get(__u16 zone, const struct gh_addr *dst)
+/* The way to dst as a packet of port id sees it: its own routes come first. */
+static __always_inline const struct gh_route_val *gh_route_get(const struct gh_port *in, __u16 id, __u16 zone,
+							       const struct gh_addr *dst)
 {
 	struct gh_route_key k __attribute__((aligned(8))) = { .prefixlen = 160, .zone = zone };
+	const struct gh_route_val *rt = NULL;
 
 	__builtin_memcpy(&k.addr, dst, 16);
-	return bpf_map_lookup_elem(&route, &k);
+	if (in->flags & GH_PORT_ROUTES) {
+		k.port = id;
+		rt = bpf_map_lookup_elem(&route, &k);
+		k.port = 0;
+	}
+	return rt ? rt : bpf_map_lookup_elem(&route, &k);
+}
+
+static __always_inline const struct gh_nh *gh_nh_get(__u32 id)
+{
+	return bpf_map_lookup_elem(&nh, &id);
 }
 
 /*
@@ -47,6 +60,9 @@ static __always_inline int gh_hand_over(const struct gh_port *q, const struct gh
 		if (gh_is_endpoint(from->kind))
 			sender = from->mac;
 		break;
+	case GH_PORT_TUNNEL: /* gh_layer_tunnel() fills the rest */
+		*kind = GH_OUT_TUNNEL;
+		break;
 	default:
 		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_ROUTE, GH_REJECT_NONE);
 	}
@@ -65,7 +81,8 @@ static __always_inline int gh_to_port(struct gh_walk *w, __u32 id, const struct 
 		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_ROUTE, GH_REJECT_NONE);
 	w->out_port = id;
 	w->okey_port = id;
-	w->ozone = q->zone;
+	if (q->kind != GH_PORT_TUNNEL) /* which is of every zone */
+		w->ozone = q->zone;
 	w->mtu = q->mtu;
 	w->copy = q->flags & GH_PORT_COPY;
 	return gh_hand_over(q, from, &w->out_kind, &w->out_ifindex, w->dmac, w->smac);

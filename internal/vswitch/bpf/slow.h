@@ -39,6 +39,8 @@ static __always_inline int gh_depart(struct __sk_buff *skb, struct gh_scratch *s
 	if (ret)
 		return gh_drop(skb, s, -ret, GH_LAYER_L2);
 	gh_arrives(skb, ((struct gh_head *)&s->val)->ops, w->out_port);
+	if (w->out_kind == GH_OUT_TUNNEL && gh_encap(skb, w->tun, w->vtep))
+		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
 	gh_count(p->in_port, w->out_port, skb->len);
 	gh_note(skb, GH_RESULT_FORWARD, w->out_kind, w->out_ifindex, w->out_port, 0, 0, w->via);
 	return gh_send(skb, (struct gh_head *)&s->val, gh_word(&w->nh, 3), fam == 6 ? &w->nh : NULL);

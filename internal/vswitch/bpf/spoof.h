@@ -36,18 +36,19 @@ static __always_inline int gh_own_mac(struct __sk_buff *skb, const struct gh_por
 /*
  * gh_spoof() returns 0 or a drop reason. The host speaks for its own addresses
  * only: what it would merely forward, from a machine that routes to it or from
- * another tool's containers, reaches endpoints by published ports or not at all.
+ * another tool's containers, reaches endpoints by published ports or not at all,
+ * unless the port is a router's (GH_PORT_FORWARD).
  * Ports of other kinds are trusted.
  */
 static __always_inline int gh_spoof(struct __sk_buff *skb, const struct gh_pkt *p, const struct gh_port *in)
 {
 	if (p->kind == GH_PORT_HOST)
-		return gh_is_host(&p->src) ? 0 : GH_DROP_SPOOF_IP;
+		return gh_is_host(&p->src) || (in->flags & GH_PORT_FORWARD) ? 0 : GH_DROP_SPOOF_IP;
 	if (!gh_is_endpoint(p->kind))
 		return 0;
 	if (!gh_own_mac(skb, in))
 		return GH_DROP_SPOOF_MAC;
-	if (!gh_owns_ip(p->in_port, &p->src))
+	if (!(in->flags & GH_PORT_FORWARD) && !gh_owns_ip(p->in_port, &p->src))
 		return GH_DROP_SPOOF_IP;
 	if (p->h.l4 == GH_L4_UDP && p->sport_be == (p->fam == 4 ? GH_DHCP_SERVER : GH_DHCP6_SERVER))
 		return GH_DROP_DHCP_GUARD;

@@ -436,6 +436,7 @@ enum gh_stage {
 	GH_STAGE_NEW6 = 11,
 	GH_STAGE_ERROR4 = 12, /* an ICMP error whose flow has been walked */
 	GH_STAGE_ERROR6 = 13,
+	GH_STAGE_TUNNEL = 14, /* a frame that came out of a tunnel */
 	GH_STAGES = 16,
 };
 
@@ -499,7 +500,10 @@ struct gh_result {
 	struct gh_addr nh; /* next hop of GH_OUT_NEIGH */
 	__u16 in_port;
 	__u16 copied;	   /* clones made for mirrors */
-	__u16 pad[2];
+	__u16 vtep;	   /* GH_OUT_TUNNEL, and answers into tunnels */
+	__u16 zero;
+	__u32 tun;	   /* its VNI */
+	__u32 pad;
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -52,9 +52,48 @@ struct gh_types {
 };
 const volatile struct gh_types gh_types = {};
 
+/* gh_switched() is the way of a frame of a port of the switch, by what is in it. */
+static __always_inline int gh_switched(struct __sk_buff *skb, const struct gh_in *in, __u32 proto, __u32 group)
+{
+	struct gh_scratch *s;
+
+	if (proto == bpf_htons(ETH_P_IP) && !group)
+		return gh_enter4(skb, in, 0);
+	if (proto == bpf_htons(ETH_P_IPV6))
+		return gh_enter6(skb, in, 0, group);
+
+	s = gh_scratch_get();
+	if (!s)
+		return TC_ACT_SHOT;
+	if (proto == bpf_htons(ETH_P_IP)) {
+		struct gh_fkey4 k __attribute__((aligned(8))) = {};
+		struct gh_hdr h __attribute__((aligned(8))) = {};
+		int next = gh_parse4(skb, &k, &h);
+
+		gh_save4(&s->p, in, &k, &h);
+		s->p.h.group = 1;
+		if (next < 0)
+			return gh_drop(skb, s, -next, GH_LAYER_PORT);
+		return gh_stage(skb, s, GH_STAGE_FLOOD);
+	}
+	__builtin_memset(&s->p, 0, sizeof(s->p));
+	s->p.in_port = in->in_port;
+	s->p.port = in->port;
+	s->p.zone = in->zone;
+	s->p.net = in->net;
+	s->p.kind = in->kind;
+	s->p.tun = in->tun;
+	s->p.vtep = in->vtep;
+	s->p.h.group = group;
+	if (proto == bpf_htons(ETH_P_ARP))
+		return gh_stage(skb, s, GH_STAGE_ARP);
+	return gh_drop(skb, s, proto ? GH_DROP_L2_PROTO : GH_DROP_PARSE, GH_LAYER_PORT);
+}
+
 /*
  * ep_in is the one filter of the shared ingress block: host sides of containers'
- * veths, taps, and the switch sides of host vNICs. Closed by default.
+ * veths, taps, the switch sides of host vNICs, and tunnel devices. Closed by
+ * default.
  */
 SEC("tc")
 int ep_in(struct __sk_buff *skb)
@@ -77,9 +116,16 @@ int ep_in(struct __sk_buff *skb)
 	id = gh_port_of(skb->ifindex);
 	pt = gh_port_get(id);
 	if (unlikely(!id || !pt || (pt->flags & (GH_PORT_UP | GH_PORT_COPY)) != GH_PORT_UP ||
-		     pt->kind == GH_PORT_UPLINK)) {
+		     pt->kind >= GH_PORT_UPLINK)) {
 		gh_copy(skb, id, GH_COPY_SENT);
-		if (!id || !pt || !(pt->flags & GH_PORT_UP) || pt->kind == GH_PORT_UPLINK) {
+		if (id && pt && (pt->flags & GH_PORT_UP) && pt->kind == GH_PORT_TUNNEL) {
+			s = gh_scratch_get();
+			if (!s)
+				return TC_ACT_SHOT;
+			s->p.in_port = id;
+			return gh_stage(skb, s, GH_STAGE_TUNNEL);
+		}
+		if (!id || !pt || !(pt->flags & GH_PORT_UP) || pt->kind >= GH_PORT_UPLINK) {
 			reason = GH_DROP_PORT_DOWN;
 			goto drop;
 		}
@@ -93,35 +139,9 @@ int ep_in(struct __sk_buff *skb)
 	in.zone = pt->zone;
 	in.net = pt->net;
 	in.kind = pt->kind;
-	if (proto == bpf_htons(ETH_P_IP) && !group)
-		return gh_enter4(skb, &in, 0);
-	if (proto == bpf_htons(ETH_P_IPV6))
-		return gh_enter6(skb, &in, 0, group);
-
-	s = gh_scratch_get();
-	if (!s)
-		return TC_ACT_SHOT;
-	if (proto == bpf_htons(ETH_P_IP)) {
-		struct gh_fkey4 k __attribute__((aligned(8))) = {};
-		struct gh_hdr h __attribute__((aligned(8))) = {};
-		int next = gh_parse4(skb, &k, &h);
-
-		gh_save4(&s->p, &in, &k, &h);
-		s->p.h.group = 1;
-		if (next < 0)
-			return gh_drop(skb, s, -next, GH_LAYER_PORT);
-		return gh_stage(skb, s, GH_STAGE_FLOOD);
-	}
-	__builtin_memset(&s->p, 0, sizeof(s->p));
-	s->p.in_port = id;
-	s->p.port = id;
-	s->p.zone = in.zone;
-	s->p.net = in.net;
-	s->p.kind = in.kind;
-	s->p.h.group = group;
-	if (proto == bpf_htons(ETH_P_ARP))
-		return gh_stage(skb, s, GH_STAGE_ARP);
-	reason = proto ? GH_DROP_L2_PROTO : GH_DROP_PARSE;
+	in.tun = 0;
+	in.vtep = 0;
+	return gh_switched(skb, &in, proto, group);
 drop:
 	s = gh_scratch_get();
 	if (!s)
@@ -342,6 +362,41 @@ int st_state(struct __sk_buff *skb)
 	if (s->p.fam == 4)
 		return gh_advance(skb, s, 4);
 	return gh_advance(skb, s, 6);
+}
+
+/*
+ * st_tunnel takes frames out of a tunnel. It is a stage of ep_in and no entry of
+ * its own: so tunnels change programs with all other ports, in one replacement.
+ */
+SEC("tc")
+int st_tunnel(struct __sk_buff *skb)
+{
+	struct gh_scratch *s = gh_scratch_get();
+	__u32 proto = 0, group = 0, bad;
+	struct gh_in in = {};
+	struct ethhdr *eth;
+	void *data, *end;
+
+	if (!s)
+		return TC_ACT_SHOT;
+	bad = skb->vlan_present ? GH_DROP_VLAN : gh_decap(skb);
+	in.in_port = s->p.in_port;
+	in.port = in.in_port;
+	in.kind = GH_PORT_TUNNEL;
+	in.zone = s->p.zone;
+	in.net = s->p.net;
+	in.tun = s->p.tun;
+	in.vtep = s->p.vtep;
+	if (bad)
+		return gh_drop(skb, s, bad, bad == GH_DROP_VLAN ? GH_LAYER_PORT : GH_LAYER_SPOOF);
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	eth = data;
+	if ((void *)(eth + 1) <= end) {
+		proto = eth->h_proto;
+		group = eth->h_dest[0] & 1;
+	}
+	return gh_switched(skb, &in, proto, group);
 }
 
 SEC("tc")

@@ -136,7 +136,8 @@ type SwitchGhAddrVal struct {
 	Flags uint8
 	Zero  uint8
 	Mac   [6]uint8
-	Pad   [2]uint8
+	Vtep  uint16
+	Vni   uint32
 }
 
 type SwitchGhAffinityKey struct {
@@ -169,7 +170,8 @@ type SwitchGhCfg struct {
 	EventRate     uint32
 	FlowRate      uint32
 	Pad0          uint32
-	Pad           [3]uint64
+	TunnelBe      [4]uint16
+	Pad           [2]uint64
 }
 
 type SwitchGhClient uint32
@@ -528,18 +530,20 @@ type SwitchGhNatpool struct {
 }
 
 type SwitchGhNet struct {
-	_        structs.HostLayout
-	Flags    uint32
-	Zone     uint16
-	HostPort uint16
-	Mtu      uint16
-	Natpool4 uint16
-	Natpool6 uint16
-	Pad0     uint16
-	Hairpin4 SwitchGhAddr
-	Hairpin6 SwitchGhAddr
-	Gw4      SwitchGhAddr
-	Gw6      SwitchGhAddr
+	_         structs.HostLayout
+	Flags     uint32
+	Zone      uint16
+	HostPort  uint16
+	Mtu       uint16
+	Natpool4  uint16
+	Natpool6  uint16
+	Pad0      uint16
+	Hairpin4  SwitchGhAddr
+	Hairpin6  SwitchGhAddr
+	Gw4       SwitchGhAddr
+	Gw6       SwitchGhAddr
+	RouterMac [6]uint8
+	Pad2      [2]uint8
 }
 
 type SwitchGhNetFlags uint32
@@ -550,6 +554,16 @@ const (
 	SwitchGhNetFlagsGH_NET_UPLINK  SwitchGhNetFlags = 4
 	SwitchGhNetFlagsGH_NET_FLOOD   SwitchGhNetFlags = 8
 )
+
+type SwitchGhNh struct {
+	_    structs.HostLayout
+	Via  SwitchGhAddr
+	Vni  uint32
+	Vtep uint16
+	Port uint16
+	Mac  [6]uint8
+	Zero [2]uint8
+}
 
 type SwitchGhOp uint32
 
@@ -575,6 +589,22 @@ const (
 	SwitchGhOutKindGH_OUT_TUNNEL  SwitchGhOutKind = 5
 )
 
+type SwitchGhPeerKey struct {
+	_      structs.HostLayout
+	Vni    uint32
+	Port   uint16
+	PortBe uint16
+	Addr   SwitchGhAddr
+}
+
+type SwitchGhPeerVal struct {
+	_    structs.HostLayout
+	Net  uint16
+	Zone uint16
+	Vtep uint16
+	Zero uint16
+}
+
 type SwitchGhPort struct {
 	_          structs.HostLayout
 	Ifindex    uint32
@@ -592,7 +622,8 @@ type SwitchGhPort struct {
 	Mirror     uint16
 	Snap       uint16
 	Acl        [8]uint32
-	Pad        [56]uint8
+	Vni        uint32
+	Pad        [52]uint8
 }
 
 type SwitchGhPortFlags uint32
@@ -600,6 +631,8 @@ type SwitchGhPortFlags uint32
 const (
 	SwitchGhPortFlagsGH_PORT_UP      SwitchGhPortFlags = 1
 	SwitchGhPortFlagsGH_PORT_NO_PEER SwitchGhPortFlags = 2
+	SwitchGhPortFlagsGH_PORT_FORWARD SwitchGhPortFlags = 4
+	SwitchGhPortFlagsGH_PORT_ROUTES  SwitchGhPortFlags = 8
 	SwitchGhPortFlagsGH_PORT_COPY    SwitchGhPortFlags = 128
 )
 
@@ -667,7 +700,10 @@ type SwitchGhResult struct {
 	Nh         SwitchGhAddr
 	InPort     uint16
 	Copied     uint16
-	Pad        [2]uint16
+	Vtep       uint16
+	Zero       uint16
+	Tun        uint32
+	Pad        uint32
 }
 
 type SwitchGhResultVerdict uint32
@@ -690,7 +726,7 @@ type SwitchGhRouteKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
 	Zone      uint16
-	Zero      uint16
+	Port      uint16
 	Addr      SwitchGhAddr
 }
 
@@ -700,6 +736,9 @@ const (
 	SwitchGhRouteKindGH_ROUTE_LOCAL  SwitchGhRouteKind = 1
 	SwitchGhRouteKindGH_ROUTE_UPLINK SwitchGhRouteKind = 2
 	SwitchGhRouteKindGH_ROUTE_REJECT SwitchGhRouteKind = 3
+	SwitchGhRouteKindGH_ROUTE_HOST   SwitchGhRouteKind = 4
+	SwitchGhRouteKindGH_ROUTE_VIA    SwitchGhRouteKind = 5
+	SwitchGhRouteKindGH_ROUTE_TUNNEL SwitchGhRouteKind = 6
 )
 
 type SwitchGhRouteVal struct {
@@ -758,7 +797,9 @@ type SwitchGhScratch struct {
 		Odst     SwitchGhAddr
 		IcmpOff  uint16
 		PortsOff uint16
-		Zero     uint32
+		Tun      uint32
+		Vtep     uint16
+		Zero     [3]uint16
 	}
 	W struct {
 		_          structs.HostLayout
@@ -895,6 +936,7 @@ const (
 	SwitchGhStageGH_STAGE_NEW6   SwitchGhStage = 11
 	SwitchGhStageGH_STAGE_ERROR4 SwitchGhStage = 12
 	SwitchGhStageGH_STAGE_ERROR6 SwitchGhStage = 13
+	SwitchGhStageGH_STAGE_TUNNEL SwitchGhStage = 14
 	SwitchGhStageGH_STAGES       SwitchGhStage = 16
 )
 
@@ -1060,6 +1102,14 @@ const (
 	SwitchGhViaGH_VIA_STATELESS   SwitchGhVia = 4
 )
 
+type SwitchGhVtep struct {
+	_     structs.HostLayout
+	Addr  SwitchGhAddr
+	Local SwitchGhAddr
+	Mtu   uint16
+	Zero  [3]uint16
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -1085,6 +1135,8 @@ const (
 	SwitchMapMember            = "member"
 	SwitchMapNatpool           = "natpool"
 	SwitchMapNet               = "net"
+	SwitchMapNh                = "nh"
+	SwitchMapPeer              = "peer"
 	SwitchMapPflows            = "pflows"
 	SwitchMapPort              = "port"
 	SwitchMapPortbusy          = "portbusy"
@@ -1103,6 +1155,7 @@ const (
 	SwitchMapStages            = "stages"
 	SwitchMapSvc               = "svc"
 	SwitchMapSvcstat           = "svcstat"
+	SwitchMapVtep              = "vtep"
 	SwitchProgEpIn             = "ep_in"
 	SwitchProgSockConnect4     = "sock_connect4"
 	SwitchProgSockConnect6     = "sock_connect6"
@@ -1125,6 +1178,7 @@ const (
 	SwitchProgStNew6           = "st_new6"
 	SwitchProgStReject         = "st_reject"
 	SwitchProgStState          = "st_state"
+	SwitchProgStTunnel         = "st_tunnel"
 	SwitchProgStV4             = "st_v4"
 	SwitchProgStV6             = "st_v6"
 	SwitchProgUplinkIn         = "uplink_in"
@@ -1198,6 +1252,7 @@ type SwitchProgramSpecs struct {
 	StNew6           *ebpf.ProgramSpec `ebpf:"st_new6"`
 	StReject         *ebpf.ProgramSpec `ebpf:"st_reject"`
 	StState          *ebpf.ProgramSpec `ebpf:"st_state"`
+	StTunnel         *ebpf.ProgramSpec `ebpf:"st_tunnel"`
 	StV4             *ebpf.ProgramSpec `ebpf:"st_v4"`
 	StV6             *ebpf.ProgramSpec `ebpf:"st_v6"`
 	UplinkIn         *ebpf.ProgramSpec `ebpf:"uplink_in"`
@@ -1228,6 +1283,8 @@ type SwitchMapSpecs struct {
 	Member   *ebpf.MapSpec `ebpf:"member"`
 	Natpool  *ebpf.MapSpec `ebpf:"natpool"`
 	Net      *ebpf.MapSpec `ebpf:"net"`
+	Nh       *ebpf.MapSpec `ebpf:"nh"`
+	Peer     *ebpf.MapSpec `ebpf:"peer"`
 	Pflows   *ebpf.MapSpec `ebpf:"pflows"`
 	Port     *ebpf.MapSpec `ebpf:"port"`
 	Portbusy *ebpf.MapSpec `ebpf:"portbusy"`
@@ -1246,6 +1303,7 @@ type SwitchMapSpecs struct {
 	Stages   *ebpf.MapSpec `ebpf:"stages"`
 	Svc      *ebpf.MapSpec `ebpf:"svc"`
 	Svcstat  *ebpf.MapSpec `ebpf:"svcstat"`
+	Vtep     *ebpf.MapSpec `ebpf:"vtep"`
 }
 
 // SwitchVariableSpecs contains global variables before they are loaded into the kernel.
@@ -1299,6 +1357,8 @@ type SwitchMaps struct {
 	Member   *ebpf.Map `ebpf:"member"`
 	Natpool  *ebpf.Map `ebpf:"natpool"`
 	Net      *ebpf.Map `ebpf:"net"`
+	Nh       *ebpf.Map `ebpf:"nh"`
+	Peer     *ebpf.Map `ebpf:"peer"`
 	Pflows   *ebpf.Map `ebpf:"pflows"`
 	Port     *ebpf.Map `ebpf:"port"`
 	Portbusy *ebpf.Map `ebpf:"portbusy"`
@@ -1317,6 +1377,7 @@ type SwitchMaps struct {
 	Stages   *ebpf.Map `ebpf:"stages"`
 	Svc      *ebpf.Map `ebpf:"svc"`
 	Svcstat  *ebpf.Map `ebpf:"svcstat"`
+	Vtep     *ebpf.Map `ebpf:"vtep"`
 }
 
 func (m *SwitchMaps) Close() error {
@@ -1342,6 +1403,8 @@ func (m *SwitchMaps) Close() error {
 		m.Member,
 		m.Natpool,
 		m.Net,
+		m.Nh,
+		m.Peer,
 		m.Pflows,
 		m.Port,
 		m.Portbusy,
@@ -1360,6 +1423,7 @@ func (m *SwitchMaps) Close() error {
 		m.Stages,
 		m.Svc,
 		m.Svcstat,
+		m.Vtep,
 	)
 }
 
@@ -1399,6 +1463,7 @@ type SwitchPrograms struct {
 	StNew6           *ebpf.Program `ebpf:"st_new6"`
 	StReject         *ebpf.Program `ebpf:"st_reject"`
 	StState          *ebpf.Program `ebpf:"st_state"`
+	StTunnel         *ebpf.Program `ebpf:"st_tunnel"`
 	StV4             *ebpf.Program `ebpf:"st_v4"`
 	StV6             *ebpf.Program `ebpf:"st_v6"`
 	UplinkIn         *ebpf.Program `ebpf:"uplink_in"`
@@ -1428,6 +1493,7 @@ func (p *SwitchPrograms) Close() error {
 		p.StNew6,
 		p.StReject,
 		p.StState,
+		p.StTunnel,
 		p.StV4,
 		p.StV6,
 		p.UplinkIn,

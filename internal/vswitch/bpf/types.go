@@ -49,6 +49,10 @@ type (
 	MemberKey     = SwitchGhMemberKey
 	MemberState   = SwitchGhMemberState
 	NATPool       = SwitchGhNatpool
+	NextHop       = SwitchGhNh
+	PeerKey       = SwitchGhPeerKey
+	PeerVal       = SwitchGhPeerVal
+	VTEP          = SwitchGhVtep
 	Net           = SwitchGhNet
 	NetFlags      = SwitchGhNetFlags
 	Op            = SwitchGhOp

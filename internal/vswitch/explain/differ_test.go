@@ -55,6 +55,9 @@ func TestDifferential(t *testing.T) {
 		"drop NO_ROUTE", "drop SPOOF_IP", "drop SPOOF_MAC", "drop UNKNOWN_DST", "drop TTL", "drop MTU", "drop NOSTATE", "drop ICMP_NOFLOW",
 		"drop PORT_DOWN", "drop FRAG_ORDER", "drop SPOOF_ARP", "drop LOOP", "drop PARSE",
 		"nat pool", "second address of a pool", "no nat", "drop NAT_PORTS", "drop NO_BACKEND", "drop PORT_QUOTA", "drop FRAG_TINY", "drop FRAG_TABLE",
+		"forward hit tunnel", "forward new tunnel", "forward revalidated tunnel", "forward hit from tunnel", "forward new from tunnel",
+		"forward revalidated from tunnel", "reply from tunnel", "flood from tunnel", "drop TUN_PEER", "drop TUN_PEER from tunnel",
+		"drop TUN_VNI from tunnel", "drop SPOOF_IP from tunnel", "drop MTU from tunnel",
 		"mirrored forward", "mirrored drop", "mirrored reply", "mirrored flood",
 		"service by affinity", "service drains", "service gone", "service elsewhere", "service direct", "service by client", "service silent",
 		"drop ACL_OUT_PRE", "drop ACL_OUT", "drop ACL_IN", "drop FRAG_ORDER at L8 inbound rules",
@@ -141,6 +144,9 @@ func (l *lab) compareScene(seed uint64, packets int, seen map[string]int) (err e
 // compare explains a packet and puts it in; an error is a difference.
 func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte, seen map[string]int) (string, error) {
 	p := Packet{Ifindex: at.ifindex, Uplink: at.uplink, Frame: frame}
+	if at.ifindex == l.index[tunnelDev] {
+		p.Tunnel = tr.outer()
+	}
 	before := l.Second()
 	t := Explain(Switch{Rows: s.rows, Live: l, FIB: l}, p)
 	in := bytes.Clone(frame)
@@ -165,6 +171,12 @@ func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte, seen ma
 		}
 	case Forward:
 		what += " " + t.Flow
+		if t.Raw.VTEP != 0 {
+			what += " tunnel"
+		}
+	}
+	if p.Tunnel != nil {
+		what += " from tunnel"
 	}
 	if len(t.Raw.Mirrors) > 0 {
 		seen["mirrored "+string(t.Verdict)]++
@@ -237,6 +249,8 @@ func forwardDiffers(t Trace, res bpf.Result, out []byte) string {
 		return fmt.Sprintf("way out: explain port %d device %d kind %d, kernel %d %d %d", t.Out, t.Raw.OutIfindex, t.Raw.OutKind, res.OutPort, res.OutIfindex, res.OutKind)
 	case bpf.Via(res.Flow) != t.Raw.Via:
 		return fmt.Sprintf("flow: explain %d, kernel %d", t.Raw.Via, res.Flow)
+	case res.OutKind == uint32(bpf.SwitchGhOutKindGH_OUT_TUNNEL) && (res.Tun != t.Raw.VNI || res.Vtep != t.Raw.VTEP):
+		return fmt.Sprintf("tunnel: explain vni %d vtep %d, kernel %d %d", t.Raw.VNI, t.Raw.VTEP, res.Tun, res.Vtep)
 	case t.Raw.NextHop.IsValid() && netip.AddrFrom16(res.Nh.B).Unmap() != t.Raw.NextHop:
 		return fmt.Sprintf("next hop: explain %v, kernel %v", t.Raw.NextHop, netip.AddrFrom16(res.Nh.B).Unmap())
 	case t.Raw.MACs && ([6]byte(out[:6]) != t.Raw.Dmac || [6]byte(out[6:12]) != t.Raw.Smac):

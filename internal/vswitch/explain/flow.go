@@ -72,6 +72,8 @@ type line struct {
 	outPort        uint16
 	eIn, eOut      uint32
 	eNet           uint32
+	tun            uint32
+	vtep           uint16
 }
 
 // flow is an entry of either family.
@@ -92,7 +94,8 @@ func flow4(f bpf.Flow4) *flow {
 	return &flow{
 		line: line{ops: bpf.Op(f.Ops), drop: bpf.Verdict(f.Verdict) != bpf.SwitchGhVerdictGH_VERDICT_FORWARD, outKind: bpf.OutKind(f.OutKind),
 			outIfindex: f.OutIfindex, dmac: f.Dmac, smac: f.Smac, nsrc: addr4(f.NsrcBe), ndst: addr4(f.NdstBe), nh: addr4(f.NhBe),
-			nsport: be(f.NsportBe), ndport: be(f.NdportBe), outMTU: f.OutMtu, outPort: f.OutPort, eIn: f.E_in, eOut: f.E_out, eNet: f.E_net},
+			nsport: be(f.NsportBe), ndport: be(f.NdportBe), outMTU: f.OutMtu, outPort: f.OutPort, eIn: f.E_in, eOut: f.E_out, eNet: f.E_net,
+			tun: f.Tun, vtep: f.Vtep},
 		packets: f.Packets, last: f.LastS, tcpOwn: f.TcpOwn, tcpPeer: f.TcpPeer, state: bpf.FlowState(f.State), inPort: f.InPort, net: f.Net,
 		reply: f.Reply != 0, nat: f.Nat != 0, svc: f.Svc, backend: f.Backend, pair: key4(f.Pair), busy: f.Tag&1 != 0,
 	}
@@ -102,7 +105,8 @@ func flow6(f bpf.Flow6) *flow {
 	return &flow{
 		line: line{ops: bpf.Op(f.Ops), drop: bpf.Verdict(f.Verdict) != bpf.SwitchGhVerdictGH_VERDICT_FORWARD, outKind: bpf.OutKind(f.OutKind),
 			outIfindex: f.OutIfindex, dmac: f.Dmac, smac: f.Smac, nsrc: f.Nsrc.B, ndst: f.Ndst.B, nh: f.Nh.B,
-			nsport: be(f.NsportBe), ndport: be(f.NdportBe), outMTU: f.OutMtu, outPort: f.OutPort, eIn: f.E_in, eOut: f.E_out, eNet: f.E_net},
+			nsport: be(f.NsportBe), ndport: be(f.NdportBe), outMTU: f.OutMtu, outPort: f.OutPort, eIn: f.E_in, eOut: f.E_out, eNet: f.E_net,
+			tun: f.Tun, vtep: f.Vtep},
 		packets: f.Packets, last: f.LastS, tcpOwn: f.TcpOwn, tcpPeer: f.TcpPeer, state: bpf.FlowState(f.State), inPort: f.InPort, net: f.Net,
 		reply: f.Reply != 0, nat: f.Nat != 0, svc: f.Svc, backend: f.Backend, pair: key6(f.Pair), busy: f.Tag&1 != 0,
 	}

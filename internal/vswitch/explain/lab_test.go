@@ -35,14 +35,15 @@ const (
 // lab is the real programs in a network namespace of their own, and the devices
 // that random States plug ports into. Everything runs on its locked thread.
 type lab struct {
-	t     testing.TB
-	do    chan func()
-	coll  *ebpf.Collection
-	fib   *datapath.FIB
-	index map[string]int
-	mac   map[string]vswitch.MAC
-	now   vswitch.Tables
-	secs  uint64
+	t      testing.TB
+	do     chan func()
+	coll   *ebpf.Collection
+	fib    *datapath.FIB
+	tunnel *bpfrun.Tunneller
+	index  map[string]int
+	mac    map[string]vswitch.MAC
+	now    vswitch.Tables
+	secs   uint64
 }
 
 func endpointDev(i int) string { return fmt.Sprintf("e%d", i) }
@@ -79,6 +80,9 @@ func newLab(t testing.TB) *lab {
 		if err == nil {
 			l.fib, err = datapath.NewFIB()
 		}
+		if err == nil {
+			l.tunnel, err = bpfrun.NewTunneller(l.coll.Programs["ep_in"])
+		}
 		ready <- err
 		for f := range l.do {
 			f()
@@ -94,6 +98,9 @@ func newLab(t testing.TB) *lab {
 		}
 		if l.fib != nil {
 			l.fib.Close()
+		}
+		if l.tunnel != nil {
+			l.tunnel.Close()
 		}
 	})
 	if err != nil {
@@ -116,6 +123,7 @@ func (l *lab) devices() error {
 		l.mac[name] = mac
 	}
 	fmt.Fprintln(&b, "link set lo up")
+	pair(tunnelDev, vswitch.MAC{2, 4, 0, 0, 0, 1})
 	pair("anchor", vswitch.MAC{2, 9, 0, 0, 0, 1})
 	for i := range labEndpoints {
 		pair(endpointDev(i), vswitch.MAC{2, 1, 0, 0, 0, byte(i)})
@@ -297,6 +305,11 @@ func (l *lab) run(p Packet, port uint32) (ret uint32, res bpf.Result, out []byte
 	prog := l.coll.Programs["ep_in"]
 	if p.Uplink {
 		prog = l.coll.Programs["uplink_in"]
+	}
+	if p.Tunnel != nil {
+		if prog, err = l.tunnel.Program(p.Tunnel.VNI, p.Tunnel.From); err != nil {
+			return 0, res, nil, err
+		}
 	}
 	ctx := bpfrun.Context{Ifindex: uint32(p.Ifindex), IngressIfindex: uint32(p.Ifindex)}
 	ret, out, _, err = bpfrun.Run(prog, &ctx, p.Frame, 256)

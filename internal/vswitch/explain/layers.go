@@ -17,6 +17,8 @@ const (
 	up          = uint8(bpf.SwitchGhPortFlagsGH_PORT_UP)
 	noPeer      = uint8(bpf.SwitchGhPortFlagsGH_PORT_NO_PEER)
 	watched     = uint8(bpf.SwitchGhPortFlagsGH_PORT_COPY)
+	forward     = uint8(bpf.SwitchGhPortFlagsGH_PORT_FORWARD)
+	ownRoutes   = uint8(bpf.SwitchGhPortFlagsGH_PORT_ROUTES)
 	addrHost    = uint8(bpf.SwitchGhAddrFlagsGH_ADDR_HOST)
 	addrGateway = uint8(bpf.SwitchGhAddrFlagsGH_ADDR_GATEWAY)
 	routeLocal  = uint16(bpf.SwitchGhRouteKindGH_ROUTE_LOCAL)
@@ -46,6 +48,8 @@ func isEndpoint(k bpf.PortKind) bool {
 }
 
 func (w *walk) uplink() bool { return w.kind == bpf.SwitchGhPortKindGH_PORT_UPLINK }
+
+func isTunnel(k bpf.PortKind) bool { return k == bpf.SwitchGhPortKindGH_PORT_TUNNEL }
 
 // ---- look-ups (lb.h, spoof.h) --------------------------------------------------
 
@@ -86,7 +90,7 @@ func (k key) hash() uint32 {
 func (w *walk) spoof() (bpf.DropReason, string) {
 	switch {
 	case w.kind == bpf.SwitchGhPortKindGH_PORT_HOST:
-		if w.isHost(w.k.src) {
+		if w.isHost(w.k.src) || w.in.Flags&forward != 0 {
 			return 0, ""
 		}
 		return bpf.SwitchGhDropReasonGH_DROP_SPOOF_IP, fmt.Sprintf("%s is no address of the host, which speaks for itself only", ip(w.k.src))
@@ -94,7 +98,7 @@ func (w *walk) spoof() (bpf.DropReason, string) {
 		return 0, ""
 	case [6]byte(w.frame[6:12]) != w.in.Mac:
 		return bpf.SwitchGhDropReasonGH_DROP_SPOOF_MAC, fmt.Sprintf("source MAC %s is not the port's %s", vswitch.MAC(w.frame[6:12]), vswitch.MAC(w.in.Mac))
-	case !w.owns(w.k.src):
+	case w.in.Flags&forward == 0 && !w.owns(w.k.src):
 		return bpf.SwitchGhDropReasonGH_DROP_SPOOF_IP, fmt.Sprintf("source %s is no address of the port", ip(w.k.src))
 	case w.h.l4 == l4UDP && (w.k.fam == 4 && w.k.sport == 67 || w.k.fam == 6 && w.k.sport == 547):
 		return bpf.SwitchGhDropReasonGH_DROP_DHCP_GUARD, "a DHCP server behind an endpoint"
@@ -120,6 +124,7 @@ func (w *walk) reset() {
 	w.ozone, w.okeyPort = w.k.zone, 0
 	w.svc, w.backend = 0, 0
 	w.reply, w.keep, w.routed, w.held = false, false, false, false
+	w.otun, w.ovtep = 0, 0
 }
 
 // recall takes over what must survive from the packet's entry.
@@ -166,10 +171,10 @@ func (w *walk) answerTarget() (way, uint16, bool) {
 		return toUplink, 0, true
 	}
 	q := w.s.Rows.Port[uint32(w.okeyPort)]
-	if q.Flags&up == 0 || q.Zone != w.ozone {
+	if q.Flags&up == 0 || q.Zone != w.ozone && !isTunnel(bpf.PortKind(q.Kind)) {
 		return toNobody, 0, false
 	}
-	if isEndpoint(bpf.PortKind(q.Kind)) {
+	if isEndpoint(bpf.PortKind(q.Kind)) && q.Flags&forward == 0 {
 		if av, ok := w.addrRow(q.Zone, w.ndst); !ok || av.Port != w.okeyPort {
 			return toNobody, 0, false
 		}
@@ -185,12 +190,20 @@ func (w *walk) layers() *no {
 	w.reset()
 	w.recall()
 
-	if r, why := w.spoof(); r != 0 {
+	r, why := w.spoof()
+	if r == 0 && isTunnel(w.kind) {
+		r, why = w.farSource()
+	}
+	if r != 0 {
 		w.note(laySpoof, w.portName(w.inPort), "", "drop", "%s", why)
 		return &no{r, laySpoof, rejectNone}
 	}
-	if w.endpoint() {
+	if w.in.Flags&forward != 0 {
+		w.note(laySpoof, w.portName(w.inPort), "", "pass", "a router's port: any source")
+	} else if w.endpoint() {
 		w.note(laySpoof, w.portName(w.inPort), fmt.Sprintf("portip %d %s", w.inPort, ip(w.k.src)), "pass", "source MAC and address are the port's own")
+	} else if isTunnel(w.kind) {
+		w.note(laySpoof, w.portName(w.inPort), "", "pass", "%s is on another host", ip(w.k.src))
 	} else if !w.uplink() {
 		w.note(laySpoof, w.portName(w.inPort), fmt.Sprintf("addr zone 0 %s host", ip(w.k.src)), "pass", "source is an address of the host")
 	}
@@ -262,12 +275,10 @@ func (w *walk) route(netid uint16, how *way, target *uint16) *no {
 		return &no{r, layRoute, how}
 	}
 	switch {
-	case held:
+	case held && av.Port != 0:
 		*target, *how = av.Port, toPort
 		w.note(layRoute, w.portName(av.Port), fmt.Sprintf("addr zone %d %s -> port %d", w.k.zone, dst, av.Port), "pass", "%s is %s", dst, w.portName(av.Port))
-	case w.kind == bpf.SwitchGhPortKindGH_PORT_HOST:
-		return fail(bpf.SwitchGhDropReasonGH_DROP_UNKNOWN_DST, rejectHost, "", "nobody in the network has %s", dst)
-	case host:
+	case host && w.kind != bpf.SwitchGhPortKindGH_PORT_HOST && !isTunnel(w.kind):
 		if nr.Flags&netHostNIC == 0 || nr.HostPort == 0 {
 			return fail(bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE, rejectRoute, "", "the host has no vNIC in this network")
 		}
@@ -277,39 +288,14 @@ func (w *walk) route(netid uint16, how *way, target *uint16) *no {
 		}
 		w.note(layRoute, w.portName(nr.HostPort), fmt.Sprintf("addr zone 0 %s host", dst), "pass", "%s is an address of the host", dst)
 	default:
-		rt, prefix, ok := w.s.Rows.Route(w.k.zone, w.ndst)
-		rule := ""
-		if ok {
-			rule = fmt.Sprintf("route zone %d %s -> %s", w.k.zone, prefix, routeName(rt.Kind))
-			if rt.Flags&routeNoNAT != 0 {
-				rule += " no nat"
-			}
+		if n := w.byRoute(nr, netid, how, target); n != nil {
+			return n
 		}
-		switch {
-		case unroutable(w.ndst):
-			return fail(bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE, rejectNone, "", "%s is not routed: multicast, loopback or link-local", dst)
-		case ok && rt.Kind == routeLocal:
-			return fail(bpf.SwitchGhDropReasonGH_DROP_UNKNOWN_DST, rejectHost, rule, "%s is of the network's own prefix, but nobody has it", dst)
-		case !ok || rt.Kind != routeUplink || nr.Flags&netUplink == 0:
-			return fail(bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE, rejectRoute, rule, "no route to %s from %s, which does not reach outside", dst, w.netName(netid))
-		}
-		*how, w.noNAT = toUplink, rt.Flags&routeNoNAT != 0
-		w.note(layRoute, w.netName(netid), rule, "pass", "%s is outside", dst)
 	}
-	if *how == toPort && *target == w.inPort && w.svc == 0 {
+	if *how == toPort && *target == w.inPort && (w.svc == 0 || isTunnel(w.kind)) {
 		return fail(bpf.SwitchGhDropReasonGH_DROP_LOOP, rejectNone, "", "it would go back where it came from")
 	}
 	return nil
-}
-
-func routeName(k uint16) string {
-	switch k {
-	case routeLocal:
-		return "local"
-	case routeUplink:
-		return "uplink"
-	}
-	return "reject"
 }
 
 // handOver is how a packet reaches the vNIC behind q.
@@ -331,6 +317,8 @@ func handOver(q, from vswitch.PortRow) (k bpf.OutKind, ifindex uint32, dmac, sma
 		if isEndpoint(bpf.PortKind(from.Kind)) {
 			smac = from.Mac
 		}
+	case bpf.SwitchGhPortKindGH_PORT_TUNNEL:
+		k = bpf.SwitchGhOutKindGH_OUT_TUNNEL
 	default:
 		return 0, 0, dmac, smac, &no{bpf.SwitchGhDropReasonGH_DROP_INTERNAL, layRoute, rejectNone}
 	}
@@ -340,7 +328,10 @@ func handOver(q, from vswitch.PortRow) (k bpf.OutKind, ifindex uint32, dmac, sma
 func (w *walk) toPort(id uint16) *no {
 	w.eOut = w.m.epoch(uint32(id))
 	q := w.s.Rows.Port[uint32(id)]
-	w.outPort, w.okeyPort, w.ozone, w.mtu = id, id, q.Zone, q.Mtu
+	w.outPort, w.okeyPort, w.mtu = id, id, q.Mtu
+	if !isTunnel(bpf.PortKind(q.Kind)) {
+		w.ozone = q.Zone
+	}
 	var n *no
 	w.outKind, w.outIfindex, w.dmac, w.smac, n = handOver(q, w.in)
 	if n != nil {
@@ -419,6 +410,11 @@ func (w *walk) deliver(how way, target uint16, netid uint16) *no {
 	if n != nil {
 		return n
 	}
+	if w.outKind == bpf.SwitchGhOutKindGH_OUT_TUNNEL {
+		if n := w.intoTunnel(); n != nil {
+			return n
+		}
+	}
 	w.first = w.nsport
 	if w.reply {
 		w.snat = false
@@ -454,6 +450,8 @@ func (w *walk) nat(how way) *no {
 	switch {
 	case how == toUplink && nr.Flags&netSNAT != 0 && w.noNAT:
 		w.note(layNAT, "", "", "pass", "the route says that it leaves with its own source")
+	case how == toUplink && !w.dsr && (nr.Flags&netSNAT != 0 || w.uplink()) && w.k.proto == protoUDP && w.s.guarded(w.ndst, w.ndport):
+		return fail(bpf.SwitchGhDropReasonGH_DROP_TUN_PEER, rejectRoute, "in the host's name it could speak to our tunnels' other ends")
 	case how == toUplink && !w.dsr && (nr.Flags&netSNAT != 0 || w.uplink()):
 		pool, whose := w.poolOf(nr)
 		pool, p := w.poolPick(pool)
@@ -465,7 +463,7 @@ func (w *walk) nat(how way) *no {
 		}
 		want, w.natLo, w.natHi, w.poolBusy, w.snat = p.Addr.B, p.Lo, p.Hi, true, true
 		rule, why = fmt.Sprintf("natpool %d %s %d-%d", pool, ip(p.Addr.B), p.Lo, p.Hi), "outside sees "+whose
-	case w.svc != 0 && how == toPort && w.endpoint() && w.outPort == w.inPort:
+	case w.svc != 0 && how == toPort && (w.endpoint() || isTunnel(w.kind)) && w.outPort == w.inPort:
 		want = nr.Hairpin4.B
 		if w.k.fam == 6 {
 			want = nr.Hairpin6.B
@@ -474,7 +472,7 @@ func (w *walk) nat(how way) *no {
 			want = w.k.dst
 		}
 		w.snat, why = true, "it reaches itself; it would not take a packet from its own address"
-	case w.svc != 0 && how == toPort && w.endpoint() && w.k.zone != w.ozone:
+	case w.svc != 0 && how == toPort && (w.endpoint() || isTunnel(w.kind)) && w.k.zone != w.ozone:
 		want, w.snat, why = w.k.dst, true, "another network knows the host, not our addresses"
 	}
 	if w.keep && w.nsrc != want {

@@ -31,7 +31,7 @@ func (w *walk) rkey(cand uint16) key {
 // line is the packet's own direction as decided.
 func (w *walk) line() line {
 	l := line{outKind: w.outKind, outIfindex: w.outIfindex, dmac: w.dmac, smac: w.smac, nsrc: w.nsrc, ndst: w.ndst, nh: w.nh,
-		nsport: w.nsport, ndport: w.ndport, outMTU: w.mtu, outPort: w.outPort, eIn: w.eIn, eOut: w.eOut, eNet: w.eNet}
+		nsport: w.nsport, ndport: w.ndport, outMTU: w.mtu, outPort: w.outPort, eIn: w.eIn, eOut: w.eOut, eNet: w.eNet, tun: w.otun, vtep: w.ovtep}
 	if w.nsrc != w.k.src {
 		l.ops |= bpf.SwitchGhOpGH_OP_NSRC
 	}
@@ -110,7 +110,7 @@ func (w *walk) commit() {
 		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_PORT_QUOTA, layNAT, 0}, "the flow table is crowded, and %s has its share", w.portName(w.inPort))
 		return
 	}
-	if !w.uplink() {
+	if !w.uplink() && !isTunnel(w.kind) {
 		if _, _, _, _, n := handOver(w.in, w.s.Rows.Port[uint32(w.outPort)]); n != nil {
 			w.end(*n)
 			return

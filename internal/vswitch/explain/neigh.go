@@ -127,6 +127,9 @@ func (w *walk) flood() {
 	}
 	if w.k.fam != 0 {
 		r, why := w.spoof()
+		if r == 0 && isTunnel(w.kind) {
+			r, why = w.farSource()
+		}
 		if r == bpf.SwitchGhDropReasonGH_DROP_SPOOF_IP && w.k.fam == 6 && w.k.src[0] == 0xfe && w.k.src[1]&0xc0 == 0x80 {
 			r = 0
 		}
@@ -138,8 +141,13 @@ func (w *walk) flood() {
 	n := min(w.s.Rows.FloodN[uint32(w.net)], floodMax)
 	copies := 0
 	for i := range n {
-		id, ok := w.s.Rows.Flood[vswitch.FloodKey{Net: w.net, I: uint16(i)}]
-		if ok && id != uint32(w.inPort) && w.s.Rows.Port[id].Flags&up != 0 {
+		member, ok := w.s.Rows.Flood[vswitch.FloodKey{Net: w.net, I: uint16(i)}]
+		id := member & 0xffff
+		q := w.s.Rows.Port[id]
+		if isTunnel(bpf.PortKind(q.Kind)) && (w.in.Vni == 0 || w.s.Rows.VTEP[member>>16].Mtu == 0) {
+			continue
+		}
+		if ok && id != uint32(w.inPort) && q.Flags&up != 0 {
 			copies++
 			w.copied(uint16(id), layL2)
 		}

@@ -56,17 +56,17 @@ func newReality(t *testing.T) (*reality, *nettest.NS) {
 	quiet := []string{"set -e"}
 	sh := func(format string, args ...any) { quiet = append(quiet, fmt.Sprintf(format, args...)) }
 	for name := range r.index {
-		if name[0] != 'e' && name[0] != 'h' && name[0] != 'u' {
+		if !strings.ContainsRune("ehut", rune(name[0])) {
 			continue
 		}
 		sh("ip link set %s mtu 4000", name)
-		if name[0] == 'e' || name[0] == 'h' && !strings.HasSuffix(name, ".p") {
+		if name[0] == 'e' || name == tunnelDev || name[0] == 'h' && !strings.HasSuffix(name, ".p") {
 			sh("echo 1 > /proc/sys/net/ipv6/conf/%s/disable_ipv6", name)
 		}
 		if strings.HasSuffix(name, ".p") && name[0] != 'h' {
 			sh("ip link set %s netns %s", name, far.Path())
 		}
-		if (name[0] == 'e' || name[0] == 'h') && !strings.HasSuffix(name, ".p") {
+		if (name[0] == 'e' || name[0] == 'h' || name == tunnelDev) && !strings.HasSuffix(name, ".p") {
 			sh("tc qdisc add dev %s ingress_block %d clsact", name, o.Block)
 		}
 	}
@@ -117,7 +117,7 @@ func newReality(t *testing.T) (*reality, *nettest.NS) {
 		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: i.Index})
 	}
 	for name := range r.index {
-		if strings.HasSuffix(name, ".p") || name == "anchor" || name == "lo" || name[0] != 'e' && name[0] != 'h' && name[0] != 'u' {
+		if strings.HasSuffix(name, ".p") || name == "anchor" || name == "lo" || !strings.ContainsRune("ehut", rune(name[0])) {
 			continue
 		}
 		at := far
@@ -317,6 +317,7 @@ func (r *reality) differs(s *scene, t Trace, in string, seen []seenFrame, before
 			return fmt.Sprintf("%d frames arrived", len(seen))
 		}
 		res := bpf.Result{OutKind: uint32(t.Raw.OutKind), OutIfindex: t.Raw.OutIfindex, OutPort: uint32(t.Out), Flow: uint32(t.Raw.Via)}
+		res.Tun, res.Vtep = t.Raw.VNI, t.Raw.VTEP // a plain device stands for the tunnel's
 		if t.Raw.NextHop.IsValid() {
 			res.Nh.B = t.Raw.NextHop.As16()
 		}

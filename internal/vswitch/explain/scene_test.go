@@ -47,6 +47,12 @@ func (l *lab) newScene(r *rand.Rand) (*scene, error) {
 	}
 	s.pools(r)
 	s.mirror(r)
+	if !one(r, 3) {
+		l.addOverlay(r, s)
+	}
+	if one(r, 2) {
+		s.routers(r)
+	}
 	s.publish(r)
 	s.serve(r)
 	for _, a := range []string{"8.8.8.8", "203.0.113.9", "203.0.114.9", "198.51.100.9", "198.51.101.9", "198.51.102.9", "10.0.0.9", "10.1.0.9",
@@ -120,7 +126,7 @@ func (l *lab) addEndpoint(r *rand.Rand, s *scene, i int) {
 }
 
 // scenePorts are what packets are addressed to and published.
-func scenePorts() []uint16 { return []uint16{80, 8080, 53, 9090, 12345, 20000, 67, 547} }
+func scenePorts() []uint16 { return []uint16{80, 8080, 53, 9090, 12345, 20000, 67, 547, 4789} }
 
 func (s *scene) publish(r *rand.Rand) {
 	for _, p := range s.state.Ports {
@@ -157,7 +163,9 @@ func (s *scene) change(r *rand.Rand) error {
 	st.Services = slices.Clone(st.Services)
 	st.Networks, st.Ports, st.Mappings = slices.Clone(st.Networks), slices.Clone(st.Ports), slices.Clone(st.Mappings)
 	st.ACLs, st.AddrSets = slices.Clone(st.ACLs), slices.Clone(st.AddrSets)
-	switch r.IntN(17) {
+	switch r.IntN(19) {
+	case 17, 18:
+		s.changeOverlay(r, &st)
 	case 6:
 		st.NATPools = slices.Clone(st.NATPools)
 		s.state = st
@@ -186,6 +194,10 @@ func (s *scene) change(r *rand.Rand) error {
 	case 2:
 		n := &st.Networks[r.IntN(len(st.Networks))]
 		n.Flags ^= pickOf(r, []vswitch.NetFlags{vswitch.NetSNAT, vswitch.NetUplink, vswitch.NetFlood})
+		if routes := func(r vswitch.Route) bool { return r.To == vswitch.RouteUplink }; n.Flags&vswitch.NetUplink == 0 &&
+			(slices.ContainsFunc(n.Routes, routes) || slices.ContainsFunc(st.Ports, func(p vswitch.Port) bool { return slices.ContainsFunc(p.Routes, routes) })) {
+			n.Flags |= vswitch.NetUplink
+		}
 	case 3:
 		n := &st.Networks[r.IntN(len(st.Networks))]
 		n.MTU = pickOf(r, []uint16{1500, 1400, 1280})
@@ -250,6 +262,7 @@ func (t *traffic) next() (scenePort, []byte) {
 	}
 	k.SrcPort, k.DstPort = pickOf(r, []uint16{40000, 40001, 12345, 20000, 67, 547}), pickOf(r, scenePorts())
 	t.protocol(k)
+	t.atTunnel(k)
 	if len(t.state.Services) > 0 && one(r, 4) {
 		t.askService(at, k)
 	}

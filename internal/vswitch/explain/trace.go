@@ -117,6 +117,8 @@ type Raw struct {
 	TTL        uint8            // as it leaves
 	Copies     int              // of a flooded frame
 	Mirrors    []vswitch.PortID // who got copies, once for each
+	VNI        uint32           // of the tunnel
+	VTEP       uint16
 }
 
 // layerName names a layer as people meet it, with its stable number.

@@ -52,7 +52,14 @@ type Packet struct {
 	Ifindex int    // device it comes in by
 	Uplink  bool   // by the program of uplinks, else by the one of switch ports
 	VLAN    bool   // it bears a tag beside the frame
+	Tunnel  *Outer // of a frame that comes out of a tunnel
 	Frame   []byte // from the Ethernet header on
+}
+
+// Outer is what the shell of a tunnelled frame said.
+type Outer struct {
+	VNI  uint32
+	From netip.Addr
 }
 
 // no is a refusal: reason, layer, and what the sender is told.
@@ -106,6 +113,9 @@ type walk struct {
 	in     vswitch.PortRow
 	now    uint32
 	vlan   bool
+	outer  *Outer
+	tun    uint32 // of a tunnel's frame
+	vtep   uint16
 
 	// An ICMP error's own addresses while the embedded tuple is walked.
 	icmp       bool
@@ -114,6 +124,8 @@ type walk struct {
 	// The decision.
 	nsrc, ndst, nh addr
 	nsport, ndport uint16
+	otun           uint32
+	ovtep          uint16
 	outKind        bpf.OutKind
 	outIfindex     uint32
 	outPort        uint16
@@ -141,7 +153,7 @@ type walk struct {
 
 // Explain tells what happens to p on s.
 func Explain(s Switch, p Packet) Trace {
-	w := &walk{s: &s, frame: p.Frame, m: memory{live: s.Live}, vlan: p.VLAN}
+	w := &walk{s: &s, frame: p.Frame, m: memory{live: s.Live}, vlan: p.VLAN, outer: p.Tunnel}
 	w.now = w.m.second()
 	if p.Uplink {
 		w.uplinkIn(uint32(p.Ifindex))
@@ -259,7 +271,7 @@ func (w *walk) epIn(ifindex uint32) {
 		w.describe()
 		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_PORT_DOWN, layPort, 0}, "device %d is no port of the switch: closed", ifindex)
 		return
-	case r.Flags&up == 0 || bpf.PortKind(r.Kind) == bpf.SwitchGhPortKindGH_PORT_UPLINK:
+	case r.Flags&up == 0 || bpf.PortKind(r.Kind) == bpf.SwitchGhPortKindGH_PORT_UPLINK || bpf.PortKind(r.Kind) > bpf.SwitchGhPortKindGH_PORT_TUNNEL:
 		w.describe()
 		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_PORT_DOWN, layPort, 0}, "%s is not up", w.portName(w.inPort))
 		return
@@ -269,6 +281,9 @@ func (w *walk) epIn(ifindex uint32) {
 		return
 	}
 	w.enter(id, r)
+	if isTunnel(w.kind) && !w.decap() {
+		return
+	}
 	var n next
 	switch {
 	case proto == ethIP:
@@ -343,6 +358,10 @@ func (w *walk) uplinkIn(ifindex uint32) {
 		return
 	}
 	w.note(layPort, w.portName(w.inPort), "", "pass", "from %s, outside", w.portName(w.inPort))
+	if n == nextFlow && w.m.get(w.k) == nil && w.s.outer(w.k, &w.h) {
+		w.pass("a tunnel's: the host takes off its shell")
+		return
+	}
 	w.dispatch(n)
 }
 
@@ -537,6 +556,10 @@ func (w *walk) forward(l line, via bpf.Via) {
 	if l.ops&bpf.SwitchGhOpGH_OP_COPY != 0 {
 		w.copied(l.outPort, layL2)
 	}
+	if l.outKind == bpf.SwitchGhOutKindGH_OUT_TUNNEL {
+		raw.VNI, raw.VTEP = l.tun, l.vtep
+		w.t.NextHop = fmt.Sprintf("%s vni %d", w.s.vtepAddr(l.vtep), l.tun)
+	}
 	s := Step{Layer: layerName(layL2), Object: w.portName(l.outPort), Verdict: "forward", NextHop: w.t.NextHop,
 		Reason: "to " + w.portName(l.outPort) + ", " + outName(l.outKind)}
 	if s.NextHop != "" {
@@ -567,6 +590,8 @@ func outName(k bpf.OutKind) string {
 		return "through its device"
 	case bpf.SwitchGhOutKindGH_OUT_INGRESS:
 		return "into the host's stack"
+	case bpf.SwitchGhOutKindGH_OUT_TUNNEL:
+		return "through the tunnel"
 	}
 	return "out on the wire"
 }
