@@ -75,6 +75,20 @@ func TestSockets(t *testing.T) {
 			}
 		}
 	})
+	// The kernel makes an IPv6 address usable a moment after it was added.
+	l.in(func() {
+		for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			c, err := net.Dial("udp", "[fd00:100::10]:9")
+			if err == nil {
+				c.Close()
+				return
+			}
+			if time.Now().After(end) {
+				t.Errorf("fd00:100::10 is not reachable: %v", err)
+				return
+			}
+		}
+	})
 	// Scope host: only processes of the host see it.
 	for _, f := range []struct{ vip, to string }{{"127.0.0.1", "192.168.100.10"}, {"::1", "fd00:100::10"}} {
 		l.service(f.vip, 4444, 6, 0, SwitchGhSvcFlagsGH_SVC_HOST, labBackend{1, f.to, 80})
