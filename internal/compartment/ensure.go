@@ -56,6 +56,11 @@ func (h *Host) ensure(ctx context.Context, want model.Desired) (vswitch.Facts, e
 			errs = append(errs, fmt.Errorf("host vNIC %s: %w", n.Name, err))
 		}
 	}
+	for i := range want.Tunnels {
+		if err := h.ensureTunnel(&want.Tunnels[i]); err != nil {
+			errs = append(errs, fmt.Errorf("tunnel %s: %w", want.Tunnels[i].Name, err))
+		}
+	}
 	for i := range want.Compartments {
 		if err := ctx.Err(); err != nil {
 			return h.facts(), errors.Join(append(errs, err)...)
@@ -102,11 +107,17 @@ func (h *Host) noteLosses() {
 		for _, n := range h.nics {
 			n.broken = true
 		}
+		for _, n := range h.tunnels {
+			n.broken = true
+		}
 	}
 	owner := map[string]func(){}
 	for _, n := range h.nics {
 		owner[n.want.Name] = func() { n.broken = true }
 		owner[n.want.SwitchName] = owner[n.want.Name]
+	}
+	for name, n := range h.tunnels {
+		owner[name] = func() { n.broken = true }
 	}
 	for _, c := range h.comps {
 		for port, v := range c.vnics {

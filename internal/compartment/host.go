@@ -46,8 +46,9 @@ type Host struct {
 	joined  map[int]bool // by ifindex: member of the switch's block
 	anchor  int
 	// What was made true, by name and by HCN id; broken ones are looked at again.
-	nics  map[string]*nicRecord
-	comps map[string]*compRecord
+	nics    map[string]*nicRecord
+	tunnels map[string]*tunnelRecord
+	comps   map[string]*compRecord
 }
 
 type nicRecord struct {
@@ -134,7 +135,7 @@ func (h *Host) dir() string { return filepath.Join(h.inst.Run, "netns") }
 func (h *Host) forget() {
 	h.loaded, h.swept = false, false
 	h.devices, h.joined = map[string]int{}, map[int]bool{}
-	h.nics, h.comps = map[string]*nicRecord{}, map[string]*compRecord{}
+	h.nics, h.comps, h.tunnels = map[string]*nicRecord{}, map[string]*compRecord{}, map[string]*tunnelRecord{}
 	h.anchor = 0
 }
 

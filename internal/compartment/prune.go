@@ -47,6 +47,11 @@ func (h *Host) Prune(ctx context.Context, want model.Desired) error {
 			delete(h.nics, name)
 		}
 	}
+	for name := range h.tunnels {
+		if !keep[name] {
+			delete(h.tunnels, name)
+		}
+	}
 	for name, index := range h.devices {
 		if keep[name] {
 			continue
@@ -64,12 +69,17 @@ func (h *Host) Prune(ctx context.Context, want model.Desired) error {
 // exactly reports that want is what we have, no more: the usual case after a
 // create, found without building anything.
 func (h *Host) exactly(want model.Desired) bool {
-	if len(want.HostNICs) != len(h.nics) || len(want.Compartments) != len(h.comps) {
+	if len(want.HostNICs) != len(h.nics) || len(want.Tunnels) != len(h.tunnels) || len(want.Compartments) != len(h.comps) {
 		return false
 	}
 	ports := 0
 	for i := range want.HostNICs {
 		if h.nics[want.HostNICs[i].Name] == nil {
+			return false
+		}
+	}
+	for i := range want.Tunnels {
+		if h.tunnels[want.Tunnels[i].Name] == nil {
 			return false
 		}
 	}
@@ -85,13 +95,16 @@ func (h *Host) exactly(want model.Desired) bool {
 			}
 		}
 	}
-	return len(h.devices) == ports+2*len(h.nics)+2 // and the anchor's two
+	return len(h.devices) == ports+len(h.tunnels)+2*len(h.nics)+2 // and the anchor's two
 }
 
 func wantedDevices(want model.Desired) map[string]bool {
 	keep := make(map[string]bool, 2+2*len(want.HostNICs)+len(want.Compartments))
 	for i := range want.HostNICs {
 		keep[want.HostNICs[i].Name], keep[want.HostNICs[i].SwitchName] = true, true
+	}
+	for i := range want.Tunnels {
+		keep[want.Tunnels[i].Name] = true
 	}
 	for i := range want.Compartments {
 		for j := range want.Compartments[i].VNICs {

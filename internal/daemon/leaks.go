@@ -77,6 +77,9 @@ func (l *ledger) find() error {
 	for _, n := range d.HostNICs {
 		owner[n.Name], owner[n.SwitchName] = "network "+n.Network, "network "+n.Network
 	}
+	for _, n := range d.Tunnels {
+		owner[n.Name] = "the switch"
+	}
 	for _, c := range d.Compartments {
 		owner[c.Path] = "namespace " + c.ID
 		for _, v := range c.VNICs {

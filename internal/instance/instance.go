@@ -75,6 +75,9 @@ func (i Instance) SwitchDevice(network uint16) string {
 	return fmt.Sprintf("gh%ss%04x", i.Tag, network)
 }
 
+// TunnelDevice carries overlays by VXLAN on a UDP port.
+func (i Instance) TunnelDevice(udp uint16) string { return fmt.Sprintf("gh%sx%04x", i.Tag, udp) }
+
 // AnchorDevice keeps the shared ingress block alive and has forwarding enabled;
 // its pair is AnchorPeer. Neither carries traffic.
 func (i Instance) AnchorDevice() string { return "gh" + i.Tag + "anchor" }

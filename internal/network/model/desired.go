@@ -14,6 +14,7 @@ import (
 type Desired struct {
 	Switch       vswitch.State
 	HostNICs     []HostNIC
+	Tunnels      []Tunnel
 	Compartments []Compartment
 	Names        []NameRecord
 	Resolvers    []Resolver
@@ -29,6 +30,13 @@ type HostNIC struct {
 	MAC        vswitch.MAC // of Name
 	Addrs      []netip.Prefix
 	MTU        int // 0 = follow the uplinks
+}
+
+// Tunnel is a VXLAN device of the host's namespace that carries overlays on one
+// UDP port: the Interface of a vswitch.Tunnel.
+type Tunnel struct {
+	Name    string
+	UDPPort uint16
 }
 
 // Compartment is a network namespace and the vNICs in it.
