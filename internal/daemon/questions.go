@@ -46,7 +46,7 @@ func (d *daemon) flows() (any, error) {
 	out := []host.Flow{}
 	err := d.dp.Flows(func(f datapath.Flow) bool {
 		h := host.Flow{Zone: uint16(f.Zone), Network: uint16(f.Network), Proto: f.Proto, Src: f.Src, Dst: f.Dst, In: uint16(f.In), Out: uint16(f.Out),
-			State: f.State, Reply: f.Reply, Dropped: f.Dropped, Packets: f.Packets, Bytes: f.Bytes, IdleSeconds: f.Idle.Seconds(), AgeSeconds: f.Age.Seconds()}
+			State: f.State, Reply: f.Reply, Packets: f.Packets, Bytes: f.Bytes, IdleSeconds: f.Idle.Seconds(), AgeSeconds: f.Age.Seconds()}
 		h.NATSrc, h.NATDst = changed(f.Src, f.NewSrc), changed(f.Dst, f.NewDst)
 		out = append(out, h)
 		return true

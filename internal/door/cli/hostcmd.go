@@ -179,9 +179,6 @@ func (a *app) flowsCmd() *cobra.Command {
 				if f.Reply {
 					nat = append(nat, "reply")
 				}
-				if f.Dropped != "" {
-					nat = append(nat, "dropped: "+f.Dropped)
-				}
 				if f.NATSrc.IsValid() {
 					nat = append(nat, "from "+f.NATSrc.String())
 				}

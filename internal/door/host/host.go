@@ -70,7 +70,6 @@ type Flow struct {
 	In, Out uint16         // ports; 0 = an uplink
 	State   string         `json:",omitempty"`
 	Reply   bool           `json:",omitempty"` // the answering direction
-	Dropped string         `json:",omitempty"` // reason of a remembered drop
 	Packets uint64
 	Bytes   uint64
 	// IdleSeconds since the last packet, AgeSeconds since the first.

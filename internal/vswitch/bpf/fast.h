@@ -18,8 +18,7 @@ enum gh_end {
 	GH_END_STATE = -2, /* a hit, but connection state changes */
 	GH_END_TTL = -3,
 	GH_END_MTU = -4,
-	GH_END_DROP = -5,  /* cached drop */
-	GH_END_ERROR = -6,
+	GH_END_ERROR = -5,
 };
 
 /* Second half of a hit: the line was copied between two reads of the same tag. */
@@ -61,8 +60,6 @@ static __always_inline int gh_hit4(struct __sk_buff *skb, struct gh_flow4 *f, co
 	if (!advance && unlikely(gh_changes_state(t, h)))
 		return GH_END_STATE;
 	gh_touch(t, now_s);
-	if (unlikely(a.hd.verdict != GH_VERDICT_FORWARD))
-		return GH_END_DROP;
 	if ((a.hd.ops & GH_OP_TTL) && h->ttl <= 1)
 		return GH_END_TTL;
 	if (gh_toobig(skb, h, a.out_mtu))
@@ -102,8 +99,6 @@ static __always_inline int gh_hit6(struct __sk_buff *skb, struct gh_flow6 *f, co
 	if (!advance && unlikely(gh_changes_state(t, h)))
 		return GH_END_STATE;
 	gh_touch(t, now_s);
-	if (unlikely(a.hd.verdict != GH_VERDICT_FORWARD))
-		return GH_END_DROP;
 	if ((a.hd.ops & GH_OP_TTL) && h->ttl <= 1)
 		return GH_END_TTL;
 	if (gh_toobig(skb, h, a.out_mtu))
@@ -129,8 +124,6 @@ static __always_inline int gh_finish(struct __sk_buff *skb, struct gh_scratch *s
 	case GH_END_MTU:
 		s->reject_mtu = mtu;
 		return gh_refuse(skb, s, GH_DROP_MTU, GH_LAYER_FLOW, GH_REJECT_TOOBIG);
-	case GH_END_DROP:
-		return gh_drop(skb, s, GH_DROP_NO_ROUTE, GH_LAYER_FLOW);
 	case GH_END_ERROR:
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_FLOW);
 	}

@@ -62,7 +62,7 @@ struct gh_track {
 	__u32 last_s, born_s;
 	__u8 tcp_own, tcp_peer;
 	__u8 state;
-	__u8 reason;
+	__u8 zero0;
 	__u16 in_port;
 	__u16 net;
 	__u8 reply;
@@ -209,7 +209,6 @@ const volatile __u16 gh_timeouts[16] = {
 	[GH_FLOW_UDP2] = 180,
 	[GH_FLOW_ICMP] = 30,
 	[GH_FLOW_OTHER] = 600,
-	[GH_FLOW_DROP] = 5,
 };
 
 static __always_inline __u32 gh_timeout(__u8 state, int fam)

@@ -21,7 +21,7 @@ import (
 func layoutHashes() map[string]string {
 	return map[string]string{
 		"1": "7595fc64",
-		"2": "8ec30537",
+		"2": "354058d9",
 	}
 }
 

@@ -62,7 +62,6 @@ enum gh_op {
 };
 enum gh_verdict {
 	GH_VERDICT_FORWARD = 1,
-	GH_VERDICT_DROP = 2,
 };
 enum gh_out_kind {
 	GH_OUT_PEER = 1,    /* redirect_peer(out_ifindex) */
@@ -81,7 +80,6 @@ enum gh_flow_state { /* classes of vswitch.md 2.9 */
 	GH_FLOW_UDP2 = 7,
 	GH_FLOW_ICMP = 8,
 	GH_FLOW_OTHER = 9,
-	GH_FLOW_DROP = 10,
 };
 
 struct gh_flow4 {
@@ -105,7 +103,7 @@ struct gh_flow4 {
 	__u32 last_s, born_s;
 	__u8 tcp_own, tcp_peer; /* OR of TCP flags seen in this / the other direction */
 	__u8 state;
-	__u8 reason;  /* of a cached drop */
+	__u8 zero0;
 	__u16 in_port;
 	__u16 net;
 	__u8 reply;   /* 1 = this is the answering direction */
@@ -134,7 +132,7 @@ struct gh_flow6 {
 	__u32 last_s, born_s;
 	__u8 tcp_own, tcp_peer;
 	__u8 state;
-	__u8 reason;
+	__u8 zero0;
 	__u16 in_port;
 	__u16 net;
 	__u8 reply;

@@ -340,7 +340,7 @@ type SwitchGhFlow4 struct {
 	TcpOwn     uint8
 	TcpPeer    uint8
 	State      uint8
-	Reason     uint8
+	Zero0      uint8
 	InPort     uint16
 	Net        uint16
 	Reply      uint8
@@ -381,7 +381,7 @@ type SwitchGhFlow6 struct {
 	TcpOwn     uint8
 	TcpPeer    uint8
 	State      uint8
-	Reason     uint8
+	Zero0      uint8
 	InPort     uint16
 	Net        uint16
 	Reply      uint8
@@ -449,7 +449,6 @@ const (
 	SwitchGhFlowStateGH_FLOW_UDP2  SwitchGhFlowState = 7
 	SwitchGhFlowStateGH_FLOW_ICMP  SwitchGhFlowState = 8
 	SwitchGhFlowStateGH_FLOW_OTHER SwitchGhFlowState = 9
-	SwitchGhFlowStateGH_FLOW_DROP  SwitchGhFlowState = 10
 )
 
 type SwitchGhFrag4Key struct {
@@ -1089,7 +1088,6 @@ type SwitchGhVerdict uint32
 
 const (
 	SwitchGhVerdictGH_VERDICT_FORWARD SwitchGhVerdict = 1
-	SwitchGhVerdictGH_VERDICT_DROP    SwitchGhVerdict = 2
 )
 
 type SwitchGhVia uint32

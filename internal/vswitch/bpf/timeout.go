@@ -10,7 +10,7 @@ var flowTimeouts = [16]uint16{
 	SwitchGhFlowStateGH_FLOW_EST: 7440, // RFC 5382 REQ-5: at least 2 hours 4 minutes
 	SwitchGhFlowStateGH_FLOW_FIN: 300, SwitchGhFlowStateGH_FLOW_TW: 120, SwitchGhFlowStateGH_FLOW_RST: 10,
 	SwitchGhFlowStateGH_FLOW_UDP1: 30, SwitchGhFlowStateGH_FLOW_UDP2: 180, SwitchGhFlowStateGH_FLOW_ICMP: 30,
-	SwitchGhFlowStateGH_FLOW_OTHER: 600, SwitchGhFlowStateGH_FLOW_DROP: 5,
+	SwitchGhFlowStateGH_FLOW_OTHER: 600,
 }
 
 // CrowdedSYN is the time of a half-open connection in a crowded table

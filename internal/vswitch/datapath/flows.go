@@ -24,7 +24,6 @@ type Flow struct {
 	State          string // "est", "udp1"
 	Reply          bool   // the answering direction
 	NAT            bool   // holds a NAT binding
-	Dropped        string // reason of a cached drop, else ""
 	Packets, Bytes uint64
 	Idle, Age      time.Duration
 	// Rule is the number of the ACL rule that let it in, Service and Backend those
@@ -111,9 +110,6 @@ func listConversations[K comparable, V any](t flowTable[K, V], now uint32, want 
 func (t flowTable[K, V]) conversation(now uint32, k *K, v *V) (Conversation, error) {
 	c := Conversation{Flow: t.flow(now, k, v)}
 	h := t.half(v)
-	if h.dropped {
-		return c, nil
-	}
 	r, ok, err := t.value(&h.pair)
 	if err != nil || !ok || t.half(&r).pair != *k {
 		return c, err
@@ -125,25 +121,25 @@ func (t flowTable[K, V]) conversation(now uint32, k *K, v *V) (Conversation, err
 
 // flowCommon is what the entries of both families have.
 type flowCommon struct {
-	now                                uint32
-	ops                                uint16
-	verdict, state, reason, reply, nat uint8
-	net, out                           uint16
-	packets, bytes                     uint64
-	last, born                         uint32
-	rule                               uint16
-	svc, backend                       uint32
+	now               uint32
+	ops               uint16
+	state, reply, nat uint8
+	net, out          uint16
+	packets, bytes    uint64
+	last, born        uint32
+	rule              uint16
+	svc, backend      uint32
 }
 
 func flowOf4(now uint32, k *bpf.FlowKey4, v *bpf.Flow4) Flow {
 	return flowOf(k.Proto, k.Port, k.Zone, addrPort4(k.SrcBe, k.SportBe), addrPort4(k.DstBe, k.DportBe), flowCommon{
-		now, v.Ops, v.Verdict, v.State, v.Reason, v.Reply, v.Nat, v.Net, v.OutPort, v.Packets, v.Bytes, v.LastS, v.BornS, v.Rule, v.Svc, v.Backend,
+		now, v.Ops, v.State, v.Reply, v.Nat, v.Net, v.OutPort, v.Packets, v.Bytes, v.LastS, v.BornS, v.Rule, v.Svc, v.Backend,
 	}, addrPort4(v.NsrcBe, v.NsportBe), addrPort4(v.NdstBe, v.NdportBe))
 }
 
 func flowOf6(now uint32, k *bpf.FlowKey6, v *bpf.Flow6) Flow {
 	return flowOf(k.Proto, k.Port, k.Zone, addrPort6(k.Src.B, k.SportBe), addrPort6(k.Dst.B, k.DportBe), flowCommon{
-		now, v.Ops, v.Verdict, v.State, v.Reason, v.Reply, v.Nat, v.Net, v.OutPort, v.Packets, v.Bytes, v.LastS, v.BornS, v.Rule, v.Svc, v.Backend,
+		now, v.Ops, v.State, v.Reply, v.Nat, v.Net, v.OutPort, v.Packets, v.Bytes, v.LastS, v.BornS, v.Rule, v.Svc, v.Backend,
 	}, addrPort6(v.Nsrc.B, v.NsportBe), addrPort6(v.Ndst.B, v.NdportBe))
 }
 
@@ -158,9 +154,6 @@ func flowOf(proto uint8, port, zone uint16, src, dst netip.AddrPort, c flowCommo
 	has := func(op bpf.Op) bool { return c.ops&uint16(op) != 0 }
 	f.NewSrc = translated(src, nsrc, has(bpf.SwitchGhOpGH_OP_NSRC), has(bpf.SwitchGhOpGH_OP_NSPORT))
 	f.NewDst = translated(dst, ndst, has(bpf.SwitchGhOpGH_OP_NDST), has(bpf.SwitchGhOpGH_OP_NDPORT))
-	if c.verdict == uint8(bpf.SwitchGhVerdictGH_VERDICT_DROP) {
-		f.Dropped = ReasonName(c.reason)
-	}
 	return f
 }
 

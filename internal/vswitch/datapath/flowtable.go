@@ -21,7 +21,6 @@ type half[K comparable] struct {
 	in, out vswitch.PortID
 	reply   bool // the answering direction, which holds the NAT binding
 	nat     bool
-	dropped bool // a cached drop, which has no other direction
 	pair    K
 }
 
@@ -36,7 +35,7 @@ func (d *Datapath) flow4() flowTable[bpf.FlowKey4, bpf.Flow4] {
 	return flowTable[bpf.FlowKey4, bpf.Flow4]{d.state[bpf.SwitchMapFlow4], func(v *bpf.Flow4) half[bpf.FlowKey4] {
 		return half[bpf.FlowKey4]{
 			last: v.LastS, state: bpf.FlowState(v.State), in: vswitch.PortID(v.InPort), out: vswitch.PortID(v.OutPort),
-			reply: v.Reply != 0, nat: v.Nat != 0, dropped: v.Verdict == uint8(bpf.SwitchGhVerdictGH_VERDICT_DROP), pair: v.Pair,
+			reply: v.Reply != 0, nat: v.Nat != 0, pair: v.Pair,
 		}
 	}, flowOf4}
 }
@@ -45,7 +44,7 @@ func (d *Datapath) flow6() flowTable[bpf.FlowKey6, bpf.Flow6] {
 	return flowTable[bpf.FlowKey6, bpf.Flow6]{d.state[bpf.SwitchMapFlow6], func(v *bpf.Flow6) half[bpf.FlowKey6] {
 		return half[bpf.FlowKey6]{
 			last: v.LastS, state: bpf.FlowState(v.State), in: vswitch.PortID(v.InPort), out: vswitch.PortID(v.OutPort),
-			reply: v.Reply != 0, nat: v.Nat != 0, dropped: v.Verdict == uint8(bpf.SwitchGhVerdictGH_VERDICT_DROP), pair: v.Pair,
+			reply: v.Reply != 0, nat: v.Nat != 0, pair: v.Pair,
 		}
 	}, flowOf6}
 }
@@ -115,7 +114,7 @@ func (t flowTable[K, V]) get(k *K) (h half[K], ok bool, err error) {
 func (t flowTable[K, V]) end(k K, h half[K], why string, o ending) (int, error) {
 	var c Conversation
 	told := false
-	if o.ended != nil && !h.dropped {
+	if o.ended != nil {
 		asks := k
 		if h.reply {
 			asks = h.pair
@@ -146,9 +145,7 @@ type ending struct {
 // which must not be free while the other still uses it. It tells how many were there.
 func (t flowTable[K, V]) remove(k K, h half[K]) (int, error) {
 	order := []K{k, h.pair}
-	if h.dropped {
-		order = order[:1]
-	} else if h.reply {
+	if h.reply {
 		order[0], order[1] = h.pair, k
 	}
 	n := 0

@@ -76,7 +76,6 @@ var stateNames = [...]string{
 	bpf.SwitchGhFlowStateGH_FLOW_UDP2:  "udp2",
 	bpf.SwitchGhFlowStateGH_FLOW_ICMP:  "icmp",
 	bpf.SwitchGhFlowStateGH_FLOW_OTHER: "other",
-	bpf.SwitchGhFlowStateGH_FLOW_DROP:  "drop",
 }
 
 // ReasonName is the name of a drop reason; a number where a program newer than

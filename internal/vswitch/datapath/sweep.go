@@ -181,7 +181,7 @@ func sweepTable[K comparable, V any](t flowTable[K, V], q queue[K], first bool, 
 			continue // removed together with its pair
 		}
 		gone := h.expired(now, crowded)
-		if gone && !h.dropped {
+		if gone {
 			p, ok, err := t.get(&h.pair)
 			if err != nil {
 				return removed, n, isCrowded, err

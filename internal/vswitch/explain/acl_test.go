@@ -19,8 +19,9 @@ import (
 // with c, the host in network 1, and one uplink. a publishes 8080 as its port 80.
 type aclLab struct {
 	*lab
-	t *testing.T
-	s *scene
+	t    *testing.T
+	s    *scene
+	last Trace
 	// fam is 4 or 6; words of a packet's text are replaced by addresses of it.
 	fam int
 }
@@ -131,6 +132,7 @@ func (l *aclLab) put(at, text string) (string, *pkt.Packet) {
 	if err != nil {
 		l.t.Fatalf("%s %s: %v", at, text, err)
 	}
+	l.last = tr
 	got := string(tr.Verdict)
 	switch tr.Verdict {
 	case Drop:
@@ -202,6 +204,10 @@ func aclPriority(t *testing.T, l *aclLab) {
 	allow := vswitch.ACLRule{Priority: 100, Direction: vswitch.ACLIn, Protocols: []uint8{6}, Remote: []netip.Prefix{l.prefix("@b")}}
 	l.rules(block, allow)
 	l.want("b", "@b.40000 > @a.80: tcp S", new0)
+	l.want("a", "@a.80 > @b.40000: tcp S.", hit)
+	if s := l.last.String(); !strings.Contains(s, `let in by acl "set1" rule "rule2"`) {
+		t.Errorf("a hit does not name its rule:\n%s", s)
+	}
 	l.want("x", "@x.40000 > @host.8080: tcp S", dropIn)
 	l.want("x", "@x.40000 > @host.8081: tcp S", "pass")
 	l.want("host", "@gw.40000 > @a.80: tcp S", dropIn)

@@ -62,7 +62,6 @@ func key6(k bpf.FlowKey6) key {
 // line is the first line of a flow entry: what is done to its packets.
 type line struct {
 	ops            bpf.Op
-	drop           bool
 	outKind        bpf.OutKind
 	outIfindex     uint32
 	dmac, smac     [6]byte
@@ -86,29 +85,30 @@ type flow struct {
 	inPort, net     uint16
 	reply, nat      bool
 	svc, backend    uint32
+	rule            uint16 // ACL rule that let it in
 	pair            key
 	busy            bool // being written
 }
 
 func flow4(f bpf.Flow4) *flow {
 	return &flow{
-		line: line{ops: bpf.Op(f.Ops), drop: bpf.Verdict(f.Verdict) != bpf.SwitchGhVerdictGH_VERDICT_FORWARD, outKind: bpf.OutKind(f.OutKind),
+		line: line{ops: bpf.Op(f.Ops), outKind: bpf.OutKind(f.OutKind),
 			outIfindex: f.OutIfindex, dmac: f.Dmac, smac: f.Smac, nsrc: addr4(f.NsrcBe), ndst: addr4(f.NdstBe), nh: addr4(f.NhBe),
 			nsport: be(f.NsportBe), ndport: be(f.NdportBe), outMTU: f.OutMtu, outPort: f.OutPort, eIn: f.E_in, eOut: f.E_out, eNet: f.E_net,
 			tun: f.Tun, vtep: f.Vtep},
 		packets: f.Packets, last: f.LastS, tcpOwn: f.TcpOwn, tcpPeer: f.TcpPeer, state: bpf.FlowState(f.State), inPort: f.InPort, net: f.Net,
-		reply: f.Reply != 0, nat: f.Nat != 0, svc: f.Svc, backend: f.Backend, pair: key4(f.Pair), busy: f.Tag&1 != 0,
+		reply: f.Reply != 0, nat: f.Nat != 0, svc: f.Svc, backend: f.Backend, rule: f.Rule, pair: key4(f.Pair), busy: f.Tag&1 != 0,
 	}
 }
 
 func flow6(f bpf.Flow6) *flow {
 	return &flow{
-		line: line{ops: bpf.Op(f.Ops), drop: bpf.Verdict(f.Verdict) != bpf.SwitchGhVerdictGH_VERDICT_FORWARD, outKind: bpf.OutKind(f.OutKind),
+		line: line{ops: bpf.Op(f.Ops), outKind: bpf.OutKind(f.OutKind),
 			outIfindex: f.OutIfindex, dmac: f.Dmac, smac: f.Smac, nsrc: f.Nsrc.B, ndst: f.Ndst.B, nh: f.Nh.B,
 			nsport: be(f.NsportBe), ndport: be(f.NdportBe), outMTU: f.OutMtu, outPort: f.OutPort, eIn: f.E_in, eOut: f.E_out, eNet: f.E_net,
 			tun: f.Tun, vtep: f.Vtep},
 		packets: f.Packets, last: f.LastS, tcpOwn: f.TcpOwn, tcpPeer: f.TcpPeer, state: bpf.FlowState(f.State), inPort: f.InPort, net: f.Net,
-		reply: f.Reply != 0, nat: f.Nat != 0, svc: f.Svc, backend: f.Backend, pair: key6(f.Pair), busy: f.Tag&1 != 0,
+		reply: f.Reply != 0, nat: f.Nat != 0, svc: f.Svc, backend: f.Backend, rule: f.Rule, pair: key6(f.Pair), busy: f.Tag&1 != 0,
 	}
 }
 

@@ -437,9 +437,6 @@ func (w *walk) hit(advance bool) {
 func (w *walk) byFlow(f *flow) {
 	f.last = w.now
 	switch {
-	case f.drop:
-		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE, layFlow, 0}, "a cached drop")
-		return
 	case f.ops&bpf.SwitchGhOpGH_OP_TTL != 0 && w.h.ttl <= 1:
 		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_TTL, layFlow, rejectTTL}, "its TTL ends here")
 		return
@@ -468,6 +465,9 @@ func (w *walk) byFlow(f *flow) {
 	s := Step{Layer: layerName(layFlow), Verdict: "hit", Reason: "an existing flow decides, in " + dir + "; no layer is walked"}
 	if before != after {
 		s.Before, s.After = &before, &after
+	}
+	if r, ok := w.s.Rows.Rule(vswitch.RuleID(f.rule)); ok {
+		s.Rule = "let in by " + r.String()
 	}
 	w.step(s)
 	w.t.Raw.Layer = layFlow
