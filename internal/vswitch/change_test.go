@@ -298,7 +298,7 @@ func checkChanges(t testing.TB, ops []byte) {
 		}
 		if len(d.Epochs) == 0 && slices.ContainsFunc(d.Steps, func(s Step) bool {
 			// These are of interest for what is new, or for ports, whose rows change too.
-			return !slices.Contains([]string{"svc", "slot", "member", "portbusy", "aclset", "aclrule", "aclclass"}, s.Map)
+			return !slices.Contains([]string{"svc", "slot", "member", "portbusy", "vip_l2", "aclset", "aclrule", "aclclass"}, s.Map)
 		}) {
 			t.Fatalf("change %d (%d %d): rows changed but no epoch", i/2, ops[i], ops[i+1])
 		}
@@ -388,7 +388,7 @@ func FuzzCompile(f *testing.F) {
 		rows := 0
 		for b := range tables.blocks {
 			rows += len(b.port) + len(b.net) + len(b.ifport) + len(b.portip) + len(b.addr) + len(b.route) + len(b.svc) +
-				len(b.slot) + len(b.member) + len(b.natpool) + len(b.busy) + len(b.flood) + len(b.floodn) + len(b.cfg) +
+				len(b.slot) + len(b.member) + len(b.vip) + len(b.natpool) + len(b.busy) + len(b.flood) + len(b.floodn) + len(b.cfg) +
 				len(b.aclset) + len(b.aclrule) + len(b.aclclass) + len(b.nh) + len(b.vtep) + len(b.peer)
 		}
 		k := kernel{}

@@ -54,16 +54,17 @@ func Compile(s State, f Facts) (Tables, error) { return new(Compiler).Compile(s,
 // that changed, or whose network, device or uplink did. What it returns is always
 // what Compile would. The zero value is ready; it is not for concurrent use.
 type Compiler struct {
-	nets     map[NetworkID]*netMemo
-	ports    map[PortID]*portMemo
-	uplinks  uplinkMemo
-	pools    poolMemo
-	hosts    hostMemo
-	mappings mappingMemo
-	services servicesMemo
-	addrSets addrSetMemo
-	acls     aclMemo
-	overlay  overlayMemo
+	nets      map[NetworkID]*netMemo
+	ports     map[PortID]*portMemo
+	uplinks   uplinkMemo
+	pools     poolMemo
+	hosts     hostMemo
+	mappings  mappingMemo
+	services  servicesMemo
+	announced announceMemo
+	addrSets  addrSetMemo
+	acls      aclMemo
+	overlay   overlayMemo
 
 	// Who holds what may be held once. Maintained together with ports.
 	addrOwner    map[AddrKey]PortID
@@ -97,7 +98,7 @@ func (c *Compiler) compile(s State, f Facts) (Tables, error) {
 	steps := []func(State, Facts, *Tables) error{
 		c.compileUplinks, c.compileHost, c.compilePools, c.compileVTEPs, c.compileNetworks, c.compileAddrSets, c.compileACLs, c.compilePorts,
 		c.compileOverlay, c.compileFloods,
-		c.compileServices,
+		c.compileServices, c.compileAnnounced,
 	}
 	for _, step := range steps {
 		if err := step(s, f, &t); err != nil {

@@ -95,6 +95,7 @@ func Diff(old, new Tables) Delta {
 	}
 	changed(old.cfg, new.cfg)
 	changed(old.host, new.host)
+	changed(old.announced, new.announced)
 	pair(old.uplinks, new.uplinks, changed)
 	pair(old.pools, new.pools, changed)
 	pair(old.nets, new.nets, changed)
@@ -123,6 +124,7 @@ func Diff(old, new Tables) Delta {
 	port := change("port", was, is, func(r *rows) []Entry[uint32, PortRow] { return r.port })
 	flood := change("flood", was, is, func(r *rows) []Entry[FloodKey, uint32] { return r.flood })
 	floodn := change("floodn", was, is, func(r *rows) []Entry[uint32, uint32] { return r.floodn })
+	vip := change("vip_l2", was, is, func(r *rows) []Entry[VIPKey, uint8] { return r.vip })
 	member := change("member", was, is, func(r *rows) []Entry[MemberKey, MemberRow] { return r.member })
 	slot := change("slot", was, is, func(r *rows) []Entry[SlotKey, uint32] { return r.slot })
 	addr := change("addr", was, is, func(r *rows) []Entry[AddrKey, AddrRow] { return r.addr })
@@ -146,9 +148,9 @@ func Diff(old, new Tables) Delta {
 	// named the former.
 	s.put(cfg).put(net).put(natpool).put(busy).insert(vtep).insert(nh).put(route).overwrite(nh).put(portip).put(port).put(flood).put(floodn)
 	// Backends first, then the lists that name them, then who reads those; see slot in maps.h.
-	s.put(member).put(slot)
+	s.put(member).put(slot).put(vip)
 	s.put(addr).overwrite(vtep).put(peer).put(ifport).put(svc)
-	s.remove(peer).remove(addr).remove(ifport).remove(slot).remove(member).zero(floodn).remove(flood).remove(portip).remove(route)
+	s.remove(peer).remove(addr).remove(ifport).remove(slot).remove(member).remove(vip).zero(floodn).remove(flood).remove(portip).remove(route)
 	s.zero(nh).zero(vtep).zero(port).remove(busy).zero(natpool).zero(net).zero(cfg)
 	s.remove(aclset).remove(aclrule)
 	d.Steps = s.steps

@@ -24,6 +24,7 @@ type (
 	SlotKey    = bpf.SlotKey
 	MemberKey  = bpf.MemberKey
 	MemberRow  = bpf.Member
+	VIPKey     = bpf.VIPKey
 	NATPoolRow = bpf.NATPool
 	BusyKey    = bpf.BusyKey
 	FloodKey   = bpf.FloodKey
@@ -87,6 +88,11 @@ func routeKey(zone Zone, p netip.Prefix) (k RouteKey) {
 
 func svcKey(f Frontend, zone Zone) (k SvcKey) {
 	k.Vip.B, k.PortBe, k.Zone, k.Proto = f.Addr.As16(), be16(f.Port), uint16(zone), f.Proto
+	return k
+}
+
+func vipKey(uplink PortID, a netip.Addr) (k VIPKey) {
+	k.Uplink, k.Addr.B = uint16(uplink), a.As16()
 	return k
 }
 

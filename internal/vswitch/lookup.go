@@ -21,6 +21,7 @@ type Rows struct {
 	Svc     map[SvcKey]SvcRow
 	Slot    map[SlotKey]uint32
 	Member  map[MemberKey]MemberRow
+	VIP     map[VIPKey]uint8
 	NATPool map[uint32]NATPoolRow
 	Busy    map[BusyKey]uint8
 	Flood   map[FloodKey]uint32
@@ -47,7 +48,7 @@ type Rows struct {
 func (t Tables) Rows() *Rows {
 	r := &Rows{
 		Port: map[uint32]PortRow{}, Net: map[uint32]NetRow{}, IfPort: map[uint32]uint32{}, PortIP: map[PortIPKey]uint8{},
-		Addr: map[AddrKey]AddrRow{}, Svc: map[SvcKey]SvcRow{}, Slot: map[SlotKey]uint32{}, Member: map[MemberKey]MemberRow{},
+		Addr: map[AddrKey]AddrRow{}, Svc: map[SvcKey]SvcRow{}, Slot: map[SlotKey]uint32{}, Member: map[MemberKey]MemberRow{}, VIP: map[VIPKey]uint8{},
 		NATPool: map[uint32]NATPoolRow{}, Busy: map[BusyKey]uint8{}, Flood: map[FloodKey]uint32{}, FloodN: map[uint32]uint32{},
 		NextHop: map[uint32]NextHopRow{}, VTEP: map[uint32]VTEPRow{}, Peer: map[PeerKey]PeerRow{},
 		routes: map[RouteKey]RouteRow{}, ServiceNames: map[ServiceID]string{},
@@ -66,6 +67,7 @@ func (t Tables) Rows() *Rows {
 		fill(r.Svc, b.svc)
 		fill(r.Slot, b.slot)
 		fill(r.Member, b.member)
+		fill(r.VIP, b.vip)
 		fill(r.NATPool, b.natpool)
 		fill(r.Busy, b.busy)
 		fill(r.Flood, b.flood)

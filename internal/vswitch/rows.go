@@ -23,6 +23,7 @@ type rows struct {
 	svc     []Entry[SvcKey, SvcRow]
 	slot    []Entry[SlotKey, uint32]
 	member  []Entry[MemberKey, MemberRow]
+	vip     []Entry[VIPKey, uint8]
 	natpool []Entry[uint32, NATPoolRow]
 	busy    []Entry[BusyKey, uint8]
 	flood   []Entry[FloodKey, uint32]
@@ -63,7 +64,7 @@ type block struct {
 func (r *rows) equal(o *rows) bool {
 	return slices.Equal(r.port, o.port) && slices.Equal(r.net, o.net) && slices.Equal(r.ifport, o.ifport) &&
 		slices.Equal(r.portip, o.portip) && slices.Equal(r.addr, o.addr) && slices.Equal(r.route, o.route) &&
-		slices.Equal(r.svc, o.svc) && slices.Equal(r.slot, o.slot) && slices.Equal(r.member, o.member) &&
+		slices.Equal(r.svc, o.svc) && slices.Equal(r.slot, o.slot) && slices.Equal(r.member, o.member) && slices.Equal(r.vip, o.vip) &&
 		slices.Equal(r.natpool, o.natpool) && slices.Equal(r.busy, o.busy) && slices.Equal(r.flood, o.flood) &&
 		slices.Equal(r.floodn, o.floodn) && slices.Equal(r.cfg, o.cfg) &&
 		slices.Equal(r.aclset, o.aclset) && slices.Equal(r.aclrule, o.aclrule) && slices.Equal(r.aclclass, o.aclclass) &&

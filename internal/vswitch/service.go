@@ -110,3 +110,15 @@ const (
 	// client itself. Needs ServiceConsistent, by which both choose alike.
 	ServiceDSR ServiceFlags = 1 << 3
 )
+
+// Announcement makes the host answer ARP and neighbour solicitations for an
+// address that none of its devices has: a frontend, an address of a NAT pool. Who
+// asks gets the uplink's MAC. Which host announces an address is decided
+// elsewhere; datapath.Announce tells the neighbours when that changes.
+type Announcement struct {
+	Object string // for people
+	Addr   netip.Addr
+	// Uplink it is announced at, by device name; "" = every one. One that is not
+	// there announces nothing.
+	Uplink string
+}

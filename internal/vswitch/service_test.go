@@ -23,6 +23,10 @@ func cloneServices(l []Service) []Service {
 // changeService does one small thing to the services of a world.
 func (w *world) changeService(n byte, pick func(int) int) {
 	s := &w.s
+	if n%32 == 17 {
+		s.Announced = []Announcement{{Addr: netip.AddrFrom4([4]byte{10, 96, 0, n % 5})}, {Addr: netip.MustParseAddr("192.0.2.10")}, {Addr: netip.AddrFrom4([4]byte{10, 96, 0, n % 3}), Uplink: "eth3"}}
+		return
+	}
 	if len(s.Services) < 3 || n%8 == 0 {
 		id := ServiceID(n%16 + 1)
 		x := Service{ID: id, Name: fmt.Sprint("svc", id), Flags: ServiceFlags(n % 4), Affinity: uint32(n % 3)}
@@ -164,6 +168,10 @@ func TestInvalidService(t *testing.T) {
 		{"flags", "Flags 0x10: not known", func(_ *State, x *Service) { x.Flags = 16 }},
 		{"dsr alone", "ServiceDSR needs ServiceConsistent", func(_ *State, x *Service) { x.Flags = ServiceDSR }},
 		{"dsr and local", "which ServiceLocal excludes", func(_ *State, x *Service) { x.Flags = ServiceDSR | ServiceConsistent | ServiceLocal }},
+		{"announced", "Announced[0] (lb1): Addr \"224.0.0.1\": not a unicast address", func(s *State, _ *Service) {
+			s.Announced = []Announcement{{Object: "lb1", Addr: addr("224.0.0.1")}}
+		}},
+		{"announced link-local", "nobody else's to ask for", func(s *State, _ *Service) { s.Announced = []Announcement{{Addr: addr("fe80::1")}} }},
 		{"affinity", "over a week", func(_ *State, x *Service) { x.Affinity = 1e6 }},
 	} {
 		t.Run(c.name, func(t *testing.T) {

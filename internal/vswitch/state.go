@@ -56,15 +56,16 @@ const (
 // State is what the switch of one host should be. It is a value: Compile neither
 // keeps nor changes it.
 type State struct {
-	Networks []Network
-	Ports    []Port
-	Mappings []PortMapping
-	NATPools []NATPool
-	Services []Service
-	ACLs     []ACLSet
-	AddrSets []AddrSet
-	Tunnels  []Tunnel
-	Remotes  []Remote
+	Networks  []Network
+	Ports     []Port
+	Mappings  []PortMapping
+	NATPools  []NATPool
+	Services  []Service
+	Announced []Announcement
+	ACLs      []ACLSet
+	AddrSets  []AddrSet
+	Tunnels   []Tunnel
+	Remotes   []Remote
 }
 
 // Network is one address space and its switch.

@@ -22,6 +22,7 @@ type Tables struct {
 	SocketHooks bool
 
 	cfg, host *block
+	announced *block
 	uplinks   map[PortID]*block
 	pools     map[NATPoolID]*block
 	nets      map[NetworkID]*block
@@ -38,7 +39,7 @@ type Tables struct {
 
 // blocks yields every object's block.
 func (t Tables) blocks(yield func(*block) bool) {
-	for _, b := range []*block{t.cfg, t.host, t.vteps} {
+	for _, b := range []*block{t.cfg, t.host, t.announced, t.vteps} {
 		if b != nil && !yield(b) {
 			return
 		}

@@ -72,6 +72,9 @@ func staleService(a, b *block, epochs map[uint32]bool) {
 }
 
 func (b *block) printService(add func(string, ...any)) {
+	for _, e := range b.vip {
+		add("vip uplink %d %s", e.Key.Uplink, ip(e.Key.Addr.B))
+	}
 	for _, e := range b.svc {
 		v := e.Value
 		s := fmt.Sprintf("svc zone %d %s %s %d -> %d", e.Key.Zone, protoName(e.Key.Proto), ip(e.Key.Vip.B), be16(e.Key.PortBe), v.Id)

@@ -24,6 +24,7 @@ int st_new4(struct __sk_buff *skb);
 int st_new6(struct __sk_buff *skb);
 int st_error4(struct __sk_buff *skb);
 int st_error6(struct __sk_buff *skb);
+int st_vip(struct __sk_buff *skb);
 int st_tunnel(struct __sk_buff *skb);
 
 /* Filled when the object is loaded. Pin it: without a descriptor it is emptied. */
@@ -48,6 +49,7 @@ struct {
 		[GH_STAGE_NEW6] = (void *)&st_new6,
 		[GH_STAGE_ERROR4] = (void *)&st_error4,
 		[GH_STAGE_ERROR6] = (void *)&st_error6,
+		[GH_STAGE_VIP] = (void *)&st_vip,
 		[GH_STAGE_TUNNEL] = (void *)&st_tunnel,
 	},
 };

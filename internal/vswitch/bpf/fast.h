@@ -130,6 +130,23 @@ static __always_inline int gh_finish(struct __sk_buff *skb, struct gh_scratch *s
 	return gh_stage(skb, s, fam == 4 ? GH_STAGE_V4 : GH_STAGE_V6);
 }
 
+/*
+ * gh_question() ends a frame at an uplink that is no packet of ours: ARP and ND may
+ * ask for an address that is announced there; all else is the host's.
+ */
+static __always_inline int gh_question(struct __sk_buff *skb, __u32 uplink)
+{
+	struct gh_scratch *s;
+
+	if (!gh_is_control(skb))
+		return gh_pass(skb);
+	s = gh_scratch_get();
+	if (!s)
+		return TC_ACT_SHOT;
+	s->p.in_port = uplink;
+	return gh_stage(skb, s, GH_STAGE_VIP);
+}
+
 /* What the entry knows about where the packet came in. */
 struct gh_in {
 	__u16 in_port, port, zone, net;
@@ -241,7 +258,7 @@ static __always_inline int gh_enter6(struct __sk_buff *skb, const struct gh_in *
 		next = gh_parse6(skb, &k, &h);
 	}
 	if (uplink && (next < 0 || next == GH_NEXT_ND))
-		return gh_pass(skb);
+		return gh_question(skb, in->in_port);
 	k.port = in->port;
 	k.zone = in->zone;
 	if (likely(next == GH_NEXT_FLOW && !group)) {

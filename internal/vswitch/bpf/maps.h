@@ -370,6 +370,26 @@ struct {
 	__type(value, struct gh_member);
 } member SEC(".maps");
 
+/*
+ * vip_l2: HASH {uplink, addr} -> 1: addresses that are not the host's but that it
+ * answers ARP and ND for at this uplink, with the uplink's MAC: of services, of
+ * NAT pools.
+ */
+struct gh_vip_key {
+	__u16 uplink; /* port id */
+	__u16 zero;
+	struct gh_addr addr;
+};
+
+/* configuration */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct gh_vip_key);
+	__type(value, __u8);
+} vip_l2 SEC(".maps");
+
 /* natpool: ARRAY. A pool is a run of entries, one an address. */
 #define GH_POOL_ADDRS 8	/* vswitch.MaxNATAddrs */
 

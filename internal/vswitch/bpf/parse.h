@@ -243,4 +243,17 @@ static __always_inline int gh_pull(struct __sk_buff *skb)
 	return !bpf_skb_pull_data(skb, want);
 }
 
+/* ARP, or neighbour discovery without extension headers, as it must be. */
+static __always_inline int gh_is_control(struct __sk_buff *skb)
+{
+	__u8 proto, type;
+
+	if (skb->protocol == bpf_htons(ETH_P_ARP))
+		return 1;
+	return skb->protocol == bpf_htons(ETH_P_IPV6) &&
+	       !bpf_skb_load_bytes(skb, ETH_HLEN + __builtin_offsetof(struct ipv6hdr, nexthdr), &proto, 1) &&
+	       proto == IPPROTO_ICMPV6 && !bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(struct ipv6hdr), &type, 1) &&
+	       type >= GH_ND_RS && type <= GH_ND_REDIRECT;
+}
+
 #endif /* GH_PARSE_H */

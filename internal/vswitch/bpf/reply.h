@@ -48,6 +48,18 @@ static __always_inline int gh_unanswered(struct __sk_buff *skb, struct gh_scratc
 	return gh_drop(skb, s, GH_DROP_UNKNOWN_DST, GH_LAYER_L2);
 }
 
+/* gh_arp_turn() makes a question its answer: tip is at mac. */
+static __always_inline void gh_arp_turn(struct gh_arp *a, const __u8 *mac, __u32 sip4, __u32 tip4)
+{
+	a->op = GH_ARP_REPLY;
+	__builtin_memcpy(a->eth.h_dest, a->eth.h_source, ETH_ALEN);
+	__builtin_memcpy(a->eth.h_source, mac, ETH_ALEN);
+	__builtin_memcpy(a->tha, a->sha, ETH_ALEN);
+	__builtin_memcpy(a->tip, &sip4, 4);
+	__builtin_memcpy(a->sha, mac, ETH_ALEN);
+	__builtin_memcpy(a->sip, &tip4, 4);
+}
+
 static __always_inline int gh_arp_answer(struct __sk_buff *skb)
 {
 	struct gh_scratch *s = gh_scratch_get();
@@ -85,13 +97,7 @@ static __always_inline int gh_arp_answer(struct __sk_buff *skb)
 		return gh_unanswered(skb, s);
 	if (v->port == p->in_port)
 		return gh_consumed(skb, GH_LAYER_L2); /* a probe for its own address: free */
-	a.op = GH_ARP_REPLY;
-	__builtin_memcpy(a.eth.h_dest, a.eth.h_source, ETH_ALEN);
-	__builtin_memcpy(a.eth.h_source, v->mac, ETH_ALEN);
-	__builtin_memcpy(a.tha, a.sha, ETH_ALEN);
-	__builtin_memcpy(a.tip, &sip4, 4);
-	__builtin_memcpy(a.sha, v->mac, ETH_ALEN);
-	__builtin_memcpy(a.sip, &tip4, 4);
+	gh_arp_turn(&a, v->mac, sip4, tip4);
 	if (bpf_skb_store_bytes(skb, 0, &a, sizeof(a), 0))
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
 	return gh_answer(skb, s, in);
@@ -139,6 +145,46 @@ static __always_inline __u16 gh_csum6(void *src, void *dst, void *msg, __u32 len
 	return ~gh_fold16((__u64)(__u32)sum + bpf_htonl(IPPROTO_ICMPV6));
 }
 
+/*
+ * gh_advertise() makes the solicitation in f, and the packet, an advertisement
+ * of its target at mac.
+ */
+static __always_inline int gh_advertise(struct __sk_buff *skb, struct gh_nd_frame *f, const struct gh_addr *src,
+					const struct gh_addr *target, const __u8 *mac, int router)
+{
+	struct gh_nd *nd = &f->nd;
+	int dad = gh_addr_zero(src);
+
+	if (dad) { /* RFC 4861 section 7.2.4: to all nodes, not solicited */
+		__builtin_memset(&f->ip.daddr, 0, 16);
+		f->ip.daddr.s6_addr[0] = 0xff;
+		f->ip.daddr.s6_addr[1] = 0x02;
+		f->ip.daddr.s6_addr[15] = 1;
+		f->eth.h_dest[0] = 0x33;
+		f->eth.h_dest[1] = 0x33;
+		f->eth.h_dest[2] = 0;
+		f->eth.h_dest[3] = 0;
+		f->eth.h_dest[4] = 0;
+		f->eth.h_dest[5] = 1;
+	} else {
+		__builtin_memcpy(&f->ip.daddr, src, 16);
+		__builtin_memcpy(f->eth.h_dest, f->eth.h_source, ETH_ALEN);
+	}
+	__builtin_memcpy(f->eth.h_source, mac, ETH_ALEN);
+	__builtin_memcpy(&f->ip.saddr, target, 16);
+	f->ip.payload_len = bpf_htons(sizeof(*nd));
+	f->ip.hop_limit = 255;
+	nd->type = GH_ND_NA;
+	nd->code = 0;
+	nd->check = 0;
+	nd->flags = (dad ? 0 : GH_NA_SOLICITED) | GH_NA_OVERRIDE | (router ? GH_NA_ROUTER : 0);
+	nd->opt_type = GH_ND_OPT_TLLA;
+	nd->opt_len = 1;
+	__builtin_memcpy(nd->opt_mac, mac, ETH_ALEN);
+	nd->check = gh_csum6(&f->ip.saddr, &f->ip.daddr, nd, sizeof(*nd));
+	return bpf_skb_change_tail(skb, GH_ND_FRAME, 0) || bpf_skb_store_bytes(skb, 0, &f->eth, GH_ND_FRAME, 0);
+}
+
 static __always_inline int gh_nd_answer(struct __sk_buff *skb)
 {
 	struct gh_scratch *s = gh_scratch_get();
@@ -150,7 +196,6 @@ static __always_inline int gh_nd_answer(struct __sk_buff *skb)
 	struct gh_nd *nd;
 	__u8 first[2];
 	__u32 off;
-	int dad;
 
 	if (!s)
 		return TC_ACT_SHOT;
@@ -194,36 +239,7 @@ static __always_inline int gh_nd_answer(struct __sk_buff *skb)
 	if (v->port == p->in_port)
 		return gh_consumed(skb, GH_LAYER_L2); /* DAD for its own address: free */
 
-	dad = gh_addr_zero(&p->src);
-	if (dad) { /* RFC 4861 section 7.2.4: to all nodes, not solicited */
-		__builtin_memset(&f->ip.daddr, 0, 16);
-		f->ip.daddr.s6_addr[0] = 0xff;
-		f->ip.daddr.s6_addr[1] = 0x02;
-		f->ip.daddr.s6_addr[15] = 1;
-		f->eth.h_dest[0] = 0x33;
-		f->eth.h_dest[1] = 0x33;
-		f->eth.h_dest[2] = 0;
-		f->eth.h_dest[3] = 0;
-		f->eth.h_dest[4] = 0;
-		f->eth.h_dest[5] = 1;
-	} else {
-		__builtin_memcpy(&f->ip.daddr, &p->src, 16);
-		__builtin_memcpy(f->eth.h_dest, f->eth.h_source, ETH_ALEN);
-	}
-	__builtin_memcpy(f->eth.h_source, v->mac, ETH_ALEN);
-	__builtin_memcpy(&f->ip.saddr, &target, 16);
-	f->ip.payload_len = bpf_htons(sizeof(*nd));
-	f->ip.hop_limit = 255;
-	nd->type = GH_ND_NA;
-	nd->code = 0;
-	nd->check = 0;
-	nd->flags = (dad ? 0 : GH_NA_SOLICITED) | GH_NA_OVERRIDE |
-		    (v->flags & GH_ADDR_GATEWAY ? GH_NA_ROUTER : 0);
-	nd->opt_type = GH_ND_OPT_TLLA;
-	nd->opt_len = 1;
-	__builtin_memcpy(nd->opt_mac, v->mac, ETH_ALEN);
-	nd->check = gh_csum6(&f->ip.saddr, &f->ip.daddr, nd, sizeof(*nd));
-	if (bpf_skb_change_tail(skb, GH_ND_FRAME, 0) || bpf_skb_store_bytes(skb, 0, &f->eth, GH_ND_FRAME, 0))
+	if (gh_advertise(skb, f, &p->src, &target, v->mac, v->flags & GH_ADDR_GATEWAY))
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
 	return gh_answer(skb, s, in);
 }

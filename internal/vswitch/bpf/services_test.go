@@ -68,6 +68,7 @@ func (l *lab) services() {
 		l.service(f.lb, 84, pkt.TCP, 0, in|out|silent)
 		l.service(f.lb, 85, pkt.TCP, 0, in|out)
 		l.service(f.lb, 53, pkt.UDP, 0, in|out, labBackend{1, f.a, 53})
+		l.put("vip_l2", VIPKey{Uplink: uint16(l.port("x").id), Addr: addr(f.lb)}, uint8(1))
 	}
 }
 

@@ -435,7 +435,8 @@ enum gh_stage {
 	GH_STAGE_ERROR4 = 12, /* an ICMP error whose flow has been walked */
 	GH_STAGE_ERROR6 = 13,
 	GH_STAGE_TUNNEL = 14, /* a frame that came out of a tunnel */
-	GH_STAGES = 16,
+	GH_STAGE_VIP = 15, /* ARP and ND at an uplink, perhaps for an announced address */
+	GH_STAGES = 32,
 };
 
 /* rate: index = port id; how many answers of our own in the current second */

@@ -13,6 +13,7 @@
 #include "icmp.h"
 #include "reject.h"
 #include "flood.h"
+#include "announce.h"
 #include "sock.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -161,15 +162,16 @@ int uplink_in(struct __sk_buff *skb)
 	struct gh_in in = {};
 	__u32 id;
 
-	/* Frames for others, groups and VLANs of the host's. */
-	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
-		return gh_pass(skb);
-	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
-		return gh_pass(skb);
 	id = gh_port_of(skb->ifindex);
 	pt = gh_port_get(id);
 	if (!id || !pt || pt->kind != GH_PORT_UPLINK || !(pt->flags & GH_PORT_UP))
 		return gh_pass(skb);
+	/* Frames for others, groups and VLANs of the host's. */
+	if (skb->vlan_present)
+		return gh_pass(skb);
+	if (skb->pkt_type != PACKET_HOST ||
+	    (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6)))
+		return gh_question(skb, id);
 	in.in_port = id;
 	in.port = GH_PORT_UPLINK_ANY;
 	in.zone = GH_ZONE_HOST;
@@ -397,6 +399,12 @@ int st_tunnel(struct __sk_buff *skb)
 		group = eth->h_dest[0] & 1;
 	}
 	return gh_switched(skb, &in, proto, group);
+}
+
+SEC("tc")
+int st_vip(struct __sk_buff *skb)
+{
+	return gh_vip_answer(skb);
 }
 
 SEC("tc")

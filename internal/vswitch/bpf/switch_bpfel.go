@@ -936,7 +936,8 @@ const (
 	SwitchGhStageGH_STAGE_ERROR4 SwitchGhStage = 12
 	SwitchGhStageGH_STAGE_ERROR6 SwitchGhStage = 13
 	SwitchGhStageGH_STAGE_TUNNEL SwitchGhStage = 14
-	SwitchGhStageGH_STAGES       SwitchGhStage = 16
+	SwitchGhStageGH_STAGE_VIP    SwitchGhStage = 15
+	SwitchGhStageGH_STAGES       SwitchGhStage = 32
 )
 
 type SwitchGhSvcFlags uint32
@@ -1100,6 +1101,13 @@ const (
 	SwitchGhViaGH_VIA_STATELESS   SwitchGhVia = 4
 )
 
+type SwitchGhVipKey struct {
+	_      structs.HostLayout
+	Uplink uint16
+	Zero   uint16
+	Addr   SwitchGhAddr
+}
+
 type SwitchGhVtep struct {
 	_     structs.HostLayout
 	Addr  SwitchGhAddr
@@ -1153,6 +1161,7 @@ const (
 	SwitchMapStages            = "stages"
 	SwitchMapSvc               = "svc"
 	SwitchMapSvcstat           = "svcstat"
+	SwitchMapVipL2             = "vip_l2"
 	SwitchMapVtep              = "vtep"
 	SwitchProgEpIn             = "ep_in"
 	SwitchProgSockConnect4     = "sock_connect4"
@@ -1179,6 +1188,7 @@ const (
 	SwitchProgStTunnel         = "st_tunnel"
 	SwitchProgStV4             = "st_v4"
 	SwitchProgStV6             = "st_v6"
+	SwitchProgStVip            = "st_vip"
 	SwitchProgUplinkIn         = "uplink_in"
 	SwitchVarGhPairs           = "gh_pairs"
 	SwitchVarGhTimeouts        = "gh_timeouts"
@@ -1253,6 +1263,7 @@ type SwitchProgramSpecs struct {
 	StTunnel         *ebpf.ProgramSpec `ebpf:"st_tunnel"`
 	StV4             *ebpf.ProgramSpec `ebpf:"st_v4"`
 	StV6             *ebpf.ProgramSpec `ebpf:"st_v6"`
+	StVip            *ebpf.ProgramSpec `ebpf:"st_vip"`
 	UplinkIn         *ebpf.ProgramSpec `ebpf:"uplink_in"`
 }
 
@@ -1301,6 +1312,7 @@ type SwitchMapSpecs struct {
 	Stages   *ebpf.MapSpec `ebpf:"stages"`
 	Svc      *ebpf.MapSpec `ebpf:"svc"`
 	Svcstat  *ebpf.MapSpec `ebpf:"svcstat"`
+	VipL2    *ebpf.MapSpec `ebpf:"vip_l2"`
 	Vtep     *ebpf.MapSpec `ebpf:"vtep"`
 }
 
@@ -1375,6 +1387,7 @@ type SwitchMaps struct {
 	Stages   *ebpf.Map `ebpf:"stages"`
 	Svc      *ebpf.Map `ebpf:"svc"`
 	Svcstat  *ebpf.Map `ebpf:"svcstat"`
+	VipL2    *ebpf.Map `ebpf:"vip_l2"`
 	Vtep     *ebpf.Map `ebpf:"vtep"`
 }
 
@@ -1421,6 +1434,7 @@ func (m *SwitchMaps) Close() error {
 		m.Stages,
 		m.Svc,
 		m.Svcstat,
+		m.VipL2,
 		m.Vtep,
 	)
 }
@@ -1464,6 +1478,7 @@ type SwitchPrograms struct {
 	StTunnel         *ebpf.Program `ebpf:"st_tunnel"`
 	StV4             *ebpf.Program `ebpf:"st_v4"`
 	StV6             *ebpf.Program `ebpf:"st_v6"`
+	StVip            *ebpf.Program `ebpf:"st_vip"`
 	UplinkIn         *ebpf.Program `ebpf:"uplink_in"`
 }
 
@@ -1494,6 +1509,7 @@ func (p *SwitchPrograms) Close() error {
 		p.StTunnel,
 		p.StV4,
 		p.StV6,
+		p.StVip,
 		p.UplinkIn,
 	)
 }

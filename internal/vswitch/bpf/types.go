@@ -80,6 +80,7 @@ type (
 	SvcStat       = SwitchGhSvcstat
 	SvcVal        = SwitchGhSvcVal
 	Verdict       = SwitchGhVerdict
+	VIPKey        = SwitchGhVipKey
 	Via           = SwitchGhVia
 )
 

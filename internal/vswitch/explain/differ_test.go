@@ -59,7 +59,7 @@ func TestDifferential(t *testing.T) {
 		"forward revalidated from tunnel", "reply from tunnel", "flood from tunnel", "drop TUN_PEER", "drop TUN_PEER from tunnel",
 		"drop TUN_VNI from tunnel", "drop SPOOF_IP from tunnel", "drop MTU from tunnel",
 		"mirrored forward", "mirrored drop", "mirrored reply", "mirrored flood",
-		"service by affinity", "service drains", "service gone", "service elsewhere", "service direct", "service by client", "service silent",
+		"service by affinity", "service drains", "service gone", "service elsewhere", "service direct", "service by client", "service silent", "announced",
 		"drop ACL_OUT_PRE", "drop ACL_OUT", "drop ACL_IN", "drop FRAG_ORDER at L8 inbound rules",
 		"drop ACL_OUT answered", "drop ACL_IN answered", "drop ACL_IN of an answer", "drop ACL_OUT of an answer"} {
 		if seen[want] == 0 {

@@ -20,6 +20,16 @@ func sceneVIPs() []netip.Addr {
 // serve adds random services.
 func (s *scene) serve(r *rand.Rand) {
 	s.addrs = append(s.addrs, append(sceneVIPs(), sceneVIPs()...)...)
+	s.state.Announced = nil
+	for _, a := range append(sceneVIPs(), s.facts.HostAddrs...) {
+		if one(r, 2) {
+			n := vswitch.Announcement{Addr: a}
+			if one(r, 4) {
+				n.Uplink = pickOf(r, s.facts.Uplinks).Name
+			}
+			s.state.Announced = append(s.state.Announced, n)
+		}
+	}
 	for range r.IntN(8) {
 		x := vswitch.Service{ID: vswitch.ServiceID(len(s.state.Services) + 1), Affinity: pickOf(r, []uint32{0, 0, 10, 1000})}
 		x.Flags = pickOf(r, []vswitch.ServiceFlags{0, 0, vswitch.ServiceDrop, vswitch.ServiceLocal, vswitch.ServiceConsistent,
@@ -162,9 +172,35 @@ func (t *traffic) askAgain(s sentPacket) (scenePort, []byte) {
 	return s.port, t.frame(s.port, &k)
 }
 
+// askNeighbour is a question at an uplink for an address that may be announced.
+func (t *traffic) askNeighbour(at scenePort) []byte {
+	r := t.r
+	a := pickOf(r, sceneVIPs())
+	k := &pkt.Packet{To: pkt.MAC{255, 255, 255, 255, 255, 255}, Ether: pkt.EtherARP, Src: netip.MustParseAddr("10.0.0.9"), Dst: a,
+		Op: pickOf(r, []uint16{1, 1, 1, 2}), ArpSrc: pkt.MAC{2, 0, 0, 0, 0, 0x99}}
+	if a.Is6() {
+		k = &pkt.Packet{To: pkt.MAC{0x33, 0x33, 0xff, 0, 0, 1}, Ether: pkt.EtherIP6, Src: netip.MustParseAddr("fd00:a0::9"), Dst: netip.MustParseAddr("ff02::1:ff00:1"),
+			Proto: pkt.ICMP6, Type: pickOf(r, []uint8{135, 135, 135, 136}), TTL: pickOf(r, []uint8{255, 255, 255, 64}), Target: a}
+		if one(r, 2) {
+			k.Link = &pkt.MAC{2, 0, 0, 0, 0, 0x99}
+		}
+		if one(r, 4) {
+			k.Src = netip.IPv6Unspecified()
+		}
+	}
+	if one(r, 3) {
+		k.To = pkt.MAC(at.mac) // a neighbour that makes sure
+	}
+	k.From = pkt.MAC{2, 0, 0, 0, 0, 0x99}
+	return k.Bytes()
+}
+
 // serviceWords are what of services a trace shows.
 func serviceWords(t Trace) (all []string) {
 	for _, s := range t.Steps {
+		if s.Verdict == "reply" && strings.HasPrefix(s.Rule, "vip ") {
+			all = append(all, "announced")
+		}
 		if s.Layer != layerName(layLB) {
 			continue
 		}

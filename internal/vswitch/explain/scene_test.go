@@ -254,6 +254,9 @@ func (t *traffic) next() (scenePort, []byte) {
 		return t.first.port, k.Bytes()
 	}
 	at := pickOf(r, t.ports)
+	if at.uplink && one(r, 8) {
+		return at, t.askNeighbour(at)
+	}
 	k := &pkt.Packet{Src: pickOf(r, t.addrs), TTL: pickOf(r, []uint8{64, 64, 64, 2, 1, 255})}
 	if len(at.addrs) > 0 && !one(r, 6) {
 		k.Src = pickOf(r, at.addrs)

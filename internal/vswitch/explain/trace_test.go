@@ -45,6 +45,16 @@ func plain(t *testing.T, change ...func(*vswitch.State)) Switch {
 		},
 		Ports:    []vswitch.Port{host(1, 1, "h1"), host(2, 2, "h2"), port(3, 1, "web", "10.1.0.3"), port(4, 1, "db", "10.1.0.4"), port(5, 2, "safe", "10.2.0.5")},
 		Mappings: []vswitch.PortMapping{{Object: "web", Proto: 6, HostPort: 8080, Port: 3, Addr: a("10.1.0.3"), AddrPort: 80}},
+		Services: []vswitch.Service{
+			{ID: 1, Name: "shop", Frontends: []vswitch.Frontend{{Addr: a("10.96.0.1"), Port: 80, Proto: 6, Scope: vswitch.ScopeCluster}},
+				Backends: []vswitch.Backend{{Addr: a("10.1.0.3"), Port: 80, At: 3}, {Addr: a("203.0.113.7"), Port: 8080}}},
+			{ID: 2, Name: "gone", Frontends: []vswitch.Frontend{{Addr: a("10.96.0.2"), Port: 80, Proto: 6, Scope: vswitch.ScopeCluster}},
+				Backends: []vswitch.Backend{{Addr: a("10.1.0.3"), Port: 80, At: 3, State: vswitch.BackendDraining}}},
+			{ID: 3, Name: "edge", Flags: vswitch.ServiceDSR | vswitch.ServiceConsistent,
+				Frontends: []vswitch.Frontend{{Addr: a("192.0.2.1"), Port: 80, Proto: 6, Scope: vswitch.ScopeOutside}},
+				Backends:  []vswitch.Backend{{Addr: a("203.0.113.7"), Port: 8080}}},
+		},
+		Announced: []vswitch.Announcement{{Addr: a("192.0.2.1")}},
 	}
 	for _, c := range change {
 		c(&s)
@@ -102,6 +112,11 @@ func TestGolden(t *testing.T) {
 		{at: 22, mac: 4, line: "arp who-has 10.1.0.1 tell 10.1.0.4"},
 		{at: 2, uplink: true, mac: 9, line: "203.0.113.9.40000 > 198.51.100.1.8080: tcp S"},
 		{at: 2, uplink: true, mac: 9, line: "203.0.113.9.40000 > 198.51.100.1.8081: tcp S"},
+		{at: 22, mac: 4, line: "10.1.0.4.40000 > 10.96.0.1.80: tcp S"},
+		{at: 22, mac: 4, line: "10.1.0.4.40003 > 10.96.0.1.80: tcp S"},
+		{at: 22, mac: 4, line: "10.1.0.4.40000 > 10.96.0.2.80: tcp S"},
+		{at: 2, uplink: true, mac: 9, line: "203.0.113.9.40000 > 192.0.2.1.80: tcp S"},
+		{at: 2, uplink: true, mac: 9, line: "arp who-has 192.0.2.1 tell 198.51.100.254"},
 		{at: 99, mac: 4, line: "10.1.0.4.40000 > 10.1.0.3.80: tcp S"},
 		{guard: true, at: 22, mac: 4, line: "10.1.0.4.40000 > 10.1.0.3.80: tcp S"},
 		{guard: true, at: 2, uplink: true, mac: 9, line: "203.0.113.9.40000 > 198.51.100.1.8080: tcp S"},
@@ -158,10 +173,15 @@ func TestSocket(t *testing.T) {
 		{17, "127.0.0.1:8080", ""},
 		{6, "127.0.0.1:8081", ""},
 		{6, "[::1]:8080", ""},
+		{6, "10.96.0.1:80", "10.1.0.3:80"},
+		{17, "10.96.0.1:80", ""},
 	} {
 		to, _, ok := Socket(s, c.proto, netip.MustParseAddrPort(c.dst))
 		if ok != (c.got != "") || ok && to.String() != c.got {
 			t.Errorf("%d %s: %v %v; want %q", c.proto, c.dst, to, ok, c.got)
 		}
+	}
+	if _, step, ok := Socket(s, 6, netip.MustParseAddrPort("10.96.0.2:80")); !ok || step.Verdict != "drop" || !strings.Contains(step.Reason, "ECONNREFUSED") {
+		t.Errorf("nobody behind it: %+v, %v", step, ok)
 	}
 }

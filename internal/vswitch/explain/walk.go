@@ -333,28 +333,35 @@ func (w *walk) uplinkIn(ifindex uint32) {
 	w.k.port, w.k.zone = 0, 0
 	var n next
 	switch {
-	case w.vlan || proto != ethIP && proto != ethIP6:
-		w.describe()
-		w.pass("neither IPv4 nor IPv6 without a tag: the host's")
-		return
 	case id == 0 || !known || bpf.PortKind(r.Kind) != bpf.SwitchGhPortKindGH_PORT_UPLINK || r.Flags&up == 0:
 		w.describe()
 		w.pass("the device is no uplink of the switch")
 		return
-	case [6]byte(w.frame[:6]) != r.Mac: // pkt_type is not PACKET_HOST
+	case w.vlan:
 		w.describe()
-		w.pass("the frame is not for this host alone")
+		w.pass("a tagged frame: the host's")
 		return
 	}
 	w.inPort, w.in, w.kind = uint16(id), r, bpf.SwitchGhPortKindGH_PORT_UPLINK
-	if proto == ethIP {
+	switch {
+	case proto != ethIP && proto != ethIP6:
+		if w.describe(); proto == ethARP {
+			w.t.Packet = w.arpText()
+		}
+		w.whoseAddr("neither IPv4 nor IPv6: the host's")
+		return
+	case [6]byte(w.frame[:6]) != r.Mac: // pkt_type is not PACKET_HOST
+		w.describe()
+		w.whoseAddr("the frame is not for this host alone")
+		return
+	case proto == ethIP:
 		n = parse4(w.frame, &w.k, &w.h)
-	} else {
+	default:
 		n = parse6(w.frame, &w.k, &w.h)
 	}
 	w.describe()
 	if n < 0 || n == nextND {
-		w.pass("not to be understood, or neighbour discovery: the host's")
+		w.whoseAddr("not to be understood, or neighbour discovery: the host's")
 		return
 	}
 	w.note(layPort, w.portName(w.inPort), "", "pass", "from %s, outside", w.portName(w.inPort))
