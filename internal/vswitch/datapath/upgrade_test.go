@@ -21,6 +21,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 
 	"gatehouse.dev/gatehouse/internal/nettest"
+	"gatehouse.dev/gatehouse/internal/vswitch"
 	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
 	"gatehouse.dev/gatehouse/internal/vswitch/bpf/bpfnext"
 )
@@ -179,19 +180,75 @@ func bindings(t *testing.T, l *lab, from ...*nettest.NS) func() {
 	}
 }
 
-// upgradeLab is a lab under traffic: 50 000 packets a second in four streams, two
-// of them through NAT, and a TCP transfer through NAT.
-func upgradeLab(t *testing.T) (l *lab, d *Datapath, check, end func()) {
+// sticky is a service with affinity, at an address that nobody has: whoever asks
+// it from a new port reaches the backend that it had before.
+func sticky(t *testing.T, l *lab, client *nettest.NS, backends map[vswitch.PortID]*nettest.NS) func() {
+	t.Helper()
+	const at = "10.96.0.7:700"
+	s := vswitch.Service{ID: 1, Object: "sticky", Affinity: 3600,
+		Frontends: []vswitch.Frontend{{Addr: netip.MustParseAddr("10.96.0.7"), Port: 700, Proto: 17, Scope: vswitch.ScopeNetworks}}}
+	for id, ns := range backends {
+		addr := netip.MustParseAddr(fmt.Sprintf("10.1.0.%d", id))
+		s.Backends = append(s.Backends, vswitch.Backend{Addr: addr, Port: 70, At: id})
+		c := ns.ListenPacket(netip.AddrPortFrom(addr, 70).String())
+		go func() {
+			buf := make([]byte, 64)
+			for {
+				_, from, err := c.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				_, _ = c.WriteTo([]byte(addr.String()), from)
+			}
+		}()
+	}
+	l.s.Services = append(l.s.Services, s)
+	had := ""
+	return func() {
+		t.Helper()
+		for range 8 {
+			c, err := client.Dial(t.Context(), "udp", at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			buf := make([]byte, 64)
+			_, err = c.Write([]byte("who are you"))
+			if err == nil {
+				_ = c.SetReadDeadline(time.Now().Add(answer))
+				var n int
+				n, err = c.Read(buf)
+				buf = buf[:n]
+			}
+			c.Close()
+			if err != nil {
+				t.Errorf("ask the service: %v", err)
+				return
+			}
+			if had == "" {
+				had = string(buf)
+			}
+			if string(buf) != had {
+				t.Errorf("the service's client came to %s and now to %s", had, buf)
+			}
+		}
+	}
+}
+
+// upgradeLab is a lab under traffic: pps packets a second in four streams, two of
+// them through NAT, and a TCP transfer through NAT.
+func upgradeLab(t *testing.T, pps int) (l *lab, d *Datapath, check, end func()) {
 	l = newLab(t)
-	a, b := l.container(10), l.container(11)
+	a, b, c := l.container(10), l.container(11), l.container(12)
 	l.publish(11, 17, 5353, 53)
+	backend := sticky(t, l, a, map[vswitch.PortID]*nettest.NS{11: b, 12: c})
 	d = l.open()
 	l.apply(d)
+	backend()
 	streams := map[string]*stream{
-		"between containers":    startStream(t, a, "10.1.0.11:5000", b, "10.1.0.11:5000", 12500),
-		"between containers v6": startStream(t, b, "[fd00:1::a]:5000", a, "[fd00:1::a]:5000", 12500),
-		"from outside":          startStream(t, l.outside, "198.51.100.1:5353", b, "10.1.0.11:53", 12500),
-		"to the outside":        startStream(t, a, "198.51.100.2:5001", l.outside, "198.51.100.2:5001", 12500),
+		"between containers":    startStream(t, a, "10.1.0.11:5000", b, "10.1.0.11:5000", pps/4),
+		"between containers v6": startStream(t, b, "[fd00:1::a]:5000", a, "[fd00:1::a]:5000", pps/4),
+		"from outside":          startStream(t, l.outside, "198.51.100.1:5353", b, "10.1.0.11:53", pps/4),
+		"to the outside":        startStream(t, a, "198.51.100.2:5001", l.outside, "198.51.100.2:5001", pps/4),
 	}
 	x := startTransfer(t, b, "198.51.100.2:6000", l.outside, "198.51.100.2:6000")
 	same := bindings(t, l, a, b)
@@ -201,6 +258,7 @@ func upgradeLab(t *testing.T) (l *lab, d *Datapath, check, end func()) {
 	check = func() {
 		t.Helper()
 		same()
+		backend()
 		before := x.bytes.Load()
 		for deadline := time.Now().Add(answer); x.bytes.Load() == before; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
@@ -232,7 +290,7 @@ func upgradeLab(t *testing.T) (l *lab, d *Datapath, check, end func()) {
 // and back, under traffic. Nothing is lost and NAT bindings stay.
 func TestUpgrade(t *testing.T) {
 	next := fromFile(bpfnext.Layout, nextVersion(t))
-	l, d, check, end := upgradeLab(t)
+	l, d, check, end := upgradeLab(t, 50000)
 	total := func(layout string) (packets uint64, epoch uint32) {
 		t.Helper()
 		spec, err := d.loadSpec()
@@ -293,7 +351,7 @@ func TestUpgrade(t *testing.T) {
 // TestUpgradeKilled kills daemons of both versions at any moment of it.
 func TestUpgradeKilled(t *testing.T) {
 	file := nextVersion(t)
-	l, d, check, end := upgradeLab(t)
+	l, d, check, end := upgradeLab(t, 10000)
 	d.Close()
 	killed := map[string]int{}
 	for i := range 12 {
@@ -322,7 +380,7 @@ func TestUpgradeKilled(t *testing.T) {
 // TestSameVersionOtherLayout: two builds say the same version of different layouts.
 func TestSameVersionOtherLayout(t *testing.T) {
 	file := nextVersion(t)
-	l, d, check, end := upgradeLab(t)
+	l, d, check, end := upgradeLab(t, 10000)
 	d.Close()
 	l.o.object = fromFile(bpf.StateLayout, file)
 	d = l.open()

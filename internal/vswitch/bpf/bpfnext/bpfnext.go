@@ -8,6 +8,7 @@
 package bpfnext
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -35,6 +36,8 @@ var edits = []edit{
 	{"state.h", `(\t__be16 sport_be, dport_be;\n)(\t__u32 last_s;\n)`, "$2$1", 1},                  // fragments
 	{"state.h", `(\t__u64 rx_packets, rx_bytes;\n)(\t__u64 tx_packets, tx_bytes;\n)`, "$2$1", 1},   // counters of ports
 	{"state.h", `__u64 packets, bytes;(\n\t__u32 ev_s)`, "__u64 bytes, packets;$1", 1},             // counters of drops
+	{"state.h", `(\t__u32 backend;[^\n]*\n)(\t__u32 last_s;\n)`, "\t__u64 added;\n$2$1", 1},        // affinity
+	{"state.h", `(\t__u16 zone;\n)(\t__u16 kind;[^\n]*\n)`, "$2$1", 1},
 	{"state.h", `__uint\(max_entries, 16384\);(\n\t__type\(key, struct gh_frag)`, "__uint(max_entries, 8192);$1", 2},
 }
 
@@ -86,4 +89,65 @@ func Compile(gen, dir string) (string, error) {
 		return "", fmt.Errorf("compile: %w\n%s", err, text)
 	}
 	return out, nil
+}
+
+// Build makes a gatehouse of the next version from the module in root: its
+// programs, the Go types generated from them, and its Layout take the place of
+// this version's, which stay as they are on the disk. dir is for what is made.
+func Build(root, dir, out string) error {
+	at := filepath.Join(root, "internal", "vswitch", "bpf")
+	if err := Sources(at, dir); err != nil {
+		return err
+	}
+	gen, err := os.ReadFile(filepath.Join(at, "gen.go"))
+	if err != nil {
+		return err
+	}
+	m := regexp.MustCompile(`(?m)^//go:generate go (tool bpf2go .*-cflags) "([^"]*)" (.*) switch\.c$`).FindSubmatch(gen)
+	if m == nil {
+		return fmt.Errorf("%s: no go:generate line as expected", at)
+	}
+	args := append(strings.Fields(string(m[1])), string(m[2]))
+	args = append(args, "-go-package", "bpf", "-output-dir", dir)
+	args = append(append(args, strings.Fields(string(m[3]))...), filepath.Join(dir, "switch.c"))
+	if err := run(root, "go", args...); err != nil {
+		return err
+	}
+	layout, err := os.ReadFile(filepath.Join(at, "layout.go"))
+	if err != nil {
+		return err
+	}
+	const is = `const StateLayout = "`
+	i := strings.Index(string(layout), is)
+	if i < 0 {
+		return fmt.Errorf("%s: no StateLayout", at)
+	}
+	rest := string(layout)[i+len(is):]
+	layout = []byte(string(layout)[:i+len(is)] + Layout + rest[strings.Index(rest, `"`):])
+	if err := os.WriteFile(filepath.Join(dir, "layout.go"), layout, 0o644); err != nil {
+		return err
+	}
+	overlay := struct{ Replace map[string]string }{map[string]string{}}
+	for _, name := range []string{"layout.go", "switch_bpfel.go", "switch_bpfel.o"} {
+		overlay.Replace[filepath.Join(at, name)] = filepath.Join(dir, name)
+	}
+	b, err := json.Marshal(overlay)
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(file, b, 0o644); err != nil {
+		return err
+	}
+	return run(root, "go", "build", "-overlay", file, "-o", out, "./cmd/gatehouse")
+}
+
+func run(dir, name string, args ...string) error {
+	cmd := exec.Command(name, args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w\n%s", name, args[0], err, text)
+	}
+	return nil
 }
