@@ -74,7 +74,6 @@ func (d *Datapath) Repair() ([]Damage, error) {
 		d.log.Warn("another process changed what is attached; it was put right", "what", x.String())
 	}
 	if err != nil {
-		d.count.repairErrors.Add(1)
 		return found, fmt.Errorf("repair data plane: %w", err)
 	}
 	return found, nil

@@ -47,7 +47,7 @@ type Metrics struct {
 	Samples, SamplesLost int64
 	// Repaired counts attachments that other processes had taken away or got before.
 	RepairedGone, RepairedBehind int64
-	RepairErrors                 int64
+	RepairErrors                 int64 // times that something could not be put right within a second
 }
 
 // Metrics returns the counters.

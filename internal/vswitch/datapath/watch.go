@@ -20,6 +20,9 @@ import (
 const (
 	lookQuiet = 20 * time.Millisecond
 	lookEvery = 250 * time.Millisecond
+	// lookPatience is how long a look may fail before it is told: who took the
+	// anchor out of the block makes it fail until the anchor is back there.
+	lookPatience = time.Second
 )
 
 // damageBuffer is how many wait for a reader of Damages.
@@ -58,7 +61,8 @@ func (d *Datapath) guard(ctx context.Context) error {
 	defer sock.Close()
 	every := time.NewTicker(lookEvery)
 	defer every.Stop()
-	trouble := ""
+	var trouble time.Time // since when looks fail; zero = they do not
+	told := ""
 	for {
 		select {
 		case <-ctx.Done():
@@ -80,9 +84,12 @@ func (d *Datapath) guard(ctx context.Context) error {
 		}
 		switch {
 		case err == nil:
-			trouble = ""
-		case err.Error() != trouble: // once, not four times a second
-			trouble = err.Error()
+			trouble, told = time.Time{}, ""
+		case trouble.IsZero():
+			trouble = time.Now()
+		case time.Since(trouble) > lookPatience && err.Error() != told: // once, not four times a second
+			told = err.Error()
+			d.count.repairErrors.Add(1)
 			d.log.Warn("data plane incomplete", "error", err)
 		}
 	}
