@@ -137,6 +137,7 @@ func (d *daemon) metrics(ctx context.Context, w io.Writer) error {
 
 	e.family("gatehouse_switch_repairs_total", "counter", "Attachments that another process took away (gone) or got before (behind), and that were put right.")
 	e.printf("gatehouse_switch_repairs_total{damage=\"gone\"} %d\ngatehouse_switch_repairs_total{damage=\"behind\"} %d\n", m.RepairedGone, m.RepairedBehind)
+	one("gatehouse_switch_preceded_ports", "gauge", "Ports on whose device another's tcx program runs before the switch, as of the last sweep.", m.Preceded)
 	one("gatehouse_switch_repair_errors_total", "counter", "Times that an attachment could not be put right within a second.", m.RepairErrors)
 
 	drops, err := d.dp.Drops()

@@ -65,16 +65,17 @@ type Datapath struct {
 	watchers watchers
 
 	// mu serialises Apply and guards what follows.
-	mu     sync.Mutex
-	closed bool
-	gen    *generation      // what Apply writes to
-	live   bool             // gen is attached
-	dirty  bool             // the maps of gen may differ from tables
-	tables vswitch.Tables   // what gen's maps hold
-	moved  map[string]moves // by what was moved to the front
-	carry  []*carryover     // until the first switch: state of other versions
-	shared bool             // programs used our state maps before the switch
-	base   vswitch.Tables   // what Apply was asked for: tables without who looks
+	mu       sync.Mutex
+	closed   bool
+	gen      *generation      // what Apply writes to
+	live     bool             // gen is attached
+	dirty    bool             // the maps of gen may differ from tables
+	tables   vswitch.Tables   // what gen's maps hold
+	moved    map[string]moves // by what was moved to the front
+	preceded map[int]bool     // devices of ports where another's program comes first
+	carry    []*carryover     // until the first switch: state of other versions
+	shared   bool             // programs used our state maps before the switch
+	base     vswitch.Tables   // what Apply was asked for: tables without who looks
 
 	count counters
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -179,6 +180,33 @@ func TestNeighbours(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestPreceded: another's tcx program on a port's device is told of.
+func TestPreceded(t *testing.T) {
+	if !haveTCX(t) {
+		t.Skip("tcx requires Linux 6.6")
+	}
+	l := newLab(t)
+	l.container(10)
+	d := l.open()
+	l.apply(d)
+	look := func(want ...int) {
+		t.Helper()
+		if got, err := d.LookForPreceded(); err != nil || !slices.Equal(got, want) || d.Metrics().Preceded != int64(len(want)) {
+			t.Errorf("preceded: %v, %v, metric %d; want %v", got, err, d.Metrics().Preceded, want)
+		}
+	}
+	look()
+	ifindex := l.f.Ifindex[l.s.Ports[1].Interface]
+	k, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: stranger(t), Attach: ebpf.AttachTCXIngress})
+	if err != nil {
+		t.Fatal(err)
+	}
+	look(ifindex)
+	look(ifindex)
+	k.Close()
+	look()
 }
 
 // TestQuarrel: another process that insists on being the first gets its way, but

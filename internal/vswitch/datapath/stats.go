@@ -26,6 +26,7 @@ type counters struct {
 	eventsRead, eventsLost, eventsMalformed atomic.Int64
 	repairedGone, repairedBehind            atomic.Int64
 	repairErrors                            atomic.Int64
+	preceded                                atomic.Int64
 	eventsHeld, samples, samplesLost        atomic.Int64
 	crowded4, crowded6                      atomic.Bool
 }
@@ -48,6 +49,7 @@ type Metrics struct {
 	// Repaired counts attachments that other processes had taken away or got before.
 	RepairedGone, RepairedBehind int64
 	RepairErrors                 int64 // times that something could not be put right within a second
+	Preceded                     int64 // ports on whose device another's tcx program runs first, as of the last sweep
 }
 
 // Metrics returns the counters.
@@ -64,6 +66,7 @@ func (d *Datapath) Metrics() Metrics {
 		Events:    c.eventsRead.Load(), EventsLost: c.eventsLost.Load(), EventsHeld: c.eventsHeld.Load(), EventsMalformed: c.eventsMalformed.Load(),
 		Samples: c.samples.Load(), SamplesLost: c.samplesLost.Load(),
 		RepairedGone: c.repairedGone.Load(), RepairedBehind: c.repairedBehind.Load(), RepairErrors: c.repairErrors.Load(),
+		Preceded: c.preceded.Load(),
 	}
 }
 

@@ -68,6 +68,9 @@ func (d *Datapath) Run(ctx context.Context) error {
 			if err != nil {
 				d.log.Warn("flow sweep incomplete", "error", err)
 			}
+			if _, err := d.LookForPreceded(); err != nil {
+				d.log.Warn("others' programs not looked for", "error", err)
+			}
 			next = time.Now().Add(r.next())
 		}
 	})
