@@ -6,6 +6,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -35,7 +36,7 @@ func (h *host) netnsOf(name string) string {
 // is lost, no connection breaks, and nobody outside sees another source port.
 func TestHitless(t *testing.T) {
 	h := newHost(t)
-	if _, err := os.Stat("/usr/bin/clang-14"); err != nil {
+	if _, err := exec.LookPath("clang-14"); err != nil {
 		t.Skip("the compiler of the eBPF objects is not here: no next version to go to")
 	}
 	root, err := filepath.Abs("..")

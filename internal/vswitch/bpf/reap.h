@@ -44,12 +44,11 @@ static __always_inline void gh_enqueue(const void *key, int fam)
 		gh_key_copy(slot, key, fam);
 }
 
-/* gh_reap_oldest() takes the oldest key out and looks whether it is of the dead. */
-static __always_inline void gh_reap_oldest(__u32 now_s, int fam)
+/* gh_reap_oldest() takes the oldest key out, into scratch, and looks whether it is of the dead. */
+static __always_inline void gh_reap_oldest(struct gh_scratch *s, int fam)
 {
 	__u32 *head = gh_reap_get(fam == 4 ? GH_REAP_HEAD4 : GH_REAP_HEAD6);
 	__u32 *tail = gh_reap_get(fam == 4 ? GH_REAP_TAIL4 : GH_REAP_TAIL6);
-	union gh_key key, tmp;
 	__u32 t, n;
 	void *f;
 
@@ -68,14 +67,14 @@ static __always_inline void gh_reap_oldest(__u32 now_s, int fam)
 	f = gh_queue_at(t, fam);
 	if (!f)
 		return;
-	gh_key_copy(&key, f, fam);
-	f = gh_flow_get(&key, fam);
+	gh_key_copy(&s->key, f, fam);
+	f = gh_flow_get(&s->key, fam);
 	if (!f)
 		return; /* gone */
-	if (gh_dead(f, &key, fam, now_s))
-		gh_unlink(f, &key, &tmp, fam);
+	if (gh_dead(f, &s->key, fam, s->p.now_s))
+		gh_unlink(f, &s->key, &s->rkey, fam);
 	else
-		gh_enqueue(&key, fam);
+		gh_enqueue(&s->key, fam);
 }
 
 /* gh_birth() is called for each conversation that is made; born = there was room. */
@@ -83,18 +82,19 @@ static __always_inline int gh_birth(int born, int fam)
 {
 	struct gh_scratch *s = gh_scratch_get();
 	__u32 *beat = gh_reap_get(GH_REAP_BEAT);
-	__u32 now_s;
 	int i;
 
 	if (!s || !beat)
 		return 0;
 	if (born)
 		gh_enqueue(&s->key, fam);
-	now_s = s->p.now_s;
-	if (likely((__s32)(now_s - GH_READ(*beat)) <= GH_REAP_PATIENCE))
+	if (likely((__s32)(s->p.now_s - GH_READ(*beat)) <= GH_REAP_PATIENCE))
 		return 0;
+	/* What was made of the answer is in the table, or is not going to be. */
+	gh_key_copy(&s->rval, &s->key, fam);
 	for (i = 0; i < GH_REAP_LOOKS; i++)
-		gh_reap_oldest(now_s, fam);
+		gh_reap_oldest(s, fam);
+	gh_key_copy(&s->key, &s->rval, fam);
 	return 0;
 }
 
