@@ -19,8 +19,9 @@ import (
 const maxVerified = 100_000
 
 // maxVerifiedOld is for kernels before 6.6, whose verifier finds fewer states
-// equal: 6.1 walks the two entry programs four times as long.
-const maxVerifiedOld = 300_000
+// equal: 6.1 walks ep_in six times as long (398 098 where 6.18 has 68 349). It is
+// half of the kernel's limit.
+const maxVerifiedOld = 500_000
 
 // loadSpec is the object with small tables, as tests need it.
 func loadSpec(t testing.TB) *ebpf.CollectionSpec {
