@@ -479,3 +479,38 @@ func (l *lab) firstPacket(b *testing.B, d *Datapath, vip netip.Addr) time.Durati
 	slices.Sort(all)
 	return all[len(all)/2]
 }
+
+// A service of an overlay has backends on two hosts, which both see their client.
+func TestServiceOfOverlay(t *testing.T) {
+	wire := newWire(t)
+	n1, n2 := newNode(t, wire, 1, blueSubnets()...), newNode(t, wire, 2, blueSubnets()...)
+	client, clients := n1.container(0, 11)
+	here, hereAddrs := n1.container(0, 12)
+	there, thereAddrs := n2.container(0, 13)
+	nameServer(here, "[::]:7", "here")
+	nameServer(there, "[::]:7", "there")
+	n1.knows(false, n2)
+	n2.knows(false, n1)
+	for i, f := range families() {
+		s := f.service(vswitch.ServiceID(i+1), f.vip, 80, vswitch.ScopeCluster)
+		s.Backends = []vswitch.Backend{{Addr: hereAddrs[i], Port: 7, At: n1.s.Ports[len(n1.s.Ports)-1].ID}, {Addr: thereAddrs[i], Port: 7}}
+		n1.s.Services = append(n1.s.Services, s)
+	}
+	n1.apply()
+	n2.apply()
+	for i, f := range families() {
+		for _, network := range []string{"tcp", "udp"} {
+			got := map[string]int{}
+			for range 24 {
+				who, sees := whoIs(t, client, network, f.addr(f.vip, 80))
+				got[who]++
+				if at := netip.MustParseAddrPort(sees).Addr().Unmap(); at != clients[i] {
+					t.Errorf("IPv%s, %s: %s sees %s, want %s", f.name, network, who, at, clients[i])
+				}
+			}
+			if got["here"] == 0 || got["there"] == 0 {
+				t.Errorf("IPv%s, %s: answered by %v", f.name, network, got)
+			}
+		}
+	}
+}
