@@ -51,18 +51,25 @@ const (
 func gateway4(i int) string { return fmt.Sprintf("10.%d.0.1", 100+i) }
 func gateway6(i int) string { return fmt.Sprintf("fd00:%d::1", 100+i) }
 
-// switchHost makes host number i with a network that has the flags.
-func (s *scope) switchHost(name string, i int, flags vswitch.NetFlags) *switchHost {
+// bareSwitch makes a host without networks; i numbers its block.
+func (s *scope) bareSwitch(name string, i int) *switchHost {
 	h := &switchHost{node: s.node(name), pins: "/sys/fs/bpf/ghbench-" + name, block: 0x67480000 + uint32(i), first: firstPort}
 	h.Facts = vswitch.Facts{Ifindex: map[string]int{}}
-	h.ip("link add name anchor type veth peer name anchor1", "link set dev anchor up", "link set dev anchor1 up",
-		"link add name sw type veth peer name nic", "link set dev sw up", "link set dev nic up")
+	h.ip("link add name anchor type veth peer name anchor1", "link set dev anchor up", "link set dev anchor1 up")
 	h.sysctl("net/ipv4/conf/anchor/forwarding=1", "net/ipv6/conf/anchor/forwarding=1")
 	h.join("anchor")
+	h.Facts.Anchor = h.Facts.Ifindex["anchor"]
+	return h
+}
+
+// switchHost makes host number i with a network that has the flags.
+func (s *scope) switchHost(name string, i int, flags vswitch.NetFlags) *switchHost {
+	h := s.bareSwitch(name, i)
+	h.ip("link add name sw type veth peer name nic", "link set dev sw up", "link set dev nic up")
 	h.join("sw")
+	h.Facts.Ifindex["nic"] = h.device("nic").Ifindex
 	gw4, gw6 := gateway4(i), gateway6(i)
 	h.addr("nic", gw4+"/16", gw6+"/64")
-	h.Facts.Anchor = h.device("anchor").Ifindex
 	h.State = vswitch.State{
 		Networks: []vswitch.Network{{
 			ID: benchNetwork, Zone: 1, Name: "bench", HostPort: hostPort, Flags: flags,
@@ -88,14 +95,11 @@ func mac(d device) (m vswitch.MAC) { copy(m[:], d.mac); return m }
 func (h *switchHost) join(dev string) {
 	h.run("", "tc", "qdisc", "add", "dev", dev, "ingress_block", strconv.FormatUint(uint64(h.block), 10), "clsact")
 	h.Facts.Ifindex[dev] = h.device(dev).Ifindex
-	if dev == "sw" {
-		h.Facts.Ifindex["nic"] = h.device("nic").Ifindex
-	}
 }
 
 // container plugs in a namespace; its addresses end in its port's number.
 func (h *switchHost) container(name string) (*node, vswitch.Port) {
-	id := h.first + vswitch.PortID(len(h.State.Ports)-1)
+	id := h.first + vswitch.PortID(len(h.State.Ports))
 	n := h.s.node(name)
 	dev := fmt.Sprintf("p%d", id)
 	h.s.veth(h.node, dev, n, "eth0")
@@ -110,9 +114,9 @@ func (h *switchHost) container(name string) (*node, vswitch.Port) {
 
 // hostOf is address number n of a subnet.
 func hostOf(sub vswitch.Subnet, n int) netip.Addr {
-	a := sub.Gateway.As16()
+	a := sub.Prefix.Addr().As16()
 	a[15] = byte(n)
-	if sub.Gateway.Is4() {
+	if sub.Prefix.Addr().Is4() {
 		return netip.AddrFrom16(a).Unmap()
 	}
 	return netip.AddrFrom16(a)
@@ -124,7 +128,9 @@ func (h *switchHost) address(n *node, p *vswitch.Port) {
 		addr := hostOf(sub, int(p.ID))
 		p.Addrs = append(p.Addrs, addr)
 		n.addr("eth0", netip.PrefixFrom(addr, sub.Prefix.Bits()).String())
-		n.ip(fmt.Sprintf("route add default via %s dev eth0", sub.Gateway))
+		if sub.Gateway.IsValid() {
+			n.ip(fmt.Sprintf("route add default via %s dev eth0", sub.Gateway))
+		}
 	}
 }
 

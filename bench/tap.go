@@ -53,7 +53,7 @@ func benchTap(b *bench, r *report, rounds int) error {
 
 // guest plugs in a tap port with a guest behind it.
 func (h *switchHost) guest(name string) (*node, vswitch.Port) {
-	id := h.first + vswitch.PortID(len(h.State.Ports)-1)
+	id := h.first + vswitch.PortID(len(h.State.Ports))
 	n := h.s.node(name)
 	dev := fmt.Sprintf("t%d", id)
 	h.s.tap(h.node, dev, n)
