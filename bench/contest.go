@@ -89,6 +89,10 @@ func (c *contest) run(r *report, rounds int) error {
 				}
 				w := watchCPU()
 				v, err := m.measure(p, to)
+				if err != nil { // on a busy machine somebody may have come too late
+					w = watchCPU()
+					v, err = m.measure(p, to)
+				}
 				if err != nil {
 					gone[p.name+m.name] = true
 					fail(p, m.name, err)
