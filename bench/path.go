@@ -67,7 +67,7 @@ var (
 	colP50   = column{"RR p50 µs", "%.1f", true}
 	colP99   = column{"RR p99 µs", "%.1f", true}
 	colCRR   = column{"CRR/s", "%.0f", false}
-	colFlows = column{"new kflows/s", "%.0f", false}
+	colFlows = column{"new kflows/s", "%.1f", false}
 
 	metricPPS   = metric{"pps", []column{colKpps}, (*path).pps}
 	metricTCP   = metric{"tcp", []column{colGbit, colCPU}, (*path).tcp}
