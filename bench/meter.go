@@ -167,7 +167,11 @@ type programCost struct {
 // programCosts lists the pinned programs that have run.
 func programCosts(pins []string) map[ebpf.ProgramID]programCost {
 	all := map[ebpf.ProgramID]programCost{}
-	for _, dir := range pins {
+	for i, dir := range pins {
+		host := ""
+		if len(pins) > 1 {
+			host = fmt.Sprintf(" (host %d)", i+1)
+		}
 		paths, _ := filepath.Glob(filepath.Join(dir, "gen", "*", "progs", "*"))
 		for _, path := range paths {
 			p, err := ebpf.LoadPinnedProgram(path, nil)
@@ -177,7 +181,7 @@ func programCosts(pins []string) map[ebpf.ProgramID]programCost {
 			if info, err := p.Info(); err == nil {
 				id, _ := info.ID()
 				if s, err := p.Stats(); err == nil && s.RunCount > 0 {
-					all[id] = programCost{info.Name, s.RunCount, uint64(s.Runtime)}
+					all[id] = programCost{info.Name + host, s.RunCount, uint64(s.Runtime)}
 				}
 			}
 			p.Close()
