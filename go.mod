@@ -19,6 +19,7 @@ require (
 	github.com/opencontainers/go-digest v1.0.0 // content digests
 	github.com/opencontainers/image-spec v1.1.1 // image documents
 	github.com/opencontainers/runtime-spec v1.3.0 // OCI bundles
+	github.com/prometheus/client_golang v1.25.0 // tests: metrics as Prometheus reads them
 	github.com/rogpeppe/go-internal v1.16.0 // testscript
 	github.com/spf13/cobra v1.10.2 // the command line
 	github.com/spf13/pflag v1.0.10 // the command line
@@ -38,9 +39,13 @@ require (
 	github.com/docker/docker-credential-helpers v0.9.3 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/mdlayher/socket v0.6.0 // indirect
+	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
+	github.com/prometheus/client_model v0.6.3 // indirect
+	github.com/prometheus/common v0.72.0 // indirect
 	github.com/sirupsen/logrus v1.10.2 // indirect
 	golang.org/x/exp/typeparams v0.0.0-20260209203927-2842357ff358 // indirect
 	golang.org/x/mod v0.41.0 // indirect
+	google.golang.org/protobuf v1.36.12 // indirect
 	honnef.co/go/tools v0.8.2 // indirect
 )
 

@@ -20,6 +20,9 @@ type ExplainRequest struct {
 	SourcePort uint16 `json:",omitempty"`
 	// Source is the address that From claims to have; absent = its own.
 	Source string `json:",omitempty"`
+	// Frame is a whole Ethernet frame that From sends as it is. Then From is an
+	// endpoint or "uplink NAME" (a frame from the wire), and all else is absent.
+	Frame []byte `json:",omitempty"`
 }
 
 // Explanation is the way of that packet, walk by walk: one walk through the switch

@@ -131,6 +131,10 @@ func invalid(field, format string, args ...any) error {
 
 func (q *question) answer() (hcn.Explanation, error) {
 	var err error
+	if len(q.r.Frame) > 0 {
+		err = q.frameAsItIs()
+		return q.x, err
+	}
 	if q.from, err = q.end("From", q.r.From); err != nil {
 		return q.x, err
 	}

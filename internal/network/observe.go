@@ -11,6 +11,7 @@ import (
 
 	"gatehouse.dev/gatehouse/hcn"
 	"gatehouse.dev/gatehouse/internal/network/model"
+	"gatehouse.dev/gatehouse/internal/vswitch"
 )
 
 // EndpointStats returns the counters of a local endpoint, seen from the endpoint.
@@ -33,6 +34,76 @@ func (h *HNS) EndpointStats(_ context.Context, ref string) (hcn.EndpointStats, e
 	s.BytesReceived, s.PacketsReceived, s.DroppedPacketsIncoming = c.RxBytes, c.RxPackets, c.RxDrops
 	s.BytesSent, s.PacketsSent, s.DroppedPacketsOutgoing = c.TxBytes, c.TxPackets, c.TxDrops
 	return s, nil
+}
+
+// PortName is what is plugged into a port of the switch.
+type PortName struct {
+	Kind       string // "endpoint", "host" (the vNIC of a network), "uplink"
+	ID         string // GUID of the endpoint or network
+	Name       string // of the endpoint, network or device
+	Network    string // "" of uplinks
+	Containers []string
+}
+
+// String is "endpoint web", "host of nat", "uplink eth0".
+func (p PortName) String() string {
+	name := p.Name
+	if name == "" {
+		name = p.ID
+	}
+	if p.Kind == "host" {
+		return "host of " + name
+	}
+	return p.Kind + " " + name
+}
+
+// PortNames are all ports of the moment.
+func (h *HNS) PortNames() map[vswitch.PortID]PortName {
+	w := h.World()
+	names := map[vswitch.PortID]PortName{}
+	for _, n := range w.AllNetworks() {
+		if n.HostPort != 0 {
+			names[n.HostPort] = PortName{Kind: "host", ID: n.Doc.Id, Name: n.Doc.Name, Network: n.Doc.Name}
+		}
+	}
+	for _, e := range w.AllEndpoints() {
+		if !e.Attached() {
+			continue
+		}
+		p := PortName{Kind: "endpoint", ID: e.Doc.Id, Name: e.Doc.Name}
+		if n, ok := w.Network(e.Doc.HostComputeNetwork); ok {
+			p.Network = n.Doc.Name
+		}
+		if ns, ok := w.Namespace(e.Doc.HostComputeNamespace); ok {
+			p.Containers = ns.Containers
+		}
+		names[e.Port] = p
+	}
+	if t := h.tables.Load(); t != nil {
+		for _, u := range t.Uplinks {
+			names[u.Port] = PortName{Kind: "uplink", Name: u.Name}
+		}
+	}
+	return names
+}
+
+// PortsOf are the ports of the endpoints meant by ref: an endpoint, an address, or
+// a container. It is an error if none of them is attached.
+func (h *HNS) PortsOf(ref string) ([]vswitch.PortID, error) {
+	es, err := h.World().Speakers(ref)
+	if err != nil {
+		return nil, err
+	}
+	var ports []vswitch.PortID
+	for _, e := range es {
+		if e.Attached() {
+			ports = append(ports, e.Port)
+		}
+	}
+	if len(ports) == 0 {
+		return nil, &model.Error{Code: hcn.HCN_E_ENDPOINT_NOT_ATTACHED, Text: fmt.Sprintf("endpoint %s is not attached to a namespace: nothing passes", ref)}
+	}
+	return ports, nil
 }
 
 // Graph is what a drawing of the host's networks shows.

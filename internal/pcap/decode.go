@@ -7,6 +7,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"strconv"
+	"strings"
 )
 
 // Head is what a filter and a line for people need of a frame.
@@ -131,6 +133,15 @@ func ProtoName(p uint8) string {
 		}
 	}
 	return fmt.Sprintf("proto-%d", p)
+}
+
+// Protocol reads a protocol's name or number.
+func Protocol(s string) (uint8, bool) {
+	if n, ok := protocols()[strings.ToLower(s)]; ok {
+		return n, true
+	}
+	n, err := strconv.ParseUint(s, 10, 8)
+	return uint8(n), err == nil
 }
 
 func protocols() map[string]uint8 {

@@ -66,6 +66,9 @@ func (f Filter) String() string {
 	return f.e.String()
 }
 
+// InvalidParameter marks the error as the caller's (errdefs).
+func (e *FilterError) InvalidParameter() {}
+
 // node is a part of an expression.
 type node interface {
 	match(*Subject) bool
@@ -340,13 +343,9 @@ func (p *parser) value(d side, word string) (node, error) {
 		}
 		n = portTerm{d, uint16(x)}
 	case "proto":
-		x, ok := protocols()[v]
+		x, ok := Protocol(v)
 		if !ok {
-			y, err := strconv.ParseUint(v, 10, 8)
-			if err != nil {
-				return nil, p.fail("%q is not a protocol: tcp, udp, icmp, icmp6, sctp or a number up to 255", v)
-			}
-			x = uint8(y)
+			return nil, p.fail("%q is not a protocol: tcp, udp, icmp, icmp6, sctp or a number up to 255", v)
 		}
 		n = protoTerm(x)
 	case "dir":

@@ -159,6 +159,7 @@ func newFixture(t *testing.T) *fixture {
 		HCN:     map[string]resource.Collection{"networks": f.nets, "endpoints": &things{db: db, kind: "endpoints"}},
 		Globals: map[string]int{"Major": 16},
 		Host:    map[string]Query{"echo": func(_ context.Context, q url.Values) (any, error) { return q, nil }},
+		Streams: map[string]Stream{"drip": {Type: "text/plain", Run: drip}},
 		Metrics: func(_ context.Context, w io.Writer) error { _, err := io.WriteString(w, "up 1\n"); return err },
 		Events:  db, GID: -1, Log: slog.New(slog.DiscardHandler),
 	})

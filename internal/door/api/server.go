@@ -46,6 +46,14 @@ type Events interface {
 // Query answers one read-only question.
 type Query func(ctx context.Context, q url.Values) (any, error)
 
+// Stream answers until ctx ends, which it does with the client or the daemon. An
+// error before the first Write is a refusal; a later one ends the stream, and the
+// client finds it in the trailer. Every Write is sent at once.
+type Stream struct {
+	Type string // Content-Type
+	Run  func(ctx context.Context, q url.Values, w io.Writer) error
+}
+
 // Options are the services behind the door. A nil service answers 501.
 type Options struct {
 	// HCN are the collections by the name of their kind: networks, endpoints …
@@ -63,6 +71,8 @@ type Options struct {
 	Events Events
 	// Host are the questions below /host/v1 by name.
 	Host map[string]Query
+	// Streams are the answers below /host/v1 that go on until their client leaves.
+	Streams map[string]Stream
 	// Metrics writes Prometheus' text form.
 	Metrics func(ctx context.Context, w io.Writer) error
 	// GID is the group that may use the socket besides root; -1 = none.

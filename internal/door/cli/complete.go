@@ -35,7 +35,7 @@ func (a *app) completeNames(root *cobra.Command) {
 		switch words(c) {
 		case "stop", "kill", "rm", "wait", "inspect", "stats", "pause", "resume":
 			c.ValidArgsFunction = complete(-1, systems)
-		case "exec", "logs", "attach":
+		case "exec", "logs", "attach", "capture":
 			c.ValidArgsFunction = complete(1, systems)
 		case "run":
 			c.ValidArgsFunction = complete(1, imgs)

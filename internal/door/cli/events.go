@@ -28,9 +28,22 @@ type event struct {
 func (a *app) eventsCmd() *cobra.Command {
 	var since, until string
 	var filters []string
+	var s switchEvents
 	c := &cobra.Command{
-		Use: "events [--since TIME] [--until TIME] [--filter KEY=VALUE]", Short: "what happens, as it happens", Args: args(0, 0, ""),
+		Use: "events [--since TIME] [--until TIME] [--filter KEY=VALUE] [--drops] [--flows]", Short: "what happens, as it happens", Args: args(0, 0, ""),
+		Long: `What happens to containers, networks and images, as it happens. With --drops and
+--flows it is what the switch drops, and conversations that begin and end: samples,
+for a busy port may send only so many a second; how many were held back is said.`,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if s.drops || s.flows {
+				if since != "" || until != "" {
+					return usage(c, errors.New("--drops and --flows are not kept; leave out --since and --until"))
+				}
+				return a.switchEvents(c, s, filters)
+			}
+			if s.endpoint != "" {
+				return usage(c, errors.New("--endpoint goes with --drops or --flows; else use --filter id=, name="))
+			}
 			now := time.Now()
 			from, err := moment(since, now)
 			if err != nil {
@@ -79,6 +92,9 @@ func (a *app) eventsCmd() *cobra.Command {
 	fs.StringVar(&since, "since", "", "from this time on: 10m, 2h, or an RFC 3339 time (default: now)")
 	fs.StringVar(&until, "until", "", "up to this time, then end")
 	fs.StringArrayVarP(&filters, "filter", "f", nil, "kind=, id= or name=; repeatable: values of one key add up, keys narrow down")
+	fs.BoolVar(&s.drops, "drops", false, "packets that the switch drops, with the reason; --filter reason=, layer=")
+	fs.BoolVar(&s.flows, "flows", false, "conversations that begin and end; --filter kind=flow-new, kind=flow-end, why=")
+	fs.StringVar(&s.endpoint, "endpoint", "", "of this endpoint or container alone; with --drops or --flows")
 	a.outputFlag(fs)
 	return c
 }

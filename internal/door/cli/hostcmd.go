@@ -150,63 +150,6 @@ func (a *app) leaks(c *cobra.Command, remove bool) error {
 	return nil
 }
 
-func (a *app) flowsCmd() *cobra.Command {
-	var drops bool
-	c := &cobra.Command{
-		Use: "flows [--drops]", Short: "conversations that the switch tracks, or what it dropped and why", Args: args(0, 0, ""),
-		RunE: func(c *cobra.Command, _ []string) error {
-			if drops {
-				ds, err := a.host().Drops(c.Context())
-				if err != nil {
-					return err
-				}
-				t := &table{head: []string{"PORT", "LAYER", "REASON", "PACKETS", "BYTES"}}
-				var names []string
-				for _, d := range ds {
-					t.add(fmt.Sprint(d.Port), d.Layer, d.Reason, fmt.Sprint(d.Packets), si(d.Bytes))
-					names = append(names, d.Reason)
-				}
-				return a.list(t, ds, names)
-			}
-			fl, err := a.host().Flows(c.Context())
-			if err != nil {
-				return err
-			}
-			t := &table{head: []string{"PROTO", "FROM", "TO", "BECOMES", "STATE", "PACKETS", "BYTES", "IDLE"}}
-			var names []string
-			for _, f := range fl {
-				var nat []string
-				if f.Reply {
-					nat = append(nat, "reply")
-				}
-				if f.NATSrc.IsValid() {
-					nat = append(nat, "from "+f.NATSrc.String())
-				}
-				if f.NATDst.IsValid() {
-					nat = append(nat, "to "+f.NATDst.String())
-				}
-				t.add(flowProto(f.Proto), f.Src.String(), f.Dst.String(), orDash(strings.Join(nat, " ")), orDash(f.State),
-					fmt.Sprint(f.Packets), si(f.Bytes), time.Duration(f.IdleSeconds*float64(time.Second)).Round(time.Second).String())
-				names = append(names, f.Src.String()+">"+f.Dst.String())
-			}
-			return a.list(t, fl, names)
-		},
-	}
-	c.Flags().BoolVar(&drops, "drops", false, "what was dropped, by port and reason")
-	a.outputFlag(c.Flags())
-	return c
-}
-
-func flowProto(p uint8) string {
-	switch p {
-	case 1:
-		return "icmp"
-	case 58:
-		return "icmp6"
-	}
-	return protoName(uint32(p))
-}
-
 func (a *app) metricsCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "metrics", Short: "counters in Prometheus' form", Args: args(0, 0, ""),

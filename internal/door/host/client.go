@@ -135,9 +135,10 @@ func (c *Client) Leaks(ctx context.Context) (Leaks, error) {
 	return get[Leaks](ctx, c, "leaks", nil)
 }
 
-// Flows lists the conversations that the switch tracks.
-func (c *Client) Flows(ctx context.Context) ([]Flow, error) {
-	return get[[]Flow](ctx, c, "flows", nil)
+// Flows lists the conversations that the switch tracks. q: endpoint, address, port,
+// proto, state; all must fit.
+func (c *Client) Flows(ctx context.Context, q url.Values) ([]Flow, error) {
+	return get[[]Flow](ctx, c, "flows", q)
 }
 
 // Drops counts what the switch refused.
@@ -159,7 +160,16 @@ func (c *Client) Metrics(ctx context.Context, w io.Writer) error {
 // Events calls fn with each line of the event stream of all kinds until it fails
 // or the stream ends.
 func (c *Client) Events(ctx context.Context, q url.Values, fn func(json.RawMessage) error) error {
-	resp, err := c.Do(ctx, http.MethodGet, "/host/v1/events?"+q.Encode(), nil)
+	return c.lines(ctx, "events", q, fn)
+}
+
+// Watch calls fn with each SwitchEvent. q: drops=true, flows=true, endpoint.
+func (c *Client) Watch(ctx context.Context, q url.Values, fn func(json.RawMessage) error) error {
+	return c.lines(ctx, "watch", q, fn)
+}
+
+func (c *Client) lines(ctx context.Context, name string, q url.Values, fn func(json.RawMessage) error) error {
+	resp, err := c.Do(ctx, http.MethodGet, "/host/v1/"+name+"?"+q.Encode(), nil)
 	if err != nil {
 		return err
 	}
@@ -174,5 +184,30 @@ func (c *Client) Events(ctx context.Context, q url.Values, fn func(json.RawMessa
 			return err
 		}
 	}
-	return sc.Err()
+	if err := sc.Err(); err != nil {
+		return err
+	}
+	return ended(resp)
+}
+
+// Capture calls fn with the pcapng stream of what passes an endpoint. q: endpoint,
+// filter, snaplen, count.
+func (c *Client) Capture(ctx context.Context, q url.Values, fn func(io.Reader) error) error {
+	resp, err := c.Do(ctx, http.MethodGet, "/host/v1/capture?"+q.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if err := fn(resp.Body); err != nil {
+		return err
+	}
+	return ended(resp)
+}
+
+// ended is why a stream that was read to its end ended; nil = it was done.
+func ended(resp *http.Response) error {
+	if why := resp.Trailer.Get("Gatehouse-End"); why != "" {
+		return errors.New(why)
+	}
+	return nil
 }

@@ -59,26 +59,61 @@ type Leaks struct {
 	Orphans []Object
 }
 
-// Flow is one direction of a conversation that the switch tracks.
+// Flow is a conversation that the switch tracks, told from the side that began it.
 type Flow struct {
 	Zone, Network uint16
 	Proto         uint8
-	Src, Dst      netip.AddrPort // as the packets arrive
-	// NATSrc and NATDst are what the addresses become; absent = unchanged.
-	NATSrc  netip.AddrPort `json:",omitzero"`
-	NATDst  netip.AddrPort `json:",omitzero"`
-	In, Out uint16         // ports; 0 = an uplink
-	State   string         `json:",omitempty"`
-	Reply   bool           `json:",omitempty"` // the answering direction
-	Packets uint64
-	Bytes   uint64
-	// IdleSeconds since the last packet, AgeSeconds since the first.
-	IdleSeconds, AgeSeconds float64
+	Src, Dst      netip.AddrPort // as the packets arrive; ICMP echo: the id is Src's port
+	// NATSrc and NATDst are what the addresses become; absent = unchanged. Answers
+	// come from NATDst to NATSrc.
+	NATSrc netip.AddrPort `json:",omitzero"`
+	NATDst netip.AddrPort `json:",omitzero"`
+	// In and Out are ports of the switch; In is 0 for an uplink. From and To say what
+	// is plugged in there: "endpoint web", "host of nat", "uplink eth0", "outside".
+	In, Out  uint16
+	From, To string
+	// State: syn, est, fin, tw, rst (TCP); udp1, udp2 (one way, both); icmp; other.
+	State string `json:",omitempty"`
+	NAT   bool   `json:",omitempty"` // addresses or ports are translated
+	// Service and Backend are numbers of a published port, Rule that of the ACL rule
+	// that let it in; absent = none.
+	Service, Backend uint32 `json:",omitempty"`
+	Rule             uint16 `json:",omitempty"`
+	Packets, Bytes   uint64
+	// ReplyPackets and ReplyBytes are of the answers.
+	ReplyPackets, ReplyBytes uint64
+	// IdleSeconds since the last packet, AgeSeconds since the first; after
+	// TimeoutSeconds of silence it is no more.
+	IdleSeconds, AgeSeconds, TimeoutSeconds float64
+}
+
+// SwitchEvent is a line of the stream watch.
+type SwitchEvent struct {
+	Time time.Time
+	// Kind: drop; flow-new, flow-end; lost (the client was too slow: Lost events
+	// since it began).
+	Kind string
+	// Port is where the packet or the conversation entered; 0 = outside, or a device
+	// the switch does not know. From says what is plugged in there.
+	Port          uint16
+	From          string `json:",omitempty"`
+	Endpoint, ID  string `json:",omitempty"` // name and GUID
+	Network       string `json:",omitempty"`
+	Suppressed    int    `json:",omitempty"` // like events held back before this one
+	Layer, Reason string `json:",omitempty"` // of a drop
+	Packet        string `json:",omitempty"` // "tcp 10.0.0.2:40000 > 10.0.0.3:80 [S]"
+	Length        int    `json:",omitempty"`
+	Ifindex       int    `json:",omitempty"`
+	Flow          *Flow  `json:",omitempty"` // Idle and Age as of its end
+	// Why a conversation ended: idle, reopened, changed, port-gone.
+	Why  string `json:",omitempty"`
+	Lost uint64 `json:",omitempty"`
 }
 
 // Drop counts packets that the switch refused, by port and reason.
 type Drop struct {
-	Port    int // 0 = a device the switch does not know
+	Port    int    // 0 = a device the switch does not know
+	At      string `json:",omitempty"` // what is plugged in there: "endpoint web"
 	Layer   string
 	Reason  string
 	Packets uint64

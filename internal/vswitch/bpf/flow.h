@@ -255,16 +255,13 @@ static __always_inline int gh_changes_state(const struct gh_track *t, const stru
 
 /* ---- making and removing --------------------------------------------------- */
 
-int gh_notice_end(void);
-
-/* gh_unlink() removes both halves. key, scratch's, is the one f was found by. */
+/* gh_unlink() removes both halves. key is the one f was found by. */
 static __always_inline void gh_unlink(void *f, union gh_key *key, union gh_key *tmp, int fam)
 {
 	struct gh_track *t = gh_track(f, fam);
 	__s32 counted = t->reply ? -1 : t->in_port;
 	void *r;
 
-	gh_notice_end();
 	gh_key_copy(tmp, gh_pair(f, fam), fam);
 	r = gh_flow_get(tmp, fam);
 	if (r && gh_key_eq(gh_pair(r, fam), key, fam)) {
@@ -275,6 +272,15 @@ static __always_inline void gh_unlink(void *f, union gh_key *key, union gh_key *
 	bpf_map_delete_elem(gh_table(fam), key);
 	if (counted >= 0)
 		gh_quota(counted, -1, fam);
+}
+
+int gh_notice_end(void);
+
+/* gh_end_by_packet() removes the conversation of s.key because of the packet in hand, and reports it. */
+static __always_inline void gh_end_by_packet(struct gh_scratch *s, void *f, int fam)
+{
+	gh_notice_end();
+	gh_unlink(f, &s->key, &s->rkey, fam);
 }
 
 /* A tag for a line that is being written: odd. */

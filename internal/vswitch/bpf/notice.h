@@ -157,7 +157,7 @@ static __always_inline void gh_end_event(struct gh_scratch *s, int fam)
 	bpf_ringbuf_submit(e, 0);
 }
 
-/* gh_notice_end() reports the conversation of s.key, which gh_unlink() is about to end. */
+/* gh_notice_end() reports the conversation of s.key, which is about to end. */
 __noinline int gh_notice_end(void)
 {
 	struct gh_scratch *s = gh_scratch_get();

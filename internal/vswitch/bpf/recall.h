@@ -62,7 +62,7 @@ static __always_inline void gh_recall(struct gh_scratch *s, int fam)
 	if ((tag & 1) || (tag ^ gh_fold(&s->key, fam)) >> 16)
 		return; /* another CPU is writing it */
 	if (gh_dead(f, &s->key, fam, p->now_s) || (p->proto == IPPROTO_TCP && gh_reopened(t, p->h.tcp_flags))) {
-		gh_unlink(f, &s->key, &s->rkey, fam);
+		gh_end_by_packet(s, f, fam);
 		return;
 	}
 	gh_fence(t);
@@ -133,7 +133,7 @@ __noinline int gh_unlink4(void)
 	void *f = s ? gh_flow_get(&s->key, 4) : NULL;
 
 	if (f)
-		gh_unlink(f, &s->key, &s->rkey, 4);
+		gh_end_by_packet(s, f, 4);
 	return 0;
 }
 
@@ -143,7 +143,7 @@ __noinline int gh_unlink6(void)
 	void *f = s ? gh_flow_get(&s->key, 6) : NULL;
 
 	if (f)
-		gh_unlink(f, &s->key, &s->rkey, 6);
+		gh_end_by_packet(s, f, 6);
 	return 0;
 }
 

@@ -329,7 +329,7 @@ static __always_inline int gh_advance(struct __sk_buff *skb, struct gh_scratch *
 		__u8 flags = p->h.tcp_flags, own, peer;
 
 		if (gh_reopened(t, flags)) {
-			gh_unlink(f, &s->key, &s->rkey, fam);
+			gh_end_by_packet(s, f, fam);
 			return gh_stage(skb, s, fam == 4 ? GH_STAGE_V4 : GH_STAGE_V6);
 		}
 		own = t->tcp_own | flags;

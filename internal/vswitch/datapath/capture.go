@@ -82,7 +82,8 @@ type captures struct {
 }
 
 // Capture copies what passes ports to take until ctx ends, take returns an error,
-// or a port goes (ErrPortGone). snap bounds the bytes of each packet; 0 = all. It
+// or a port goes (ErrPortGone). take is called at once, with nothing, when from
+// then on nothing is missed. snap bounds the bytes of each packet; 0 = all. It
 // sees also what no device of the host shows: what is handed straight into a
 // container, and what was dropped, with the reason.
 //
@@ -108,6 +109,9 @@ func (c *capture) run(ctx context.Context, take func(Captured) error) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	told := uint64(0)
+	if err := take(Captured{}); err != nil {
+		return err
+	}
 	for {
 		var got []Sample
 		select {
@@ -190,6 +194,12 @@ func (cs *captures) ports() map[vswitch.PortID]uint16 {
 		}
 	}
 	return all
+}
+
+func (cs *captures) count() int {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	return len(cs.all)
 }
 
 // settle ends captures of ports that t lacks or that are somebody else's in it: a

@@ -324,16 +324,58 @@ func TestFlowEvents(t *testing.T) {
 			t.Errorf("new: %+v", e)
 		}
 	}
-	// Its backend goes, and its client asks again: what it was made with is not legal.
+	end := func(what, dst, why string) {
+		t.Helper()
+		e := next(EventFlowEnd, dst)
+		if f := e.Flow; e.Why != why || f.Packets < 1 || f.Packets > 2 || f.ReplyPackets != 1 || f.Bytes == 0 || f.State != "udp2" || f.NewDst.Port() != 7 || f.Out != 11 {
+			t.Errorf("%s: %+v", what, e)
+		}
+	}
+	// It is silent for too long.
+	now, err := monotonicSeconds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var k bpf.FlowKey6
+	var v bpf.Flow6
+	for it := d.state["flow6"].Iterate(); it.Next(&k, &v); {
+		if k.Proto == 17 {
+			v.LastS = now - 1000
+			if err := d.state["flow6"].Put(k, v); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, err := d.Sweep(); err != nil {
+		t.Fatal(err)
+	}
+	end("idle", "[fd00:1::b]:7", "idle")
+	// Its backend goes, and its client goes on: what it was made with is not legal.
+	c, err := a.Dial(ctx, "udp", "198.51.100.1:8080")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	buf := make([]byte, 10)
+	if _, err := c.Write([]byte("once")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(buf); err != nil {
+		t.Fatal(err)
+	}
 	l.s.Mappings = nil
 	l.apply(d)
+	if _, err := c.Write([]byte("again")); err != nil {
+		t.Fatal(err)
+	}
+	end("backend gone", "198.51.100.1:8080", "changed")
+	if err := a.Ask("udp", "[fd00:1::b]:7", "straight", answer); err != nil {
+		t.Fatal(err)
+	}
 	if err := d.Purge(10); err != nil {
 		t.Fatal(err)
 	}
-	e := next(EventFlowEnd, "198.51.100.1:8080")
-	if f := e.Flow; e.Why != "port-gone" || f.Packets != 1 || f.ReplyPackets != 1 || f.Bytes == 0 || f.State != "udp2" || f.NewDst.String() != "10.1.0.11:7" {
-		t.Errorf("end: %+v", e)
-	}
+	end("port gone", "[fd00:1::b]:7", "port-gone")
 	if err := w.Close(); err != nil {
 		t.Error(err)
 	}

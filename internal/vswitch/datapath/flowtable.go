@@ -111,7 +111,7 @@ func (t flowTable[K, V]) get(k *K) (h half[K], ok bool, err error) {
 
 // end removes a conversation as remove does, and reports it if somebody wants to
 // know.
-func (t flowTable[K, V]) end(k K, h half[K], why string, o ending) (int, error) {
+func (t flowTable[K, V]) end(k K, h half[K], why string, o *ending) (int, error) {
 	var c Conversation
 	told := false
 	if o.ended != nil {
@@ -139,6 +139,18 @@ func (t flowTable[K, V]) end(k K, h half[K], why string, o ending) (int, error) 
 type ending struct {
 	now   uint32
 	ended func(c Conversation, why string) // nil = nobody wants to know
+	found flowsFound
+}
+
+// count adds what is known of a half that stays.
+func (o *ending) count(state bpf.FlowState, reply, nat bool) {
+	if reply {
+		return
+	}
+	o.found.states[state&15]++
+	if nat {
+		o.found.bindings++
+	}
 }
 
 // remove deletes both halves, the answering one last: it holds the NAT binding,

@@ -85,6 +85,9 @@ func ReasonName(reason uint8) string { return nameOf(reasonNames[:], reason) }
 // LayerName is the name of a layer, likewise.
 func LayerName(layer uint8) string { return nameOf(layerNames[:], layer) }
 
+// FlowStates are the states that a flow can be in.
+func FlowStates() []string { return stateNames[1:] }
+
 func stateName(state uint8) string { return nameOf(stateNames[:], state) }
 
 func nameOf(names []string, i uint8) string {

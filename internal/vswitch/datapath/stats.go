@@ -29,6 +29,7 @@ type counters struct {
 	preceded                                atomic.Int64
 	eventsHeld, samples, samplesLost        atomic.Int64
 	crowded4, crowded6                      atomic.Bool
+	found                                   atomic.Pointer[flowsFound] // by the last sweep
 }
 
 // Metrics are the counters of this process since Open, and gauges as of the last
@@ -44,6 +45,12 @@ type Metrics struct {
 	// Events read from the programs; of those, Lost by watchers that were too slow;
 	// Held back by the programs, beyond their rates; Malformed, of a newer program.
 	Events, EventsLost, EventsHeld, EventsMalformed int64
+	// FlowsLimit is how many entries the tables can hold.
+	FlowsLimit4, FlowsLimit6 int64
+	// Conversations by state, and those with a NAT binding, as of the last sweep.
+	Conversations map[string]int64
+	NATBindings   int64
+	Captures      int // that run
 	// Samples for captures, and those that nobody was fast enough for.
 	Samples, SamplesLost int64
 	// Repaired counts attachments that other processes had taken away or got before.
@@ -58,7 +65,19 @@ func (d *Datapath) Metrics() Metrics {
 	generation := d.gen.number
 	d.mu.Unlock()
 	c := &d.count
+	found := c.found.Load()
+	if found == nil {
+		found = &flowsFound{}
+	}
+	states := map[string]int64{}
+	for i, n := range found.states {
+		if n > 0 {
+			states[stateName(uint8(i))] = n
+		}
+	}
 	return Metrics{
+		FlowsLimit4: int64(d.state[bpf.SwitchMapFlow4].MaxEntries()), FlowsLimit6: int64(d.state[bpf.SwitchMapFlow6].MaxEntries()),
+		Conversations: states, NATBindings: found.bindings, Captures: d.captures.count(),
 		Generation: generation, Applies: c.applies.Load(), ApplyErrors: c.applyErrors.Load(),
 		ApplyTime: time.Duration(c.applyNanos.Load()), RowsWritten: c.rows.Load(),
 		Sweeps: c.sweeps.Load(), FlowsSwept: c.swept.Load(), Flows4: c.flows4.Load(), Flows6: c.flows6.Load(),
@@ -68,6 +87,24 @@ func (d *Datapath) Metrics() Metrics {
 		RepairedGone: c.repairedGone.Load(), RepairedBehind: c.repairedBehind.Load(), RepairErrors: c.repairErrors.Load(),
 		Preceded: c.preceded.Load(),
 	}
+}
+
+// flowsFound is what a sweep found, of the asking direction of each conversation.
+type flowsFound struct {
+	states   [16]int64 // by enum gh_flow_state
+	bindings int64
+}
+
+// PortFlows is how many conversations a port began that are still known, and how
+// many it may have; 0 = any number.
+func (d *Datapath) PortFlows(port vswitch.PortID) (used, limit uint32, err error) {
+	if err := d.state[bpf.SwitchMapPflows].Lookup(uint32(port), &used); err != nil {
+		return 0, 0, fmt.Errorf("flows of port %d: %w", port, err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	row, _ := d.base.Port(port)
+	return used, row.MaxFlows, nil
 }
 
 // PortStats count what passed a port since it was first used, seen from the vNIC:

@@ -107,6 +107,7 @@ func (d *Datapath) Sweep() (SweepResult, error) {
 	start, o := time.Now(), d.ending(now)
 	removed4, n4, crowded4, err4 := sweepTable(d.flow4(), d.queue4(), first, o, d.count.crowded4.Load(), t.family(0))
 	removed6, n6, crowded6, err6 := sweepTable(d.flow6(), d.queue6(), first, o, d.count.crowded6.Load(), t.family(1))
+	d.count.found.Store(&o.found)
 	d.count.sweepNanos.Add(int64(time.Since(start)))
 	r.Entries4, r.Entries6, r.Removed, r.crowded = n4, n6, removed4+removed6, crowded4 || crowded6
 	d.count.crowded4.Store(crowded4)
@@ -127,8 +128,8 @@ func (d *Datapath) Sweep() (SweepResult, error) {
 }
 
 // ending is how conversations end now: watched or not.
-func (d *Datapath) ending(now uint32) ending {
-	o := ending{now: now}
+func (d *Datapath) ending(now uint32) *ending {
+	o := &ending{now: now}
 	if d.watchers.flows() {
 		o.ended = func(c Conversation, why string) {
 			d.publish(Event{Kind: EventFlowEnd, Since: time.Duration(now) * time.Second, Port: c.In, Flow: c, Why: why})
@@ -139,7 +140,7 @@ func (d *Datapath) ending(now uint32) ending {
 
 // sweepTable sweeps one table. Where the queue of its conversations is worn, or
 // begins a life, it is written anew from what is found alive.
-func sweepTable[K comparable, V any](t flowTable[K, V], q queue[K], first bool, o ending, crowded bool, count func(vswitch.PortID)) (removed, n int, isCrowded bool, err error) {
+func sweepTable[K comparable, V any](t flowTable[K, V], q queue[K], first bool, o *ending, crowded bool, count func(vswitch.PortID)) (removed, n int, isCrowded bool, err error) {
 	now := o.now
 	head, worn, err := q.worn()
 	if err != nil {
@@ -157,8 +158,11 @@ func sweepTable[K comparable, V any](t flowTable[K, V], q queue[K], first bool, 
 		h := t.half(v)
 		if h.expired(now, crowded) {
 			over = append(over, candidate{*k, h})
-		} else if !h.reply {
-			count(h.in)
+		} else {
+			o.count(h.state, h.reply, h.nat)
+			if !h.reply {
+				count(h.in)
+			}
 		}
 		if worn && !h.reply { // the dead too: their answers may live
 			live = append(live, *k)
@@ -192,6 +196,7 @@ func sweepTable[K comparable, V any](t flowTable[K, V], q queue[K], first bool, 
 			gone = !ok || p.expired(now, crowded)
 		}
 		if !gone {
+			o.count(h.state, h.reply, h.nat)
 			if !h.reply {
 				count(h.in)
 			}
@@ -251,7 +256,7 @@ func (d *Datapath) Purge(port vswitch.PortID) error {
 	return nil
 }
 
-func purgeTable[K comparable, V any](t flowTable[K, V], port vswitch.PortID, o ending) error {
+func purgeTable[K comparable, V any](t flowTable[K, V], port vswitch.PortID, o *ending) error {
 	type candidate struct {
 		key K
 		half[K]
