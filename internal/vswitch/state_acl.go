@@ -36,8 +36,9 @@ type AddrSet struct {
 // port when each of its sets lets it.
 //
 // Rules are about conversations: the first packet decides for all, and for the
-// answers. After a change they are decided again. ARP, neighbour discovery and
-// packets to groups are not asked for.
+// answers. After a change they are decided again. Frames to groups are decided one
+// by one, at the sender and at each receiver. ARP, neighbour discovery and DHCP to
+// groups always pass.
 type ACLSet struct {
 	ID   ACLID
 	Name string // for people

@@ -6,6 +6,7 @@
 #define GH_FLOOD_H
 
 #include "encap.h"
+#include "group.h"
 #include "spoof.h"
 #include "tunnel.h"
 
@@ -15,7 +16,24 @@
 struct gh_flood_loop {
 	struct __sk_buff *skb;
 	__u32 netid, in_port, copies, vni;
+	__u64 barred[GH_FLOOD_MAX / 64]; /* members whose rules do not let it in */
 };
+
+static __always_inline __u64 *gh_flood_barred(struct gh_flood_loop *l, __u32 i)
+{
+	return i < 64 ? &l->barred[0] : i < 128 ? &l->barred[1] : i < 192 ? &l->barred[2] : &l->barred[3];
+}
+
+static long gh_flood_ask(__u32 i, void *arg)
+{
+	struct gh_flood_loop *l = arg;
+	struct gh_flood_key k = { .net = l->netid, .i = i };
+	__u32 *member = bpf_map_lookup_elem(&flood, &k);
+
+	if (member && gh_group_in(l->skb, *member & 0xffff))
+		*gh_flood_barred(l, i) |= 1ULL << (i & 63);
+	return 0;
+}
 
 static long gh_flood_one(__u32 i, void *arg)
 {
@@ -30,7 +48,7 @@ static long gh_flood_one(__u32 i, void *arg)
 	if (!id || id == l->in_port)
 		return 0;
 	q = gh_port_get(id);
-	if (!q || !(q->flags & GH_PORT_UP))
+	if (!q || !(q->flags & GH_PORT_UP) || (*gh_flood_barred(l, i) >> (i & 63) & 1))
 		return 0;
 	if (q->kind == GH_PORT_TUNNEL && !l->vni)
 		return 0;
@@ -53,7 +71,7 @@ static __always_inline int gh_flood(struct __sk_buff *skb)
 	const struct gh_port *in;
 	const struct gh_net *n;
 	struct gh_rate *r;
-	int bad;
+	int bad, asked;
 
 	if (!s)
 		return TC_ACT_SHOT;
@@ -79,15 +97,20 @@ static __always_inline int gh_flood(struct __sk_buff *skb)
 		bad = 0;
 	if (bad)
 		return gh_drop(skb, s, bad, GH_LAYER_SPOOF);
+	asked = gh_group_asked(&s->p);
+	if (asked && (bad = gh_group_out(skb)))
+		return gh_no(skb, s, bad);
 	r = bpf_map_lookup_elem(&rate, &in_port);
 	if (!r || !gh_rate_ok(&r->flood_s, &r->flood_n, gh_now_s(), GH_FLOOD_RATE))
 		return gh_drop(skb, s, GH_DROP_METER, GH_LAYER_METER);
 	np = bpf_map_lookup_elem(&floodn, &netid);
 	count = np ? *np : 0;
-	/* From here on nothing of scratch is used: a copy's transmission may run
-	 * other programs on this CPU. */
 	if (count > GH_FLOOD_MAX)
 		count = GH_FLOOD_MAX;
+	if (asked)
+		bpf_loop(count, gh_flood_ask, &loop, 0);
+	/* From here on nothing of scratch is used: a copy's transmission may run
+	 * other programs on this CPU. */
 	bpf_loop(count, gh_flood_one, &loop, 0);
 	if (unit) {
 		res = bpf_map_lookup_elem(&result, &zero);

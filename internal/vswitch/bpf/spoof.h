@@ -9,6 +9,8 @@
 
 #define GH_DHCP_SERVER bpf_htons(67)
 #define GH_DHCP6_SERVER bpf_htons(547)
+#define GH_DHCP_CLIENT bpf_htons(68)
+#define GH_DHCP6_CLIENT bpf_htons(546)
 
 static __always_inline int gh_owns_ip(__u16 port_id, const struct gh_addr *a)
 {

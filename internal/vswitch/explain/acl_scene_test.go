@@ -114,13 +114,19 @@ func (s *scene) randomACL(r *rand.Rand, id vswitch.ACLID) vswitch.ACLSet {
 	return a
 }
 
-// aclNotes are words for the packets that rules dropped, to be counted.
-func aclNotes(t Trace) (notes []string) {
+// aclNotes are words for the frames that rules dropped, to be counted.
+func aclNotes(t Trace, group bool) (notes []string) {
+	if t.Verdict == Flood && slices.ContainsFunc(t.Steps, func(s Step) bool { return s.Verdict == "drop" }) {
+		return []string{"flood but for whom rules bar"}
+	}
 	if t.Reason == "FRAG_ORDER" {
 		return []string{"drop FRAG_ORDER at " + t.Layer}
 	}
 	if !strings.HasPrefix(t.Reason, "ACL_") {
 		return nil
+	}
+	if group {
+		notes = append(notes, "drop "+t.Reason+" of a group")
 	}
 	if t.Answer != "" {
 		notes = append(notes, "drop "+t.Reason+" answered")

@@ -29,10 +29,10 @@ type aclLab struct {
 func aclWords(fam int) *strings.Replacer {
 	if fam == 4 {
 		return strings.NewReplacer("@a", "192.168.100.10", "@b", "192.168.100.11", "@c", "192.168.101.12", "@gw", "192.168.100.1", "@host", "10.0.0.4",
-			"@x", "8.8.8.8", "@icmp", "icmp", "@net", "192.168.100.0/24", "#admin", "3.13", "@hairpin", "169.254.72.1")
+			"@x", "8.8.8.8", "@icmp", "icmp", "@net", "192.168.100.0/24", "#admin", "3.13", "#all", "255.255.255.255", "#dhcp", "68 > 255.255.255.255.67", "@hairpin", "169.254.72.1")
 	}
 	return strings.NewReplacer("@a", "fd00:100::10", "@b", "fd00:100::11", "@c", "fd00:101::12", "@gw", "fd00:100::1", "@host", "fd00:a0::4",
-		"@x", "2001:db8::8", "@icmp", "icmp6", "@net", "fd00:100::/64", "#admin", "1.1", "@hairpin", "fd67:6861:6972::1")
+		"@x", "2001:db8::8", "@icmp", "icmp6", "@net", "fd00:100::/64", "#admin", "1.1", "#all", "ff02::1", "#dhcp", "546 > ff02::1:2.547", "@hairpin", "fd67:6861:6972::1")
 }
 
 func (l *aclLab) prefix(s string) netip.Prefix {
@@ -115,6 +115,9 @@ func (l *aclLab) put(at, text string) (string, *pkt.Packet) {
 	if p.uplink {
 		p.gw = l.mac[dev]
 	}
+	if k.Dst.IsMulticast() || k.Dst == netip.MustParseAddr("255.255.255.255") {
+		p.gw = vswitch.MAC{0x33, 0x33, 0, 0, 0, 1}
+	}
 	k.From, k.To = pkt.MAC(p.mac), pkt.MAC(p.gw)
 	frame := k.Bytes()
 	in := bytes.Clone(frame)
@@ -170,6 +173,7 @@ func TestACL(t *testing.T) {
 		{"stages", aclStages},
 		{"addrsets", aclAddrSets},
 		{"fragments", aclFragments},
+		{"groups", aclGroups},
 	} {
 		for _, fam := range []int{4, 6} {
 			t.Run(fmt.Sprint(c.name, fam), func(t *testing.T) {
@@ -385,4 +389,25 @@ func aclFragments(t *testing.T, l *aclLab) {
 			t.Errorf("%+v: %s, want %s", c.rules, got, c.want)
 		}
 	}
+}
+
+// Frames to groups are asked about one by one, but for DHCP.
+func aclGroups(t *testing.T, l *aclLab) {
+	l.s.state.Networks[0].Flags |= vswitch.NetFlood
+	copies := func(at, text string, want int) {
+		t.Helper()
+		if got, _ := l.put(at, text); got != "flood" || l.last.Raw.Copies != want {
+			t.Errorf("%s: %s: %s, %d copies, want %d", at, text, got, l.last.Raw.Copies, want)
+		}
+	}
+	l.rules()
+	copies("b", "@b.9 > #all.9: udp", 2)
+	block := vswitch.ACLRule{Direction: vswitch.ACLIn, Action: vswitch.ACLBlock, Protocols: []uint8{17}, LocalPorts: ports(9)}
+	l.rules(block)
+	copies("b", "@b.9 > #all.9: udp", 1)
+	copies("b", "@b.9 > #all.8: udp", 2)
+	l.sets(vswitch.ACLSet{DefaultIn: vswitch.ACLBlock, DefaultOut: vswitch.ACLReject})
+	copies("b", "@b.#dhcp: udp", 2)
+	copies("a", "@a.#dhcp: udp", 2)
+	l.want("a", "@a.9 > #all.9: udp", dropOut)
 }

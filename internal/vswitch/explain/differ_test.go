@@ -61,7 +61,8 @@ func TestDifferential(t *testing.T) {
 		"mirrored forward", "mirrored drop", "mirrored reply", "mirrored flood",
 		"service by affinity", "service drains", "service gone", "service elsewhere", "service direct", "service by client", "service silent", "announced",
 		"drop ACL_OUT_PRE", "drop ACL_OUT", "drop ACL_IN", "drop FRAG_ORDER at L8 inbound rules",
-		"drop ACL_OUT answered", "drop ACL_IN answered", "drop ACL_IN of an answer", "drop ACL_OUT of an answer"} {
+		"drop ACL_OUT answered", "drop ACL_IN answered", "drop ACL_IN of an answer", "drop ACL_OUT of an answer",
+		"drop ACL_OUT of a group", "flood but for whom rules bar"} {
 		if seen[want] == 0 {
 			t.Errorf("never seen: %s (of %v)", want, seen)
 		}
@@ -162,13 +163,13 @@ func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte, seen ma
 	}
 	tr.remember(t, out)
 	tr.mark(t)
+	for _, note := range aclNotes(t, in[0]&1 != 0) {
+		seen[note]++
+	}
 	what := string(t.Verdict)
 	switch t.Verdict {
 	case Drop:
 		what += " " + t.Reason
-		for _, note := range aclNotes(t) {
-			seen[note]++
-		}
 	case Forward:
 		what += " " + t.Flow
 		if t.Raw.VTEP != 0 {

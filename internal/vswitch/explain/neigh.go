@@ -138,6 +138,13 @@ func (w *walk) flood() {
 			return
 		}
 	}
+	asked := w.groupAsked()
+	if asked {
+		if n := w.groupOut(); n != nil {
+			w.end(*n)
+			return
+		}
+	}
 	n := min(w.s.Rows.FloodN[uint32(w.net)], floodMax)
 	copies := 0
 	for i := range n {
@@ -147,7 +154,7 @@ func (w *walk) flood() {
 		if isTunnel(bpf.PortKind(q.Kind)) && (w.in.Vni == 0 || w.s.Rows.VTEP[member>>16].Mtu == 0) {
 			continue
 		}
-		if ok && id != uint32(w.inPort) && q.Flags&up != 0 {
+		if ok && id != uint32(w.inPort) && q.Flags&up != 0 && (!asked || w.groupIn(uint16(id))) {
 			copies++
 			w.copied(uint16(id), layL2)
 		}
