@@ -8,7 +8,7 @@
 #ifndef GH_REPLY_H
 #define GH_REPLY_H
 
-#include "encap.h"
+#include "tunnel.h"
 #include "lb.h"
 #include "parse.h"
 #include "spoof.h"
@@ -36,6 +36,21 @@ static __always_inline int gh_answer(struct __sk_buff *skb, struct gh_scratch *s
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
 	gh_note(skb, GH_RESULT_REPLY, GH_OUT_EGRESS, in->ifindex, 0, 0, GH_LAYER_L2, 0);
 	return bpf_redirect(in->ifindex, 0);
+}
+
+/*
+ * The link address of who leads to target: where a route leads to another host,
+ * the router's, for those who take what is behind it for their own link's.
+ */
+static __always_inline const __u8 *gh_proxy_mac(const struct gh_scratch *s, const struct gh_port *in,
+						const struct gh_addr *target)
+{
+	const struct gh_net *n = gh_net_get(s->p.net);
+	struct gh_far f;
+
+	if (!n || in->kind == GH_PORT_TUNNEL || !gh_far_find(in, s->p.in_port, s->p.zone, target, &f))
+		return NULL;
+	return n->router_mac;
 }
 
 /* A question nobody can answer: on to the other ports where the network floods. */
@@ -66,6 +81,7 @@ static __always_inline int gh_arp_answer(struct __sk_buff *skb)
 	struct gh_addr sip __attribute__((aligned(8))), tip __attribute__((aligned(8)));
 	const struct gh_addr_val *v;
 	const struct gh_port *in;
+	const __u8 *mac;
 	struct gh_arp a;
 	struct gh_pkt *p;
 	__u32 sip4, tip4;
@@ -93,11 +109,12 @@ static __always_inline int gh_arp_answer(struct __sk_buff *skb)
 	if (a.op != GH_ARP_REQUEST || sip4 == tip4)
 		return gh_consumed(skb, GH_LAYER_L2);
 	v = gh_addr_get(p->zone, &tip);
-	if (!v)
+	mac = v ? v->mac : gh_proxy_mac(s, in, &tip);
+	if (!mac)
 		return gh_unanswered(skb, s);
-	if (v->port == p->in_port)
+	if (v && v->port == p->in_port)
 		return gh_consumed(skb, GH_LAYER_L2); /* a probe for its own address: free */
-	gh_arp_turn(&a, v->mac, sip4, tip4);
+	gh_arp_turn(&a, mac, sip4, tip4);
 	if (bpf_skb_store_bytes(skb, 0, &a, sizeof(a), 0))
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
 	return gh_answer(skb, s, in);
@@ -191,6 +208,7 @@ static __always_inline int gh_nd_answer(struct __sk_buff *skb)
 	struct gh_addr target __attribute__((aligned(8)));
 	const struct gh_addr_val *v;
 	const struct gh_port *in;
+	const __u8 *link;
 	struct gh_nd_frame *f;
 	struct gh_pkt *p;
 	struct gh_nd *nd;
@@ -230,16 +248,17 @@ static __always_inline int gh_nd_answer(struct __sk_buff *skb)
 	}
 	__builtin_memcpy(&target, nd->target, 16);
 	v = gh_addr_get(p->zone, &target);
-	if (!v) {
+	link = v ? v->mac : gh_proxy_mac(s, in, &target);
+	if (!link) {
 		/* Duplicate address detection of a link-local address: nobody objects. */
 		if (gh_link_local(&target))
 			return gh_consumed(skb, GH_LAYER_L2);
 		return gh_unanswered(skb, s);
 	}
-	if (v->port == p->in_port)
+	if (v && v->port == p->in_port)
 		return gh_consumed(skb, GH_LAYER_L2); /* DAD for its own address: free */
 
-	if (gh_advertise(skb, f, &p->src, &target, v->mac, v->flags & GH_ADDR_GATEWAY))
+	if (gh_advertise(skb, f, &p->src, &target, link, v ? v->flags & GH_ADDR_GATEWAY : 0))
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
 	return gh_answer(skb, s, in);
 }

@@ -55,6 +55,12 @@ func (w *walk) arp() {
 // whoHas answers or does not.
 func (w *walk) whoHas(target addr, what string) {
 	v, ok := w.addrRow(w.k.zone, target)
+	if !ok && !isTunnel(w.kind) {
+		if f, far := w.findFar(w.inPort, w.k.zone, target); far {
+			w.replied(w.netName(w.net), f.rule, target, w.s.Rows.Net[uint32(w.net)].RouterMac)
+			return
+		}
+	}
 	switch {
 	case !ok && what == "ND" && target[0] == 0xfe && target[1]&0xc0 == 0x80:
 		w.consumed("duplicate address detection of a link-local address: nobody objects")
@@ -68,12 +74,15 @@ func (w *walk) whoHas(target addr, what string) {
 	case v.Port == w.inPort:
 		w.consumed("a probe for its own address: it is free")
 	default:
-		w.t.Verdict = Reply
-		w.copied(w.inPort, layL2)
-		w.t.Raw.Layer, w.t.Raw.OutKind, w.t.Raw.OutIfindex = layL2, bpf.SwitchGhOutKindGH_OUT_EGRESS, w.in.Ifindex
-		w.note(layL2, w.portName(v.Port), fmt.Sprintf("addr zone %d %s -> port %d %s", w.k.zone, ip(target), v.Port, vswitch.MAC(v.Mac)), "reply",
-			"the switch answers: %s is at %s", ip(target), vswitch.MAC(v.Mac))
+		w.replied(w.portName(v.Port), fmt.Sprintf("addr zone %d %s -> port %d %s", w.k.zone, ip(target), v.Port, vswitch.MAC(v.Mac)), target, v.Mac)
 	}
+}
+
+func (w *walk) replied(object, rule string, target addr, mac [6]byte) {
+	w.t.Verdict = Reply
+	w.t.Raw.Layer, w.t.Raw.OutKind, w.t.Raw.OutIfindex = layL2, bpf.SwitchGhOutKindGH_OUT_EGRESS, w.in.Ifindex
+	w.note(layL2, object, rule, "reply", "the switch answers: %s is at %s", ip(target), vswitch.MAC(mac))
+	w.copied(w.inPort, layL2)
 }
 
 // nd is neighbour discovery.
