@@ -98,8 +98,8 @@ func TestHitless(t *testing.T) {
 		pause()
 	}
 	log, err := os.ReadFile(h.log.Name())
-	if n := strings.Count(string(log), "state of another version carried over"); err != nil || n < 3 {
-		t.Errorf("state was carried over %d times, %v; want each way", n, err)
+	if n := strings.Count(string(log), "state of another version carried over"); err != nil || n < 2 {
+		t.Errorf("state was carried over %d times, %v; want once each way at least", n, err)
 	}
 	var total int64
 	for _, s := range udp {
