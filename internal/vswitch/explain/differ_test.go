@@ -22,7 +22,7 @@ import (
 // pairsDefault is how many pairs of switch and packet go test compares;
 // GATEHOUSE_EXPLAIN_PAIRS asks for more, GATEHOUSE_EXPLAIN_SEED for others.
 const (
-	pairsDefault = 20_000
+	pairsDefault = 40_000
 	pairsOfScene = 400
 )
 
