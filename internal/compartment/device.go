@@ -75,7 +75,7 @@ func (h *Host) join(index int, name string) error {
 	err := h.nl.QdiscAdd(q)
 	if errors.Is(err, unix.EEXIST) {
 		// Somebody's own clsact or ingress, or ours in spite of our notes.
-		joined, lerr := h.listJoined()
+		joined, _, lerr := h.listQdiscs()
 		if lerr != nil {
 			return lerr
 		}
@@ -96,19 +96,23 @@ func (h *Host) join(index int, name string) error {
 	return nil
 }
 
-// listJoined asks the kernel which devices are in our block.
-func (h *Host) listJoined() (map[int]bool, error) {
+// listQdiscs asks the kernel which devices are in our block, and which have a
+// queue as limit makes them.
+func (h *Host) listQdiscs() (joined, queued map[int]bool, err error) {
 	all, err := dump(func() ([]netlink.Qdisc, error) { return h.nl.QdiscList(nil) })
 	if err != nil {
-		return nil, fmt.Errorf("list qdiscs: %w", err)
+		return nil, nil, fmt.Errorf("list qdiscs: %w", err)
 	}
-	joined := map[int]bool{}
+	joined, queued = map[int]bool{}, map[int]bool{}
 	for _, q := range all {
 		if a := q.Attrs(); q.Type() == "clsact" && a.IngressBlock != nil && *a.IngressBlock == h.inst.Block {
 			joined[a.LinkIndex] = true
 		}
+		if a := q.Attrs(); q.Type() == "tbf" && a.Parent == netlink.HANDLE_ROOT && a.Handle == queueHandle {
+			queued[a.LinkIndex] = true
+		}
 	}
-	return joined, nil
+	return joined, queued, nil
 }
 
 func setUp(nl *netlink.Handle, index int, name string) error {
@@ -144,6 +148,7 @@ func (h *Host) deleteNow(index int, name string) error {
 		return fmt.Errorf("delete %s: %w", name, err)
 	}
 	delete(h.joined, index)
+	delete(h.queued, index)
 	return nil
 }
 

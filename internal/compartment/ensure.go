@@ -70,6 +70,17 @@ func (h *Host) ensure(ctx context.Context, want model.Desired) (vswitch.Facts, e
 			errs = append(errs, fmt.Errorf("compartment %s: %w", c.ID, err))
 		}
 	}
+	for i := range want.Switch.Ports {
+		p := &want.Switch.Ports[i]
+		if err := h.ensureShaping(p); err != nil {
+			errs = append(errs, fmt.Errorf("limits of port %d (%s): %w", p.ID, p.Object, err))
+		}
+	}
+	if first {
+		if err := h.unlimit(want); err != nil {
+			errs = append(errs, err)
+		}
+	}
 	return h.facts(), errors.Join(errs...)
 }
 
@@ -124,6 +135,15 @@ func (h *Host) noteLosses() {
 			owner[port] = func() { c.broken, v.broken = true, true }
 		}
 	}
+	for port, s := range h.shaped {
+		again := func() { delete(h.shaped, port) }
+		owner[s.near], owner[s.far] = again, again
+		if of := owner[port]; of != nil {
+			owner[port] = func() { of(); again() }
+		} else {
+			owner[port] = again
+		}
+	}
 	for _, l := range lost {
 		name, ours := byIndex[l.index]
 		if !ours {
@@ -131,6 +151,7 @@ func (h *Host) noteLosses() {
 		}
 		h.log.Warn("a device of ours was changed by somebody else, repairing", "device", name, "deleted", l.device)
 		delete(h.joined, l.index)
+		delete(h.queued, l.index)
 		if l.device && h.devices[name] == l.index {
 			delete(h.devices, name)
 		}

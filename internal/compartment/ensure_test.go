@@ -83,7 +83,7 @@ func check(t testing.TB, h *Host, want model.Desired) {
 	if !slices.Equal(inv.Namespaces, paths) {
 		t.Errorf("namespaces %v, want %v", inv.Namespaces, paths)
 	}
-	joined, err := h.listJoined()
+	joined, _, err := h.listQdiscs()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,6 +45,7 @@ func (v *view) linkEvent(m *syscall.NetlinkMessage) (changed, told bool) {
 		l, known := v.links[index]
 		delete(v.links, index)
 		delete(v.addrs, index)
+		delete(v.lifted, index)
 		if v.expected[index] {
 			delete(v.expected, index)
 			return false, false
@@ -153,7 +154,15 @@ func (v *view) qdiscEvent(m *syscall.NetlinkMessage) bool {
 		return false
 	}
 	for kind, value := range attributes(m.Data[nl.SizeofTcMsg:]) {
-		if kind == nl.TCA_KIND && unix.ByteSliceToString(value) == "clsact" {
+		if kind != nl.TCA_KIND {
+			continue
+		}
+		name := unix.ByteSliceToString(value)
+		if name == "tbf" && v.lifted[index] {
+			delete(v.lifted, index)
+			return false
+		}
+		if name == "clsact" || name == "tbf" {
 			v.lost = append(v.lost, loss{name: l.name, index: index})
 			return true
 		}

@@ -44,11 +44,14 @@ type Host struct {
 	swept   bool
 	devices map[string]int
 	joined  map[int]bool // by ifindex: member of the switch's block
+	queued  map[int]bool // by ifindex: has a queue of ours
 	anchor  int
 	// What was made true, by name and by HCN id; broken ones are looked at again.
 	nics    map[string]*nicRecord
 	tunnels map[string]*tunnelRecord
 	comps   map[string]*compRecord
+	// shaped is by host-side device of the port.
+	shaped map[string]shaping
 }
 
 type nicRecord struct {
@@ -134,7 +137,8 @@ func (h *Host) dir() string { return filepath.Join(h.inst.Run, "netns") }
 // forget drops what we believe the kernel has; the next Ensure looks.
 func (h *Host) forget() {
 	h.loaded, h.swept = false, false
-	h.devices, h.joined = map[string]int{}, map[int]bool{}
+	h.devices, h.joined, h.queued = map[string]int{}, map[int]bool{}, map[int]bool{}
+	h.shaped = map[string]shaping{}
 	h.nics, h.comps, h.tunnels = map[string]*nicRecord{}, map[string]*compRecord{}, map[string]*tunnelRecord{}
 	h.anchor = 0
 }
@@ -148,7 +152,7 @@ func (h *Host) load() error {
 	if err != nil {
 		return fmt.Errorf("list devices: %w", err)
 	}
-	if h.joined, err = h.listJoined(); err != nil {
+	if h.joined, h.queued, err = h.listQdiscs(); err != nil {
 		return err
 	}
 	for _, l := range links {

@@ -42,6 +42,11 @@ func (h *Host) Prune(ctx context.Context, want model.Desired) error {
 			}
 		}
 	}
+	for port := range h.shaped {
+		if !keep[port] {
+			delete(h.shaped, port)
+		}
+	}
 	for name := range h.nics {
 		if !keep[name] {
 			delete(h.nics, name)
@@ -58,6 +63,7 @@ func (h *Host) Prune(ctx context.Context, want model.Desired) error {
 		}
 		delete(h.devices, name)
 		delete(h.joined, index)
+		delete(h.queued, index)
 		h.reaper.add(index, name)
 	}
 	if len(errs) == 0 {
@@ -95,6 +101,11 @@ func (h *Host) exactly(want model.Desired) bool {
 			}
 		}
 	}
+	for _, s := range h.shaped {
+		if s.egress != 0 {
+			ports += 2
+		}
+	}
 	return len(h.devices) == ports+len(h.tunnels)+2*len(h.nics)+2 // and the anchor's two
 }
 
@@ -109,6 +120,11 @@ func wantedDevices(want model.Desired) map[string]bool {
 	for i := range want.Compartments {
 		for j := range want.Compartments[i].VNICs {
 			keep[want.Compartments[i].VNICs[j].PortName] = true
+		}
+	}
+	for i := range want.Switch.Ports {
+		if p := &want.Switch.Ports[i]; p.EgressBps != 0 {
+			keep[p.Shaper], keep[p.ShaperPeer] = true, true
 		}
 	}
 	return keep

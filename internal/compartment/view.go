@@ -36,6 +36,7 @@ type view struct {
 	hostAddr []netip.Addr
 	lost     []loss
 	expected map[int]bool // devices that we delete ourselves
+	lifted   map[int]bool // devices whose queue we take away ourselves
 	missed   bool         // events were dropped: nothing is certain about our devices
 	watchers map[chan struct{}]bool
 	timer    *time.Timer // runs while a signal is due
@@ -80,7 +81,7 @@ func openView(owns func(string) bool, log *slog.Logger) (*view, error) {
 	_ = sock.SetReceiveBufferSize(4<<20, true)
 	v := &view{
 		owns: owns, log: log, sock: sock, done: make(chan struct{}),
-		expected: map[int]bool{}, watchers: map[chan struct{}]bool{},
+		expected: map[int]bool{}, lifted: map[int]bool{}, watchers: map[chan struct{}]bool{},
 	}
 	if err := v.list(); err != nil {
 		sock.Close()
@@ -109,6 +110,7 @@ func (v *view) list() error {
 	defer v.mu.Unlock()
 	v.links, v.addrs = map[int]link{}, map[int][]address{}
 	clear(v.expected)
+	clear(v.lifted)
 	for _, l := range links {
 		a := l.Attrs()
 		out := link{
@@ -219,6 +221,13 @@ func (v *view) expect(index int) {
 	if _, there := v.links[index]; there {
 		v.expected[index] = true
 	}
+}
+
+// expectQdisc says that we take the queue of a device of ours away.
+func (v *view) expectQdisc(index int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.lifted[index] = true
 }
 
 func (v *view) watch(ctx context.Context) <-chan struct{} {

@@ -86,6 +86,11 @@ func (l *ledger) find() error {
 			owner[v.PortName] = "endpoint " + v.Endpoint
 		}
 	}
+	for _, p := range d.Switch.Ports {
+		if p.EgressBps != 0 {
+			owner[p.Shaper], owner[p.ShaperPeer] = "endpoint "+p.Object, "endpoint "+p.Object
+		}
+	}
 	netns := filepath.Join(l.inst.Run, "netns")
 	if l.serving {
 		for _, n := range []string{l.inst.AnchorDevice(), l.inst.AnchorPeer(), netns} {

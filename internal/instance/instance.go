@@ -67,6 +67,13 @@ func (i Instance) Store() string { return filepath.Join(i.Lib, "gatehouse.db") }
 // PortDevice is the host side of the vNIC at port id.
 func (i Instance) PortDevice(id uint16) string { return fmt.Sprintf("gh%sp%04x", i.Tag, id) }
 
+// ShaperDevice is where what the vNIC at port id sends waits, if that is limited;
+// it comes out at ShaperPeer.
+func (i Instance) ShaperDevice(id uint16) string { return fmt.Sprintf("gh%sx%04x", i.Tag, id) }
+
+// ShaperPeer as on ShaperDevice.
+func (i Instance) ShaperPeer(id uint16) string { return fmt.Sprintf("gh%sy%04x", i.Tag, id) }
+
 // HostDevice carries a network's gateway address in the host's stack.
 func (i Instance) HostDevice(network uint16) string { return fmt.Sprintf("gh%sn%04x", i.Tag, network) }
 

@@ -12,7 +12,7 @@ func TestDeviceNamesFitAndDiffer(t *testing.T) {
 			t.Fatal(err)
 		}
 		seen := map[string]bool{}
-		for _, n := range []string{i.AnchorDevice(), i.AnchorPeer(), i.PortDevice(1), i.PortDevice(0xffff),
+		for _, n := range []string{i.AnchorDevice(), i.AnchorPeer(), i.PortDevice(1), i.PortDevice(0xffff), i.ShaperDevice(1), i.ShaperPeer(0xffff),
 			i.HostDevice(1), i.HostDevice(0xffff), i.TunnelDevice(4789), i.TunnelDevice(0xffff), i.SwitchDevice(1), i.SwitchDevice(0xffff)} {
 			if len(n) > 15 {
 				t.Errorf("%s: %d bytes, over IFNAMSIZ-1", n, len(n))

@@ -31,6 +31,9 @@ func (w *world) change(op, n byte) {
 	s := &w.s
 	pick := func(l int) int { return int(n) % max(l, 1) }
 	switch {
+	case op >= 248:
+		w.changeLimits(n)
+		return
 	case op >= 240:
 		w.changeNAT(n)
 		return

@@ -12,6 +12,7 @@ type portMemo struct {
 	was     Port
 	ifindex int // 0 = the device is not there
 	nic     int
+	shaper  shaperFacts
 	net     *netContext
 	nat     poolRef
 	acls    portACLs
@@ -20,11 +21,13 @@ type portMemo struct {
 }
 
 // passes reports whether packets can reach the port.
-func (m *portMemo) passes() bool { return m != nil && m.was.Up && m.ifindex != 0 }
+func (m *portMemo) passes() bool {
+	return m != nil && m.was.Up && m.ifindex != 0 && m.shaper.ready(&m.was)
+}
 
-func (m *portMemo) same(p *Port, ifindex, nic int, net *netContext, nat poolRef, acls portACLs) bool {
+func (m *portMemo) same(p *Port, ifindex, nic int, shaper shaperFacts, net *netContext, nat poolRef, acls portACLs) bool {
 	w := &m.was
-	return m.net == net && m.nat == nat && m.acls == acls && m.ifindex == ifindex && m.nic == nic && w.Kind == p.Kind && w.MAC == p.MAC &&
+	return m.net == net && m.nat == nat && m.acls == acls && m.shaper == shaper && sameLimits(w, p) && m.ifindex == ifindex && m.nic == nic && w.Kind == p.Kind && w.MAC == p.MAC &&
 		w.Up == p.Up && w.Mirror == p.Mirror && w.Interface == p.Interface && w.HostNIC == p.HostNIC && w.Object == p.Object &&
 		w.MaxFlows == p.MaxFlows && slices.Equal(w.Addrs, p.Addrs) && slices.Equal(w.ACLs, p.ACLs) && w.Forward == p.Forward &&
 		slices.Equal(w.Routes, p.Routes)
@@ -55,6 +58,7 @@ func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
 				ifindex = 0 // half a pair carries nothing
 			}
 		}
+		shaper := shaperOf(p, f)
 		nat, err := c.pools.ref(p.NATPool)
 		if err != nil {
 			return invalid("Ports[%d] (port %d, %s): %w", i, p.ID, p.Object, err)
@@ -63,14 +67,14 @@ func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
 		if err != nil {
 			return invalid("Ports[%d] (port %d, %s): %w", i, p.ID, p.Object, err)
 		}
-		if m.block != nil && m.same(p, ifindex, nic, net, nat, acls) {
+		if m.block != nil && m.same(p, ifindex, nic, shaper, net, nat, acls) {
 			continue
 		}
-		if err := checkPort(p, net, ifindex, nic); err != nil {
+		if err := checkPort(p, net, ifindex, nic, shaper); err != nil {
 			return invalid("Ports[%d] (port %d, %s): %w", i, p.ID, p.Object, err)
 		}
 		c.release(m.block)
-		*m = portMemo{was: *p, ifindex: ifindex, nic: nic, net: net, nat: nat, acls: acls, round: c.round}
+		*m = portMemo{was: *p, ifindex: ifindex, nic: nic, shaper: shaper, net: net, nat: nat, acls: acls, round: c.round}
 		m.was.Addrs, m.was.ACLs, m.was.Routes = slices.Clone(p.Addrs), slices.Clone(p.ACLs), slices.Clone(p.Routes)
 		changed = append(changed, i)
 	}
@@ -156,9 +160,13 @@ func portBlock(m *portMemo) *block {
 	if row.Mirror = uint16(p.Mirror); p.Mirror != 0 {
 		row.Flags |= portCopy
 	}
+	m.limits(&row)
 	b.port = []Entry[uint32, PortRow]{{uint32(p.ID), row}}
 	if m.ifindex != 0 {
 		b.ifport = []Entry[uint32, uint32]{{uint32(m.ifindex), uint32(p.ID)}}
+	}
+	if m.shaper.far != 0 {
+		b.ifport = append(b.ifport, Entry[uint32, uint32]{uint32(m.shaper.far), uint32(p.ID)})
 	}
 	addrs := p.Addrs
 	if p.ID == x.hostPort {
@@ -184,7 +192,7 @@ func portBlock(m *portMemo) *block {
 	return b
 }
 
-func checkPort(p *Port, net *netContext, ifindex, nic int) error {
+func checkPort(p *Port, net *netContext, ifindex, nic int, shaper shaperFacts) error {
 	switch {
 	case p.ID == UplinkAny || p.ID >= FirstUplinkPort:
 		return invalid("ID: must be 1 to %d", FirstUplinkPort-1)
@@ -206,6 +214,9 @@ func checkPort(p *Port, net *netContext, ifindex, nic int) error {
 		return invalid("Facts.Ifindex: negative for %q or %q", p.Interface, p.HostNIC)
 	case ifindex != 0 && ifindex == nic:
 		return invalid("HostNIC %q: is Interface itself", p.HostNIC)
+	}
+	if err := checkLimits(p, ifindex, shaper); err != nil {
+		return err
 	}
 	for i, a := range p.Addrs {
 		if err := checkUnicast(a); err != nil {

@@ -46,6 +46,8 @@ type (
 // Values of maps.h in the types the rows have.
 const (
 	zoneHost    = 0 // GH_ZONE_HOST
+	portGuard   = uint8(bpf.SwitchGhPortFlagsGH_PORT_GUARD)
+	portNoPeer  = uint8(bpf.SwitchGhPortFlagsGH_PORT_NO_PEER)
 	portUp      = uint8(bpf.SwitchGhPortFlagsGH_PORT_UP)
 	portCopy    = uint8(bpf.SwitchGhPortFlagsGH_PORT_COPY)
 	portForward = uint8(bpf.SwitchGhPortFlagsGH_PORT_FORWARD)

@@ -116,6 +116,19 @@ type Port struct {
 	ACLs    []ACLID      // sets that packets must pass, in the order they are asked
 	// Up is false while the port is made or taken away: nothing passes.
 	Up bool
+	// IngressBps and EgressBps bound the bytes a second towards the vNIC and from it;
+	// 0 = no bound. The first is a queue on Interface. The second is one on the device
+	// Shaper, into which the switch sends what comes by Interface; it goes on where it
+	// comes out, at Shaper's other end ShaperPeer. Whoever makes the vNIC makes these.
+	IngressBps, EgressBps uint64
+	Shaper, ShaperPeer    string
+	// PPS is how many packets a second the vNIC may send, with bursts of a tenth of a
+	// second; more are dropped (METER). A guard against floods: TCP suffers from it.
+	// 0 = no bound.
+	PPS uint32
+	// Class 1:n of an uplink's HTB (or other classful queue) with handle 1: gets what
+	// the port sends; 0 = none in particular.
+	Class uint16
 	// MaxFlows bounds the conversations the port begins. 0 = no bound while the flow
 	// tables have room; in a crowded one its share (bpf.Share).
 	MaxFlows uint32

@@ -112,6 +112,18 @@ func (b *block) print(add func(string, ...any)) {
 		if v.Natpool4 != 0 || v.Natpool6 != 0 {
 			s += fmt.Sprintf(" natpool %d %d", v.Natpool4, v.Natpool6)
 		}
+		if v.Flags&portNoPeer != 0 {
+			s += " no-peer"
+		}
+		if v.Shaper != 0 {
+			s += fmt.Sprintf(" shaper %d", v.Shaper)
+		}
+		if v.Pps != 0 {
+			s += fmt.Sprintf(" pps %d", v.Pps)
+		}
+		if v.Class != 0 {
+			s += fmt.Sprintf(" class %d", v.Class)
+		}
 		if v.MaxFlows != 0 {
 			s += fmt.Sprintf(" flows %d", v.MaxFlows)
 		}

@@ -11,6 +11,7 @@
 #define GH_APPLY_H
 
 #include "flow.h"
+#include "qos.h"
 
 /* Since 6.16 and in stable kernels; refused, the call changes nothing. */
 #define GH_F_IPV6 (1ULL << 7)

@@ -78,11 +78,18 @@ __noinline int gh_copy(struct __sk_buff *skb, __u32 id, __u32 what)
 	return 0;
 }
 
+/* skb->priority that a classful qdisc of handle 1: takes for its class 1:n. */
+#define GH_CLASS(n) (1U << 16 | (n))
+
 /* gh_arrives() is what every packet passes that is about to be sent to port id. */
-static __always_inline void gh_arrives(struct __sk_buff *skb, __u16 ops, __u32 id)
+static __always_inline void gh_arrives(struct __sk_buff *skb, __u16 ops, __u16 prio, __u32 id)
 {
-	if (unlikely(ops & GH_OP_COPY))
+	if (likely(!(ops & (GH_OP_COPY | GH_OP_PRIO))))
+		return;
+	if (ops & GH_OP_COPY)
 		gh_copy(skb, id, GH_COPY_DELIVERED);
+	if (ops & GH_OP_PRIO)
+		skb->priority = GH_CLASS(prio);
 }
 
 #endif /* GH_COPY_H */

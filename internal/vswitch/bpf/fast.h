@@ -66,7 +66,7 @@ static __always_inline int gh_hit4(struct __sk_buff *skb, struct gh_flow4 *f, co
 		return GH_END_MTU;
 	if (gh_rewrite4(skb, l4_off, h->l4, h->frag, &a))
 		return GH_END_ERROR;
-	gh_arrives(skb, a.hd.ops, a.out_port);
+	gh_arrives(skb, a.hd.ops, a.prio, a.out_port);
 	if (unlikely(a.hd.out_kind == GH_OUT_TUNNEL) && gh_encap(skb, a.tun, a.vtep))
 		return GH_END_ERROR;
 	gh_count(in_port, a.out_port, skb->len);
@@ -105,7 +105,7 @@ static __always_inline int gh_hit6(struct __sk_buff *skb, struct gh_flow6 *f, co
 		return GH_END_MTU;
 	if (gh_rewrite6(skb, l4_off, h->l4, h->frag, &a))
 		return GH_END_ERROR;
-	gh_arrives(skb, a.hd.ops, a.out_port);
+	gh_arrives(skb, a.hd.ops, a.prio, a.out_port);
 	if (unlikely(a.hd.out_kind == GH_OUT_TUNNEL) && gh_encap(skb, a.tun, a.vtep))
 		return GH_END_ERROR;
 	gh_count(in_port, a.out_port, skb->len);

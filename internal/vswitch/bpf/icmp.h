@@ -223,12 +223,11 @@ static __always_inline int gh_icmp_send(struct __sk_buff *skb, int fam)
 	if ((hd->ops & GH_OP_MAC) && (bpf_skb_store_bytes(skb, 0, hd->dmac, ETH_ALEN, 0) ||
 				      bpf_skb_store_bytes(skb, ETH_ALEN, hd->smac, ETH_ALEN, 0)))
 		goto broken;
-	gh_arrives(skb, hd->ops, w->out_port);
+	gh_arrives(skb, hd->ops, w->prio, w->out_port);
 	if (w->out_kind == GH_OUT_TUNNEL && gh_encap(skb, w->tun, w->vtep))
 		goto broken;
-	gh_count(p->in_port, w->out_port, skb->len);
 	gh_note(skb, GH_RESULT_FORWARD, w->out_kind, w->out_ifindex, w->out_port, 0, GH_LAYER_FLOW, GH_VIA_HIT);
-	return gh_send(skb, hd, gh_word(&w->nh, 3), fam == 6 ? &w->nh : NULL);
+	return gh_leave(skb, fam);
 broken:
 	return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
 }

@@ -238,6 +238,10 @@ __noinline int gh_layer_deliver(struct __sk_buff *skb)
 		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_ROUTE, GH_REJECT_NONE);
 	p = &s->p;
 	w = &s->w;
+	in = gh_port_get(p->in_port);
+	if (!in)
+		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_ROUTE, GH_REJECT_NONE);
+	w->prio = in->class;
 	if (w->reply)
 		w->e_net = gh_epoch_net(w->net);
 	if (w->how == GH_TO_UPLINK) {
@@ -246,9 +250,6 @@ __noinline int gh_layer_deliver(struct __sk_buff *skb)
 		else
 			ret = gh_to_uplink(skb, p, w, w->reply ? &w->nsrc : &p->src, w->dsr ? &w->nh : &w->ndst, 6);
 	} else {
-		in = gh_port_get(p->in_port);
-		if (!in)
-			return GH_NO(GH_DROP_INTERNAL, GH_LAYER_ROUTE, GH_REJECT_NONE);
 		ret = gh_to_port(w, w->target, in);
 	}
 	w->first_be = w->nsport_be;

@@ -46,6 +46,7 @@ enum gh_port_flags {
 	GH_PORT_NO_PEER = 1 << 1, /* deliver by redirect, not redirect_peer (shaped, bridged inside) */
 	GH_PORT_FORWARD = 1 << 2, /* a router: may send what others sent, and be a next hop */
 	GH_PORT_ROUTES = 1 << 3,  /* has routes of its own, which come before the network's */
+	GH_PORT_GUARD = 1 << 6,	  /* what its vNIC sends is metered (pps) or shaped */
 	GH_PORT_COPY = 1 << 7, /* somebody captures here, or it is mirrored: snap, mirror */
 };
 
@@ -81,7 +82,10 @@ struct gh_port {
 	__u16 snap;	   /* bytes of a packet that captures want; 0 = nobody captures */
 	__u32 acl[GH_PORT_ACLS]; /* numbers of ACL sets in their order; 0 ends them */
 	__u32 vni;	   /* of the subnet of its first address: what its broadcasts bear */
-	__u8 pad[52];
+	__u32 shaper;	   /* where what its vNIC sends goes first; the far end's ifport is this port. 0 = nowhere */
+	__u32 pps;	   /* packets a second from its vNIC; 0 = any */
+	__u16 class;	   /* GH_OP_PRIO of what it sends; 0 = none */
+	__u8 pad[42];
 };
 
 /* configuration: index = port id. Slot 0 (GH_PORT_UPLINK_ANY) stays zero. */
@@ -119,7 +123,8 @@ struct {
 
 /*
  * configuration: ifindex -> port id, for endpoint, host and uplink ports (the
- * device named by gh_port.ifindex). The only look-up that uses an ifindex.
+ * device named by gh_port.ifindex, and the far end of its shaper). The only
+ * look-up that uses an ifindex.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -55,6 +55,8 @@ static __always_inline __u16 gh_ops(const struct gh_pkt *p, const struct gh_walk
 		ops |= GH_OP_TTL;
 	if (w->out_kind != GH_OUT_NEIGH)
 		ops |= GH_OP_MAC;
+	if (w->prio)
+		ops |= GH_OP_PRIO;
 	return ops | w->copy; /* without a branch, which would double what the verifier walks */
 }
 
@@ -129,6 +131,8 @@ static __always_inline int gh_answer_line(void *f, const struct gh_pkt *p, const
 	if (w->routed && w->out_kind != GH_OUT_TUNNEL)
 		ops |= GH_OP_TTL;
 	ops |= in->flags & GH_PORT_COPY;
+	if (out->class)
+		ops |= GH_OP_PRIO;
 	hd->verdict = GH_VERDICT_FORWARD;
 	if (p->kind == GH_PORT_UPLINK || p->kind == GH_PORT_TUNNEL) {
 		if (p->kind == GH_PORT_TUNNEL)
@@ -156,6 +160,7 @@ static __always_inline int gh_answer_line(void *f, const struct gh_pkt *p, const
 		a->e_in = e_in;
 		a->e_out = p->kind == GH_PORT_UPLINK ? gh_epoch_at(p->in_port) : w->e_in;
 		a->e_net = w->e_net;
+		a->prio = out->class;
 	} else {
 		struct gh_act6 *a = f;
 
@@ -168,6 +173,7 @@ static __always_inline int gh_answer_line(void *f, const struct gh_pkt *p, const
 		a->e_in = e_in;
 		a->e_out = p->kind == GH_PORT_UPLINK ? gh_epoch_at(p->in_port) : w->e_in;
 		a->e_net = w->e_net;
+		a->prio = out->class;
 	}
 	return 0;
 }

@@ -21,6 +21,36 @@ static __always_inline int gh_no(struct __sk_buff *skb, struct gh_scratch *s, in
 	return gh_drop(skb, s, no & 0xff, (no >> 8) & 0xff);
 }
 
+/*
+ * gh_leave4() and gh_leave6() count and send a packet that is as val, the line of
+ * its flow, says. Global, so that the verifier walks it once and not for every
+ * way of rewriting.
+ */
+__noinline int gh_leave4(struct __sk_buff *skb)
+{
+	struct gh_scratch *s = gh_scratch_get();
+
+	if (!s)
+		return TC_ACT_SHOT;
+	gh_count(s->p.in_port, s->w.out_port, skb->len);
+	return gh_send(skb, (struct gh_head *)&s->val, gh_word(&s->w.nh, 3), NULL);
+}
+
+__noinline int gh_leave6(struct __sk_buff *skb)
+{
+	struct gh_scratch *s = gh_scratch_get();
+
+	if (!s)
+		return TC_ACT_SHOT;
+	gh_count(s->p.in_port, s->w.out_port, skb->len);
+	return gh_send(skb, (struct gh_head *)&s->val, 0, &s->w.nh);
+}
+
+static __always_inline int gh_leave(struct __sk_buff *skb, int fam)
+{
+	return fam == 4 ? gh_leave4(skb) : gh_leave6(skb);
+}
+
 /* gh_depart() does to the packet what was decided. */
 static __always_inline int gh_depart(struct __sk_buff *skb, struct gh_scratch *s, int fam)
 {
@@ -38,12 +68,11 @@ static __always_inline int gh_depart(struct __sk_buff *skb, struct gh_scratch *s
 		ret = gh_rewrite6(skb, l4_off, p->h.l4, p->h.frag, (struct gh_act6 *)&s->val);
 	if (ret)
 		return gh_drop(skb, s, -ret, GH_LAYER_L2);
-	gh_arrives(skb, ((struct gh_head *)&s->val)->ops, w->out_port);
+	gh_arrives(skb, ((struct gh_head *)&s->val)->ops, w->prio, w->out_port);
 	if (w->out_kind == GH_OUT_TUNNEL && gh_encap(skb, w->tun, w->vtep))
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
-	gh_count(p->in_port, w->out_port, skb->len);
 	gh_note(skb, GH_RESULT_FORWARD, w->out_kind, w->out_ifindex, w->out_port, 0, 0, w->via);
-	return gh_send(skb, (struct gh_head *)&s->val, gh_word(&w->nh, 3), fam == 6 ? &w->nh : NULL);
+	return gh_leave(skb, fam);
 }
 
 /* gh_slow() is stages v4 and v6. */

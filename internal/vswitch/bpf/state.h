@@ -58,7 +58,7 @@ enum gh_op {
 	GH_OP_MAC = 1 << 5,
 	GH_OP_VLAN = 1 << 6, /* push the tag in tun */
 	GH_OP_COPY = 1 << 7, /* somebody captures at the port it leaves by */
-	GH_OP_PRIO = 1 << 8, /* skb->priority = prio */
+	GH_OP_PRIO = 1 << 8, /* skb->priority = class 1:prio */
 };
 enum gh_verdict {
 	GH_VERDICT_FORWARD = 1,
@@ -446,6 +446,7 @@ struct gh_rate {
 	__u32 flow_s, flow_n;	  /* flow events */
 	__u32 flow_held;	  /* flow events suppressed since the last one */
 	__u32 zero;
+	__u64 meter_ns;		  /* when the bucket of port.pps is level again */
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -103,7 +103,7 @@ int ep_in(struct __sk_buff *skb)
 	struct ethhdr *eth = data;
 	const struct gh_port *pt;
 	struct gh_scratch *s;
-	__u32 reason, proto, group;
+	__u32 reason, proto, group, layer = GH_LAYER_PORT;
 	struct gh_in in;
 	__u32 id;
 
@@ -116,9 +116,18 @@ int ep_in(struct __sk_buff *skb)
 	}
 	id = gh_port_of(skb->ifindex);
 	pt = gh_port_get(id);
-	if (unlikely(!id || !pt || (pt->flags & (GH_PORT_UP | GH_PORT_COPY)) != GH_PORT_UP ||
+	if (unlikely(!id || !pt || (pt->flags & (GH_PORT_UP | GH_PORT_COPY | GH_PORT_GUARD)) != GH_PORT_UP ||
 		     pt->kind >= GH_PORT_UPLINK)) {
+		int guard = gh_guard(skb);
+
+		if (guard == GH_GUARD_SHAPED) /* it is seen, and copied, where it comes out */
+			return TC_ACT_REDIRECT;
 		gh_copy(skb, id, GH_COPY_SENT);
+		if (guard == GH_GUARD_OVER) {
+			reason = GH_DROP_METER;
+			layer = GH_LAYER_METER;
+			goto drop;
+		}
 		if (id && pt && (pt->flags & GH_PORT_UP) && pt->kind == GH_PORT_TUNNEL) {
 			s = gh_scratch_get();
 			if (!s)
@@ -148,7 +157,7 @@ drop:
 	if (!s)
 		return TC_ACT_SHOT;
 	s->p.in_port = pt ? id : 0;
-	return gh_drop(skb, s, reason, GH_LAYER_PORT);
+	return gh_drop(skb, s, reason, layer);
 }
 
 /*

@@ -622,7 +622,10 @@ type SwitchGhPort struct {
 	Snap       uint16
 	Acl        [8]uint32
 	Vni        uint32
-	Pad        [52]uint8
+	Shaper     uint32
+	Pps        uint32
+	Class      uint16
+	Pad        [42]uint8
 }
 
 type SwitchGhPortFlags uint32
@@ -632,6 +635,7 @@ const (
 	SwitchGhPortFlagsGH_PORT_NO_PEER SwitchGhPortFlags = 2
 	SwitchGhPortFlagsGH_PORT_FORWARD SwitchGhPortFlags = 4
 	SwitchGhPortFlagsGH_PORT_ROUTES  SwitchGhPortFlags = 8
+	SwitchGhPortFlagsGH_PORT_GUARD   SwitchGhPortFlags = 64
 	SwitchGhPortFlagsGH_PORT_COPY    SwitchGhPortFlags = 128
 )
 
@@ -673,6 +677,7 @@ type SwitchGhRate struct {
 	FlowN    uint32
 	FlowHeld uint32
 	Zero     uint32
+	MeterNs  uint64
 }
 
 type SwitchGhReapAt uint32

@@ -54,7 +54,7 @@ func TestDifferential(t *testing.T) {
 	for _, want := range []string{"forward hit", "forward new", "forward revalidated", "pass", "reply", "consumed", "flood",
 		"drop NO_ROUTE", "drop SPOOF_IP", "drop SPOOF_MAC", "drop UNKNOWN_DST", "drop TTL", "drop MTU", "drop NOSTATE", "drop ICMP_NOFLOW",
 		"drop PORT_DOWN", "drop FRAG_ORDER", "drop SPOOF_ARP", "drop LOOP", "drop PARSE",
-		"nat pool", "second address of a pool", "no nat", "drop NAT_PORTS", "drop NO_BACKEND", "drop PORT_QUOTA", "drop FRAG_TINY", "drop FRAG_TABLE",
+		"nat pool", "second address of a pool", "no nat", "class", "past a queue", "from a shaper", "drop NAT_PORTS", "drop NO_BACKEND", "drop PORT_QUOTA", "drop FRAG_TINY", "drop FRAG_TABLE",
 		"forward hit tunnel", "forward new tunnel", "forward revalidated tunnel", "forward hit from tunnel", "forward new from tunnel",
 		"forward revalidated from tunnel", "reply from tunnel", "flood from tunnel", "drop TUN_PEER", "drop TUN_PEER from tunnel",
 		"drop TUN_VNI from tunnel", "drop SPOOF_IP from tunnel", "drop MTU from tunnel",
@@ -155,7 +155,11 @@ func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte, seen ma
 	if err != nil {
 		return "refused by TEST_RUN", nil
 	}
-	if diff := differs(t, ret, res, in, out); diff != "" {
+	diff := differs(t, ret, res, in, out)
+	if diff == "" && t.Verdict == Forward && l.prio != t.Raw.Priority {
+		diff = fmt.Sprintf("priority: explain %#x, kernel %#x", t.Raw.Priority, l.prio)
+	}
+	if diff != "" {
 		if l.Second() != before {
 			return "the second changed meanwhile", nil
 		}
@@ -199,7 +203,7 @@ func (tr *traffic) remember(t Trace, out []byte) {
 	}
 	row := tr.rows.Port[uint32(t.Out)]
 	for _, p := range tr.ports {
-		if p.ifindex == int(row.Ifindex) {
+		if p.device == int(row.Ifindex) {
 			tr.sent = append(tr.sent, sentPacket{p, k})
 		}
 	}

@@ -73,6 +73,7 @@ type line struct {
 	eNet           uint32
 	tun            uint32
 	vtep           uint16
+	class          uint16
 }
 
 // flow is an entry of either family.
@@ -95,7 +96,7 @@ func flow4(f bpf.Flow4) *flow {
 		line: line{ops: bpf.Op(f.Ops), outKind: bpf.OutKind(f.OutKind),
 			outIfindex: f.OutIfindex, dmac: f.Dmac, smac: f.Smac, nsrc: addr4(f.NsrcBe), ndst: addr4(f.NdstBe), nh: addr4(f.NhBe),
 			nsport: be(f.NsportBe), ndport: be(f.NdportBe), outMTU: f.OutMtu, outPort: f.OutPort, eIn: f.E_in, eOut: f.E_out, eNet: f.E_net,
-			tun: f.Tun, vtep: f.Vtep},
+			tun: f.Tun, vtep: f.Vtep, class: f.Prio},
 		packets: f.Packets, last: f.LastS, tcpOwn: f.TcpOwn, tcpPeer: f.TcpPeer, state: bpf.FlowState(f.State), inPort: f.InPort, net: f.Net,
 		reply: f.Reply != 0, nat: f.Nat != 0, svc: f.Svc, backend: f.Backend, rule: f.Rule, pair: key4(f.Pair), busy: f.Tag&1 != 0,
 	}
@@ -106,7 +107,7 @@ func flow6(f bpf.Flow6) *flow {
 		line: line{ops: bpf.Op(f.Ops), outKind: bpf.OutKind(f.OutKind),
 			outIfindex: f.OutIfindex, dmac: f.Dmac, smac: f.Smac, nsrc: f.Nsrc.B, ndst: f.Ndst.B, nh: f.Nh.B,
 			nsport: be(f.NsportBe), ndport: be(f.NdportBe), outMTU: f.OutMtu, outPort: f.OutPort, eIn: f.E_in, eOut: f.E_out, eNet: f.E_net,
-			tun: f.Tun, vtep: f.Vtep},
+			tun: f.Tun, vtep: f.Vtep, class: f.Prio},
 		packets: f.Packets, last: f.LastS, tcpOwn: f.TcpOwn, tcpPeer: f.TcpPeer, state: bpf.FlowState(f.State), inPort: f.InPort, net: f.Net,
 		reply: f.Reply != 0, nat: f.Nat != 0, svc: f.Svc, backend: f.Backend, rule: f.Rule, pair: key6(f.Pair), busy: f.Tag&1 != 0,
 	}

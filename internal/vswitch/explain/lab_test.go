@@ -30,6 +30,7 @@ const (
 	labEndpoints = 10
 	labNetworks  = 4
 	labUplinks   = 3
+	labShapers   = 3 // of the first endpoints
 )
 
 // lab is the real programs in a network namespace of their own, and the devices
@@ -44,9 +45,11 @@ type lab struct {
 	mac    map[string]vswitch.MAC
 	now    vswitch.Tables
 	secs   uint64
+	prio   uint32 // of the packet that was put in last, as it left
 }
 
 func endpointDev(i int) string { return fmt.Sprintf("e%d", i) }
+func shaperDev(i int) string   { return fmt.Sprintf("s%d", i) }
 func switchDev(i int) string   { return fmt.Sprintf("h%d", i) }
 func nicDev(i int) string      { return fmt.Sprintf("h%d.p", i) }
 func uplinkDev(i int) string   { return fmt.Sprintf("u%d", i) }
@@ -127,6 +130,9 @@ func (l *lab) devices() error {
 	pair("anchor", vswitch.MAC{2, 9, 0, 0, 0, 1})
 	for i := range labEndpoints {
 		pair(endpointDev(i), vswitch.MAC{2, 1, 0, 0, 0, byte(i)})
+	}
+	for i := range labShapers {
+		pair(shaperDev(i), vswitch.MAC{2, 4, 0, 0, 0, byte(i)})
 	}
 	for i := range labNetworks {
 		pair(switchDev(i), vswitch.MAC{2, 2, 0, 0, 0, byte(i)})
@@ -213,7 +219,7 @@ func (l *lab) apply(t vswitch.Tables) error {
 }
 
 // twist changes some rows to what Compile does not make (yet): small pools,
-// quotas, busy ports, ports reached by their device.
+// busy ports, ports with a rate.
 // What it returns takes that back.
 func (l *lab) twist(r *rand.Rand, rows *vswitch.Rows) (straighten func() error, err error) {
 	var undo []func() error
@@ -244,7 +250,8 @@ func (l *lab) twist(r *rand.Rand, rows *vswitch.Rows) (straighten func() error, 
 		if !one(r, 8) {
 			continue
 		}
-		is.Flags |= noPeer
+		is.Flags |= uint8(bpf.SwitchGhPortFlagsGH_PORT_GUARD)
+		is.Pps = uint32(1 + r.IntN(1000)) // each packet finds the bucket level
 		rows.Port[id] = is
 		errs = append(errs, put("port", id, was, is))
 	}
@@ -312,7 +319,9 @@ func (l *lab) run(p Packet, port uint32) (ret uint32, res bpf.Result, out []byte
 		}
 	}
 	ctx := bpfrun.Context{Ifindex: uint32(p.Ifindex), IngressIfindex: uint32(p.Ifindex)}
-	ret, out, _, err = bpfrun.Run(prog, &ctx, p.Frame, 256)
+	var after bpfrun.Context
+	ret, out, after, err = bpfrun.Run(prog, &ctx, p.Frame, 256)
+	l.prio = after.Priority
 	if err != nil {
 		return ret, res, out, err
 	}
@@ -381,7 +390,8 @@ type scene struct {
 }
 
 type scenePort struct {
-	ifindex int
+	ifindex int // where what it sends is taken up: its device, or its shaper's far end
+	device  int // its device
 	uplink  bool
 	mac, gw vswitch.MAC
 	addrs   []netip.Addr

@@ -31,7 +31,7 @@ func (w *walk) rkey(cand uint16) key {
 // line is the packet's own direction as decided.
 func (w *walk) line() line {
 	l := line{outKind: w.outKind, outIfindex: w.outIfindex, dmac: w.dmac, smac: w.smac, nsrc: w.nsrc, ndst: w.ndst, nh: w.nh,
-		nsport: w.nsport, ndport: w.ndport, outMTU: w.mtu, outPort: w.outPort, eIn: w.eIn, eOut: w.eOut, eNet: w.eNet, tun: w.otun, vtep: w.ovtep}
+		nsport: w.nsport, ndport: w.ndport, outMTU: w.mtu, outPort: w.outPort, eIn: w.eIn, eOut: w.eOut, eNet: w.eNet, tun: w.otun, vtep: w.ovtep, class: w.in.Class}
 	if w.nsrc != w.k.src {
 		l.ops |= bpf.SwitchGhOpGH_OP_NSRC
 	}
@@ -52,6 +52,9 @@ func (w *walk) line() line {
 	}
 	if w.s.Rows.Port[uint32(w.outPort)].Flags&watched != 0 {
 		l.ops |= bpf.SwitchGhOpGH_OP_COPY
+	}
+	if l.class != 0 {
+		l.ops |= bpf.SwitchGhOpGH_OP_PRIO
 	}
 	return l
 }

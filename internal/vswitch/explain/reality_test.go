@@ -56,6 +56,12 @@ func newReality(t *testing.T) (*reality, *nettest.NS) {
 	quiet := []string{"set -e"}
 	sh := func(format string, args ...any) { quiet = append(quiet, fmt.Sprintf(format, args...)) }
 	for name := range r.index {
+		if name[0] == 's' { // a shaper: both ends of it here, its far end a port
+			sh("ip link set %s mtu 4000; echo 1 > /proc/sys/net/ipv6/conf/%s/disable_ipv6", name, name)
+			if strings.HasSuffix(name, ".p") {
+				sh("tc qdisc add dev %s ingress_block %d clsact", name, o.Block)
+			}
+		}
 		if !strings.ContainsRune("ehut", rune(name[0])) {
 			continue
 		}
@@ -226,7 +232,7 @@ func (r *reality) try(s *scene, at scenePort, frame []byte) (string, error) {
 		return "", err
 	}
 	t := Explain(Switch{Rows: s.rows, Live: r, FIB: r}, Packet{Ifindex: at.ifindex, Uplink: at.uplink, Frame: bytes.Clone(frame)})
-	name := r.device(at.ifindex)
+	name := r.device(at.device)
 	second := r.Second()
 	if _, err := unix.Write(r.ends[name], frame); err != nil {
 		return "not sent", nil //nolint:nilerr // the kernel refuses frames that no device carries

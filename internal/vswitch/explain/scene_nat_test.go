@@ -10,7 +10,14 @@ import (
 	"slices"
 
 	"gatehouse.dev/gatehouse/internal/vswitch"
+	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
 )
+
+// shape limits what an endpoint sends; its packets come in by the device returned.
+func (l *lab) shape(p *vswitch.Port, i int) string {
+	p.EgressBps, p.Shaper, p.ShaperPeer = 1e6, shaperDev(i), shaperDev(i)+".p"
+	return p.ShaperPeer
+}
 
 // pools gives some networks and endpoints NAT pools, exceptions and destinations.
 func (s *scene) pools(r *rand.Rand) {
@@ -55,7 +62,13 @@ func (s *scene) pools(r *rand.Rand) {
 	}
 	for i := range s.state.Ports {
 		if p := &s.state.Ports[i]; p.Kind != vswitch.PortHost {
-			p.NATPool, p.MaxFlows = 0, 0
+			p.NATPool, p.MaxFlows, p.IngressBps, p.Class = 0, 0, 0, 0
+			if one(r, 4) {
+				p.IngressBps = 1e6
+			}
+			if one(r, 3) {
+				p.Class = uint16(r.IntN(100))
+			}
 			if one(r, 8) {
 				p.MaxFlows = uint32(1 + r.IntN(20))
 			}
@@ -70,6 +83,15 @@ func (s *scene) pools(r *rand.Rand) {
 func (t *traffic) mark(tr Trace) {
 	if t.seen == nil || tr.Verdict != Forward {
 		return
+	}
+	if tr.Raw.Priority != 0 {
+		t.seen["class"]++
+	}
+	if q := t.rows.Port[uint32(tr.Out)]; q.Kind == uint8(vswitch.PortContainer) && tr.Raw.OutKind == bpf.SwitchGhOutKindGH_OUT_EGRESS {
+		t.seen["past a queue"]++
+	}
+	if t.rows.Port[uint32(tr.In)].Shaper != 0 {
+		t.seen["from a shaper"]++
 	}
 	for _, s := range tr.Steps {
 		var entry int

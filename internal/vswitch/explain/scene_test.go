@@ -21,7 +21,7 @@ func one(r *rand.Rand, in int) bool { return r.IntN(in) == 0 }
 func (l *lab) newScene(r *rand.Rand) (*scene, error) {
 	s := &scene{facts: vswitch.Facts{Ifindex: map[string]int{}, Anchor: l.index["anchor"]}}
 	for name, i := range l.index {
-		if name[0] == 'e' || name[0] == 'h' {
+		if name[0] == 'e' || name[0] == 'h' || name[0] == 's' {
 			s.facts.Ifindex[name] = i
 		}
 	}
@@ -35,7 +35,7 @@ func (l *lab) newScene(r *rand.Rand) (*scene, error) {
 			}
 		}
 		s.facts.Uplinks = append(s.facts.Uplinks, u)
-		s.ports = append(s.ports, scenePort{ifindex: u.Ifindex, uplink: true, mac: u.MAC, gw: u.MAC})
+		s.ports = append(s.ports, scenePort{ifindex: u.Ifindex, device: u.Ifindex, uplink: true, mac: u.MAC, gw: u.MAC})
 	}
 	for i := range 1 + r.IntN(labNetworks) {
 		l.addNetwork(r, s, i)
@@ -99,7 +99,7 @@ func (l *lab) addNetwork(r *rand.Rand, s *scene, i int) {
 			p.Addrs = append(p.Addrs, sub.Gateway)
 		}
 		s.state.Ports = append(s.state.Ports, p)
-		s.ports = append(s.ports, scenePort{ifindex: l.index[switchDev(i)], mac: p.MAC, gw: p.MAC, addrs: p.Addrs})
+		s.ports = append(s.ports, scenePort{ifindex: l.index[switchDev(i)], device: l.index[switchDev(i)], mac: p.MAC, gw: p.MAC, addrs: p.Addrs})
 	}
 	s.state.Networks = append(s.state.Networks, n)
 }
@@ -122,7 +122,11 @@ func (l *lab) addEndpoint(r *rand.Rand, s *scene, i int) {
 	}
 	s.state.Ports = append(s.state.Ports, p)
 	s.addrs = append(s.addrs, p.Addrs...)
-	s.ports = append(s.ports, scenePort{ifindex: l.index[p.Interface], mac: p.MAC, gw: l.mac[switchDev(int(n.ID)-1)], addrs: p.Addrs})
+	in := p.Interface
+	if i < labShapers && one(r, 2) {
+		in = l.shape(&s.state.Ports[len(s.state.Ports)-1], i)
+	}
+	s.ports = append(s.ports, scenePort{ifindex: l.index[in], device: l.index[p.Interface], mac: p.MAC, gw: l.mac[switchDev(int(n.ID)-1)], addrs: p.Addrs})
 }
 
 // scenePorts are what packets are addressed to and published.

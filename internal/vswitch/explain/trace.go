@@ -115,6 +115,7 @@ type Raw struct {
 	Dmac, Smac [6]byte
 	MACs       bool             // Dmac and Smac are written
 	TTL        uint8            // as it leaves
+	Priority   uint32           // of the packet for queues on its way
 	Copies     int              // of a flooded frame
 	Mirrors    []vswitch.PortID // who got copies, once for each
 	VNI        uint32           // of the tunnel
@@ -144,6 +145,8 @@ func layerName(l bpf.Layer) string {
 		return "L7 NAT"
 	case bpf.SwitchGhLayerGH_LAYER_L2:
 		return "L9 delivery"
+	case bpf.SwitchGhLayerGH_LAYER_QOS:
+		return "L10 queue"
 	case bpf.SwitchGhLayerGH_LAYER_FLOW:
 		return "flow"
 	}

@@ -281,6 +281,7 @@ func (w *walk) epIn(ifindex uint32) {
 		return
 	}
 	w.enter(id, r)
+	w.guard(ifindex)
 	if isTunnel(w.kind) && !w.decap() {
 		return
 	}
@@ -556,6 +557,7 @@ func (w *walk) forward(l line, via bpf.Via) {
 	if l.ops&bpf.SwitchGhOpGH_OP_MAC != 0 {
 		raw.MACs, raw.Dmac, raw.Smac = true, l.dmac, l.smac
 	}
+	w.priority(l)
 	if l.outKind == bpf.SwitchGhOutKindGH_OUT_NEIGH {
 		raw.NextHop = ip(l.nh)
 		w.t.NextHop = raw.NextHop.String()
