@@ -205,6 +205,8 @@ static __always_inline int gh_parse6(struct __sk_buff *skb, struct gh_fkey6 *k, 
 		proto = gh_ext(skb, &off, proto, h);
 		if (proto < 0)
 			return proto;
+		if (off > skb->len) /* the last one would end behind the packet */
+			return -GH_DROP_PARSE;
 		/* gh_ext() may not move the packet, but the pointers are cheap */
 		data = (void *)(long)skb->data;
 		end = (void *)(long)skb->data_end;

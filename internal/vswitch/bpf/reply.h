@@ -202,6 +202,21 @@ static __always_inline int gh_advertise(struct __sk_buff *skb, struct gh_nd_fram
 	return bpf_skb_change_tail(skb, GH_ND_FRAME, 0) || bpf_skb_store_bytes(skb, 0, &f->eth, GH_ND_FRAME, 0);
 }
 
+/* An advertisement of an address, or with a link-layer address, that is not its sender's. */
+static __always_inline int gh_nd_lies(struct __sk_buff *skb, const struct gh_pkt *p, const struct gh_port *in, __u32 off)
+{
+	struct gh_addr target __attribute__((aligned(8)));
+	__u8 opt[2], mac[ETH_ALEN];
+
+	if (bpf_skb_load_bytes(skb, off + 8, &target, 16))
+		return 1;
+	if (!gh_link_local(&target) && !gh_owns_ip(p->in_port, &target))
+		return 1;
+	if (bpf_skb_load_bytes(skb, off + 24, opt, sizeof(opt)) || opt[0] != GH_ND_OPT_TLLA)
+		return 0;
+	return bpf_skb_load_bytes(skb, off + 26, mac, sizeof(mac)) || !gh_mac_eq(mac, in->mac);
+}
+
 static __always_inline int gh_nd_answer(struct __sk_buff *skb)
 {
 	struct gh_scratch *s = gh_scratch_get();
@@ -233,6 +248,8 @@ static __always_inline int gh_nd_answer(struct __sk_buff *skb)
 	/* RFC 4861 section 7.1: not from a neighbour unless the hop limit is whole. */
 	if (p->h.ttl != 255 || p->h.opts)
 		return gh_drop(skb, s, GH_DROP_PARSE, GH_LAYER_L2);
+	if (p->h.icmp_type == GH_ND_NA && gh_is_endpoint(p->kind) && gh_nd_lies(skb, p, in, off))
+		return gh_drop(skb, s, GH_DROP_SPOOF_ARP, GH_LAYER_SPOOF);
 	if (p->h.icmp_type != GH_ND_NS)
 		return gh_consumed(skb, GH_LAYER_L2);
 	f = (struct gh_nd_frame *)s->buf;

@@ -106,6 +106,10 @@ func (w *walk) nd() {
 		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_PARSE, layL2, 0}, "not from a neighbour: hop limit %d", w.h.ttl)
 		return
 	}
+	if w.h.icmpType == ndNA && w.endpoint() && w.advertisesOthers(off) {
+		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_SPOOF_ARP, laySpoof, 0}, "it advertises what is not its own")
+		return
+	}
 	if w.h.icmpType != ndNS {
 		w.consumed("only solicitations are answered")
 		return
@@ -122,6 +126,24 @@ func (w *walk) nd() {
 		}
 	}
 	w.whoHas(addr(b[62:78]), "ND")
+}
+
+// advertisesOthers: an advertisement of an address, or with a link-layer address,
+// that is not its sender's.
+func (w *walk) advertisesOthers(off int) bool {
+	b := at(w.frame, off+8, 16)
+	if b == nil {
+		return true
+	}
+	target := addr(b)
+	if !(target[0] == 0xfe && target[1]&0xc0 == 0x80) && !w.owns(target) {
+		return true
+	}
+	if o := at(w.frame, off+24, 2); o == nil || o[0] != 2 {
+		return false
+	}
+	mac := at(w.frame, off+26, 6)
+	return mac == nil || [6]byte(mac) != w.in.Mac
 }
 
 // flood copies to the network's other ports.

@@ -20,7 +20,7 @@ const (
 
 	tcpFIN, tcpSYN, tcpRST, tcpACK = 0x01, 0x02, 0x04, 0x10
 
-	ndRS, ndRA, ndNS, ndRedirect = 133, 134, 135, 137
+	ndRS, ndRA, ndNS, ndNA, ndRedirect = 133, 134, 135, 136, 137
 )
 
 // next is what the parser says comes next; a refusal is negative.
@@ -248,6 +248,9 @@ func parse6(b []byte, k *key, h *header) next {
 	off, proto, n := ext(b, ethLen+40, p[6], h)
 	if n < 0 {
 		return n
+	}
+	if off > len(b) {
+		return bad(bpf.SwitchGhDropReasonGH_DROP_PARSE)
 	}
 	k.proto = proto
 	h.l4Off = off
