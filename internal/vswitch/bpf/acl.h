@@ -300,4 +300,48 @@ __noinline int gh_layer_acl(struct __sk_buff *skb, __u32 layer)
 	return GH_NO(GH_DROP_INTERNAL, layer, GH_REJECT_NONE);
 }
 
+/* One list about the answers of the packet in hand, which is not translated. */
+static __always_inline int gh_acl_answers(struct __sk_buff *skb, struct gh_scratch *s, __u32 id, __u32 list)
+{
+	struct gh_acl_ask *a = &s->acl;
+	const struct gh_pkt *p = &s->p;
+	int in = list >= GH_ACL_IN;
+
+	a->kinds = gh_acl_kinds(p);
+	a->blind = s->w.blind;
+	gh_addr_set(&a->local, in ? &p->src : &p->dst);
+	gh_addr_set(&a->remote, in ? &p->dst : &p->src);
+	a->lport_be = in ? p->sport_be : p->dport_be;
+	a->rport_be = in ? p->dport_be : p->sport_be;
+	return gh_acl_sets(skb, id, list);
+}
+
+/*
+ * gh_acl_back() is 0 when the rules of both ends let the answers of the packet in
+ * hand pass as packets that nobody asked for: then it needs no flow.
+ */
+__noinline int gh_acl_back(struct __sk_buff *skb)
+{
+	struct gh_scratch *s = gh_scratch_get();
+	const struct gh_port *in, *out;
+	__u16 rule;
+	int ret = 0;
+
+	if (!s)
+		return GH_ACL_GONE;
+	in = gh_port_get(s->p.in_port);
+	out = gh_port_get(s->w.out_port);
+	if (!in || !out)
+		return GH_ACL_GONE;
+	rule = s->w.rule;
+	if (out->acl[0])
+		ret = gh_acl_answers(skb, s, s->w.out_port, GH_ACL_OUT_ORIGINAL) ?:
+			      gh_acl_answers(skb, s, s->w.out_port, GH_ACL_OUT);
+	if (!ret && in->acl[0])
+		ret = gh_acl_answers(skb, s, s->p.in_port, GH_ACL_IN) ?:
+			      gh_acl_answers(skb, s, s->p.in_port, GH_ACL_IN_ORIGINAL);
+	s->w.rule = rule;
+	return ret;
+}
+
 #endif /* GH_ACL_H */

@@ -133,6 +133,9 @@ static __always_inline int gh_new(struct __sk_buff *skb, int fam)
 	ret = gh_commit(s, in, s->w.first_be, skb->len, fam);
 	if (ret)
 		return gh_no(skb, s, ret);
+	/* Nobody will know its answers: are they let through all the same? */
+	if (s->w.via == GH_VIA_STATELESS && gh_acl_back(skb))
+		return gh_drop(skb, s, GH_DROP_FLOW_FULL, GH_LAYER_NAT);
 	if (s->w.via == GH_VIA_NEW)
 		gh_notice_new();
 	return gh_depart(skb, s, fam);

@@ -26,7 +26,7 @@ func (w *walk) guard(ifindex uint32) {
 
 // priority is L10: which class of a queue on its way the packet is of.
 func (w *walk) priority(l line) {
-	if l.ops&bpf.SwitchGhOpGH_OP_PRIO == 0 || l.outKind != bpf.SwitchGhOutKindGH_OUT_EGRESS && l.outKind != bpf.SwitchGhOutKindGH_OUT_NEIGH {
+	if l.ops&bpf.SwitchGhOpGH_OP_PRIO == 0 || l.outKind == bpf.SwitchGhOutKindGH_OUT_PEER || l.outKind == bpf.SwitchGhOutKindGH_OUT_INGRESS {
 		return
 	}
 	w.t.Raw.Priority = 1<<16 | uint32(l.class) // GH_CLASS
