@@ -37,6 +37,9 @@ func (w *world) change(op, n byte) {
 	case op >= 240:
 		w.changeNAT(n)
 		return
+	case op >= 224:
+		w.changeBridge(op%3, n)
+		return
 	case op >= 192:
 		w.changeOverlay(op, n)
 		return
@@ -225,6 +228,18 @@ func (k kernel) whole(t testing.TB, when string) {
 			t.Errorf("%s: addr %v points to port %d, which is not there", when, key, a.Port)
 		}
 	}
+	for _, name := range []string{"fdb", "wireip"} {
+		for key, v := range k[name] {
+			if _, ok := k["port"][v]; !ok {
+				t.Errorf("%s: %s %v points to port %v, which is not there", when, name, key, v)
+			}
+		}
+	}
+	for key, v := range k["segment"] {
+		if _, ok := k["net"][v]; !ok {
+			t.Errorf("%s: segment %v points to network %v, which is not there", when, key, v)
+		}
+	}
 	k.servicesWhole(t, when)
 	for key, v := range k["port"] {
 		p := v.(PortRow)
@@ -362,7 +377,7 @@ func FuzzChanges(f *testing.F) {
 // FuzzCompile takes any document as State and Facts: it is refused or compiled,
 // and what is compiled has every row once.
 func FuzzCompile(f *testing.F) {
-	for _, name := range []string{"nat", "internal", "refused", "overlay"} {
+	for _, name := range []string{"nat", "internal", "bridge", "refused", "overlay"} {
 		a, err := txtar.ParseFile("testdata/" + name + ".txtar")
 		if err != nil {
 			f.Fatal(err)
@@ -392,7 +407,7 @@ func FuzzCompile(f *testing.F) {
 		for b := range tables.blocks {
 			rows += len(b.port) + len(b.net) + len(b.ifport) + len(b.portip) + len(b.addr) + len(b.route) + len(b.svc) +
 				len(b.slot) + len(b.member) + len(b.vip) + len(b.natpool) + len(b.busy) + len(b.flood) + len(b.floodn) + len(b.cfg) +
-				len(b.aclset) + len(b.aclrule) + len(b.aclclass) + len(b.nh) + len(b.vtep) + len(b.peer)
+				len(b.aclset) + len(b.aclrule) + len(b.aclclass) + len(b.nh) + len(b.vtep) + len(b.peer) + len(b.fdb) + len(b.segment) + len(b.wireip)
 		}
 		k := kernel{}
 		put := 0

@@ -69,6 +69,8 @@ type Compiler struct {
 	// Who holds what may be held once. Maintained together with ports.
 	addrOwner    map[AddrKey]PortID
 	ifindexOwner map[uint32]PortID
+	macOwner     map[FdbKey]PortID
+	wireOwner    map[WireIPKey]PortID
 
 	round  uint64 // marks what the current State still has
 	tables Tables // of the last success
@@ -90,7 +92,7 @@ func (c *Compiler) compile(s State, f Facts) (Tables, error) {
 	if c.nets == nil {
 		*c = Compiler{
 			nets: map[NetworkID]*netMemo{}, ports: map[PortID]*portMemo{},
-			addrOwner: map[AddrKey]PortID{}, ifindexOwner: map[uint32]PortID{},
+			addrOwner: map[AddrKey]PortID{}, ifindexOwner: map[uint32]PortID{}, macOwner: map[FdbKey]PortID{}, wireOwner: map[WireIPKey]PortID{},
 		}
 	}
 	c.round++

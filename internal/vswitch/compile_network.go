@@ -19,11 +19,12 @@ type netContext struct {
 	hostPort PortID
 	gateways []netip.Addr
 	subnets  []Subnet // of an overlay
+	bound    bound
 }
 
 func (n *netContext) equal(o *netContext) bool {
 	return n.id == o.id && n.zone == o.zone && n.mtu == o.mtu && n.mac == o.mac &&
-		n.hostPort == o.hostPort && slices.Equal(n.gateways, o.gateways) && slices.Equal(n.subnets, o.subnets)
+		n.hostPort == o.hostPort && n.bound == o.bound && slices.Equal(n.gateways, o.gateways) && slices.Equal(n.subnets, o.subnets)
 }
 
 type netMemo struct {
@@ -42,6 +43,9 @@ func (c *Compiler) compileNetworks(s State, _ Facts, t *Tables) error {
 			hostPorts[s.Ports[i].ID] = &s.Ports[i]
 		}
 	}
+	if err := checkWires(s.Networks); err != nil {
+		return err
+	}
 	shared := true
 	zones := map[Zone]int{}
 	for i := range s.Networks {
@@ -55,6 +59,7 @@ func (c *Compiler) compileNetworks(s State, _ Facts, t *Tables) error {
 			return invalid("Networks[%d] (%q): ID %d is also that of %q", i, n.Name, n.ID, m.was.Name)
 		}
 		context := contextOf(n, hostPorts, room(c.uplinks.mtu, c.overlay.overhead(n)))
+		context.bound = c.boundOf(n)
 		nat, err := c.pools.ref(n.NATPool)
 		if err != nil {
 			return invalid("Networks[%d] (%q): %w", i, n.Name, err)
@@ -121,6 +126,7 @@ func networkBlock(n *Network, x *netContext, nat poolRef, routes []Entry[RouteKe
 			own.B = gw.As16()
 		}
 	}
+	bridgeNetwork(b, n, &row, x.bound)
 	b.net = []Entry[uint32, NetRow]{{uint32(n.ID), row}}
 	route := func(p netip.Prefix, kind uint16) {
 		b.route = append(b.route, Entry[RouteKey, RouteRow]{routeKey(n.Zone, p), RouteRow{Kind: kind}})
@@ -175,6 +181,9 @@ func checkNetwork(n *Network, hostPorts map[PortID]*Port) error {
 			}
 		}
 	}
+	if err := checkBridge(n); err != nil {
+		return err
+	}
 	if n.MTU != 0 && n.MTU < minMTU4 {
 		return invalid("MTU %d: IPv4 needs %d", n.MTU, minMTU4)
 	}
@@ -198,7 +207,8 @@ func checkNetwork(n *Network, hostPorts map[PortID]*Port) error {
 
 func equalNetwork(a, b *Network) bool {
 	return a.ID == b.ID && a.Zone == b.Zone && a.Name == b.Name && a.Flags == b.Flags && a.MTU == b.MTU &&
-		a.HostPort == b.HostPort && slices.Equal(a.Subnets, b.Subnets) && a.Overlay == b.Overlay && slices.Equal(a.Routes, b.Routes) &&
+		a.HostPort == b.HostPort && a.Uplink == b.Uplink && a.VLAN == b.VLAN && slices.Equal(a.Subnets, b.Subnets) &&
+		a.Overlay == b.Overlay && slices.Equal(a.Routes, b.Routes) &&
 		slices.Equal(a.NATExceptions, b.NATExceptions) && slices.Equal(a.NATDestinations, b.NATDestinations)
 }
 

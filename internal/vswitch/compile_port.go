@@ -30,7 +30,7 @@ func (m *portMemo) same(p *Port, ifindex, nic int, shaper shaperFacts, net *netC
 	return m.net == net && m.nat == nat && m.acls == acls && m.shaper == shaper && sameLimits(w, p) && m.ifindex == ifindex && m.nic == nic && w.Kind == p.Kind && w.MAC == p.MAC &&
 		w.Up == p.Up && w.Mirror == p.Mirror && w.Interface == p.Interface && w.HostNIC == p.HostNIC && w.Object == p.Object &&
 		w.MaxFlows == p.MaxFlows && slices.Equal(w.Addrs, p.Addrs) && slices.Equal(w.ACLs, p.ACLs) && w.Forward == p.Forward &&
-		slices.Equal(w.Routes, p.Routes)
+		slices.Equal(w.Routes, p.Routes) && slices.Equal(w.MACs, p.MACs) && w.AnyMAC == p.AnyMAC && w.AnyIP == p.AnyIP
 }
 
 func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
@@ -76,6 +76,7 @@ func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
 		c.release(m.block)
 		*m = portMemo{was: *p, ifindex: ifindex, nic: nic, shaper: shaper, net: net, nat: nat, acls: acls, round: c.round}
 		m.was.Addrs, m.was.ACLs, m.was.Routes = slices.Clone(p.Addrs), slices.Clone(p.ACLs), slices.Clone(p.Routes)
+		m.was.MACs = slices.Clone(p.MACs)
 		changed = append(changed, i)
 	}
 	shared := true
@@ -118,6 +119,12 @@ func (c *Compiler) release(b *block) {
 	for _, e := range b.addr {
 		delete(c.addrOwner, e.Key)
 	}
+	for _, e := range b.fdb {
+		delete(c.macOwner, e.Key)
+	}
+	for _, e := range b.wireip {
+		delete(c.wireOwner, e.Key)
+	}
 	for _, e := range b.ifport {
 		delete(c.ifindexOwner, e.Key)
 	}
@@ -129,6 +136,18 @@ func (c *Compiler) claim(m *portMemo) error {
 			return invalid("Addrs: %s is also held by port %d", ip(e.Key.Addr.B), o)
 		}
 		c.addrOwner[e.Key] = m.was.ID
+	}
+	for _, e := range m.block.fdb {
+		if o, ok := c.macOwner[e.Key]; ok {
+			return invalid("MAC %s: is also that of port %d", MAC(e.Key.Mac), o)
+		}
+		c.macOwner[e.Key] = m.was.ID
+	}
+	for _, e := range m.block.wireip {
+		if o, ok := c.wireOwner[e.Key]; ok {
+			return invalid("Addrs: %s is also held by port %d, on the same uplink", ip(e.Key.Addr.B), o)
+		}
+		c.wireOwner[e.Key] = m.was.ID
 	}
 	for _, e := range m.block.ifport {
 		if o, ok := c.ifindexOwner[e.Key]; ok {
@@ -161,7 +180,14 @@ func portBlock(m *portMemo) *block {
 		row.Flags |= portCopy
 	}
 	m.limits(&row)
+	if p.AnyMAC {
+		row.Flags |= portAnyMAC
+	}
+	if p.AnyIP {
+		row.Flags |= portAnyIP
+	}
 	b.port = []Entry[uint32, PortRow]{{uint32(p.ID), row}}
+	bridgePort(b, p, x)
 	if m.ifindex != 0 {
 		b.ifport = []Entry[uint32, uint32]{{uint32(m.ifindex), uint32(p.ID)}}
 	}
@@ -216,6 +242,9 @@ func checkPort(p *Port, net *netContext, ifindex, nic int, shaper shaperFacts) e
 		return invalid("HostNIC %q: is Interface itself", p.HostNIC)
 	}
 	if err := checkLimits(p, ifindex, shaper); err != nil {
+		return err
+	}
+	if err := checkMACs(p, net); err != nil {
 		return err
 	}
 	for i, a := range p.Addrs {

@@ -13,6 +13,9 @@ type UplinkPort struct {
 	Port    PortID
 	Ifindex int
 	Name    string
+	// Bound tells that networks are bound to it: what the host sends there may be
+	// for their ports.
+	Bound bool
 }
 
 // uplinkMemo remembers the uplinks as they were and what follows from them.
@@ -21,11 +24,21 @@ type uplinkMemo struct {
 	was  []Uplink
 	mtu  uint16     // the smallest, or defaultMTU
 	nat  []natRange // of every address
+
+	bound []string // those that networks are bound to
+	named map[string]namedUplink
 }
 
-func (c *Compiler) compileUplinks(_ State, f Facts, t *Tables) error {
+// namedUplink is what networks bound to an uplink take from it.
+type namedUplink struct {
+	port PortID
+	mac  MAC
+}
+
+func (c *Compiler) compileUplinks(s State, f Facts, t *Tables) error {
 	m := &c.uplinks
-	if m.made && slices.EqualFunc(m.was, f.Uplinks, equalUplink) {
+	bound := boundNames(s.Networks)
+	if m.made && slices.EqualFunc(m.was, f.Uplinks, equalUplink) && slices.Equal(m.bound, bound) {
 		return nil
 	}
 	sorted := slices.Clone(f.Uplinks)
@@ -42,6 +55,7 @@ func (c *Compiler) compileUplinks(_ State, f Facts, t *Tables) error {
 	var list []UplinkPort
 	mtu := uint16(0)
 	var nat []natRange
+	named := map[string]namedUplink{}
 	for i, u := range sorted {
 		if u.Ifindex <= 0 {
 			return invalid("Facts.Uplinks %q: ifindex %d", u.Name, u.Ifindex)
@@ -55,11 +69,16 @@ func (c *Compiler) compileUplinks(_ State, f Facts, t *Tables) error {
 		}
 		taken[slot] = true
 		up := UplinkPort{Port: MaxPorts - 1 - PortID(slot), Ifindex: u.Ifindex, Name: u.Name}
+		_, up.Bound = slices.BinarySearch(bound, u.Name)
 		list = append(list, up)
+		named[u.Name] = namedUplink{up.Port, u.MAC}
 		if u.MTU != 0 && (mtu == 0 || u.MTU < mtu) {
 			mtu = u.MTU
 		}
 		b, pools := uplinkBlock(u, up.Port, slot)
+		if up.Bound {
+			b.port[0].Value.Flags |= portWires
+		}
 		blocks[up.Port] = b
 		nat = append(nat, pools...)
 	}
@@ -72,7 +91,7 @@ func (c *Compiler) compileUplinks(_ State, f Facts, t *Tables) error {
 		}
 	}
 	t.uplinks, t.Uplinks = blocks, list
-	*m = uplinkMemo{made: true, was: cloneUplinks(f.Uplinks), mtu: mtu, nat: nat}
+	*m = uplinkMemo{made: true, was: cloneUplinks(f.Uplinks), mtu: mtu, nat: nat, bound: bound, named: named}
 	if m.mtu == 0 {
 		m.mtu = defaultMTU
 	}

@@ -17,6 +17,9 @@ type Delta struct {
 	Epochs []uint32
 	// Attach and Detach are uplinks. The port number is no part of an attachment.
 	Attach, Detach []UplinkPort
+	// AttachOut and DetachOut are uplinks where the program on what the host sends
+	// is to be attached, or not any more.
+	AttachOut, DetachOut []UplinkPort
 	// AttachHooks and DetachHooks tell about the socket hooks.
 	AttachHooks, DetachHooks bool
 }
@@ -38,7 +41,8 @@ func (s Step) At(i int) (key, value any) { return s.at(i) }
 
 // Empty reports whether there is nothing to do.
 func (d *Delta) Empty() bool {
-	return len(d.Steps) == 0 && len(d.Epochs) == 0 && len(d.Attach) == 0 && len(d.Detach) == 0 && !d.AttachHooks && !d.DetachHooks
+	return len(d.Steps) == 0 && len(d.Epochs) == 0 && len(d.Attach) == 0 && len(d.Detach) == 0 &&
+		len(d.AttachOut) == 0 && len(d.DetachOut) == 0 && !d.AttachHooks && !d.DetachHooks
 }
 
 // Diff returns what leads from old to new. It compares only blocks that the two
@@ -83,7 +87,7 @@ func Diff(old, new Tables) Delta {
 		if a != nil && a.served != nil {
 			staleService(a, b, epochs)
 		}
-		addrs := a == nil || b == nil || !slices.Equal(a.addr, b.addr)
+		addrs := a == nil || b == nil || !a.sameHolders(&b.rows)
 		if a != nil {
 			was = append(was, a)
 			stale(a, addrs)
@@ -112,6 +116,8 @@ func Diff(old, new Tables) Delta {
 	d := Delta{Epochs: slices.Sorted(maps.Keys(epochs))}
 	d.Attach = without(new.Uplinks, old.Uplinks)
 	d.Detach = without(old.Uplinks, new.Uplinks)
+	d.AttachOut = without(boundOnly(new.Uplinks), boundOnly(old.Uplinks))
+	d.DetachOut = without(boundOnly(old.Uplinks), boundOnly(new.Uplinks))
 	d.AttachHooks = new.SocketHooks && !old.SocketHooks
 	d.DetachHooks = old.SocketHooks && !new.SocketHooks
 
@@ -128,6 +134,9 @@ func Diff(old, new Tables) Delta {
 	member := change("member", was, is, func(r *rows) []Entry[MemberKey, MemberRow] { return r.member })
 	slot := change("slot", was, is, func(r *rows) []Entry[SlotKey, uint32] { return r.slot })
 	addr := change("addr", was, is, func(r *rows) []Entry[AddrKey, AddrRow] { return r.addr })
+	fdb := change("fdb", was, is, func(r *rows) []Entry[FdbKey, uint32] { return r.fdb })
+	segment := change("segment", was, is, func(r *rows) []Entry[SegmentKey, uint32] { return r.segment })
+	wireip := change("wireip", was, is, func(r *rows) []Entry[WireIPKey, uint32] { return r.wireip })
 	ifport := change("ifport", was, is, func(r *rows) []Entry[uint32, uint32] { return r.ifport })
 	svc := change("svc", was, is, func(r *rows) []Entry[SvcKey, SvcRow] { return r.svc })
 
@@ -149,12 +158,17 @@ func Diff(old, new Tables) Delta {
 	s.put(cfg).put(net).put(natpool).put(busy).insert(vtep).insert(nh).put(route).overwrite(nh).put(portip).put(port).put(flood).put(floodn)
 	// Backends first, then the lists that name them, then who reads those; see slot in maps.h.
 	s.put(member).put(slot).put(vip)
-	s.put(addr).overwrite(vtep).put(peer).put(ifport).put(svc)
+	s.put(addr).overwrite(vtep).put(peer).put(fdb).put(segment).put(wireip).put(ifport).put(svc)
+	s.remove(wireip).remove(segment).remove(fdb)
 	s.remove(peer).remove(addr).remove(ifport).remove(slot).remove(member).remove(vip).zero(floodn).remove(flood).remove(portip).remove(route)
 	s.zero(nh).zero(vtep).zero(port).remove(busy).zero(natpool).zero(net).zero(cfg)
 	s.remove(aclset).remove(aclrule)
 	d.Steps = s.steps
 	return d
+}
+
+func boundOnly(us []UplinkPort) []UplinkPort {
+	return slices.DeleteFunc(slices.Clone(us), func(u UplinkPort) bool { return !u.Bound })
 }
 
 // without returns the uplinks of a that are not in b.

@@ -28,6 +28,9 @@ type (
 	NATPoolRow = bpf.NATPool
 	BusyKey    = bpf.BusyKey
 	FloodKey   = bpf.FloodKey
+	FdbKey     = bpf.FdbKey
+	SegmentKey = bpf.SegmentKey
+	WireIPKey  = bpf.WireIPKey
 	CfgRow     = bpf.Cfg
 	NextHopRow = bpf.NextHop
 	VTEPRow    = bpf.VTEP
@@ -52,6 +55,9 @@ const (
 	portCopy    = uint8(bpf.SwitchGhPortFlagsGH_PORT_COPY)
 	portForward = uint8(bpf.SwitchGhPortFlagsGH_PORT_FORWARD)
 	portRoutes  = uint8(bpf.SwitchGhPortFlagsGH_PORT_ROUTES)
+	portAnyMAC  = uint8(bpf.SwitchGhPortFlagsGH_PORT_ANY_MAC)
+	portAnyIP   = uint8(bpf.SwitchGhPortFlagsGH_PORT_ANY_IP)
+	portWires   = uint8(bpf.SwitchGhPortFlagsGH_PORT_WIRES)
 	addrGateway = uint8(bpf.SwitchGhAddrFlagsGH_ADDR_GATEWAY)
 	addrHost    = uint8(bpf.SwitchGhAddrFlagsGH_ADDR_HOST)
 	routeLocal  = uint16(bpf.SwitchGhRouteKindGH_ROUTE_LOCAL)

@@ -29,6 +29,9 @@ type Rows struct {
 	NextHop map[uint32]NextHopRow
 	VTEP    map[uint32]VTEPRow
 	Peer    map[PeerKey]PeerRow
+	Fdb     map[FdbKey]uint32
+	Segment map[SegmentKey]uint32
+	WireIP  map[WireIPKey]uint32
 
 	// ServiceNames by number, for telling.
 	ServiceNames map[ServiceID]string
@@ -51,6 +54,7 @@ func (t Tables) Rows() *Rows {
 		Addr: map[AddrKey]AddrRow{}, Svc: map[SvcKey]SvcRow{}, Slot: map[SlotKey]uint32{}, Member: map[MemberKey]MemberRow{}, VIP: map[VIPKey]uint8{},
 		NATPool: map[uint32]NATPoolRow{}, Busy: map[BusyKey]uint8{}, Flood: map[FloodKey]uint32{}, FloodN: map[uint32]uint32{},
 		NextHop: map[uint32]NextHopRow{}, VTEP: map[uint32]VTEPRow{}, Peer: map[PeerKey]PeerRow{},
+		Fdb: map[FdbKey]uint32{}, Segment: map[SegmentKey]uint32{}, WireIP: map[WireIPKey]uint32{},
 		routes: map[RouteKey]RouteRow{}, ServiceNames: map[ServiceID]string{},
 		ACLSet: map[ACLSetKey]ACLSetRow{}, ACL: map[ACLKey]ACLRow{}, classes: map[ACLClassKey]uint32{}, sets: map[uint32]*ACLSet{},
 	}
@@ -72,6 +76,9 @@ func (t Tables) Rows() *Rows {
 		fill(r.Busy, b.busy)
 		fill(r.Flood, b.flood)
 		fill(r.FloodN, b.floodn)
+		fill(r.Fdb, b.fdb)
+		fill(r.Segment, b.segment)
+		fill(r.WireIP, b.wireip)
 		fill(r.routes, b.route)
 		if b.served != nil && len(b.svc) > 0 {
 			r.ServiceNames[ServiceID(b.svc[0].Value.Id)] = cmp.Or(b.served.name, b.served.object)

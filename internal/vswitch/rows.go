@@ -28,6 +28,9 @@ type rows struct {
 	busy    []Entry[BusyKey, uint8]
 	flood   []Entry[FloodKey, uint32]
 	floodn  []Entry[uint32, uint32]
+	fdb     []Entry[FdbKey, uint32]
+	segment []Entry[SegmentKey, uint32]
+	wireip  []Entry[WireIPKey, uint32]
 	cfg     []Entry[uint32, CfgRow]
 	nh      []Entry[uint32, NextHopRow]
 	vtep    []Entry[uint32, VTEPRow]
@@ -60,6 +63,11 @@ type block struct {
 	acl   *aclInfo // of an ACL set
 }
 
+// sameHolders reports whether both say the same about who has which address.
+func (r *rows) sameHolders(o *rows) bool {
+	return slices.Equal(r.addr, o.addr) && slices.Equal(r.fdb, o.fdb) && slices.Equal(r.wireip, o.wireip)
+}
+
 // equal reports whether two objects contribute the same.
 func (r *rows) equal(o *rows) bool {
 	return slices.Equal(r.port, o.port) && slices.Equal(r.net, o.net) && slices.Equal(r.ifport, o.ifport) &&
@@ -68,5 +76,6 @@ func (r *rows) equal(o *rows) bool {
 		slices.Equal(r.natpool, o.natpool) && slices.Equal(r.busy, o.busy) && slices.Equal(r.flood, o.flood) &&
 		slices.Equal(r.floodn, o.floodn) && slices.Equal(r.cfg, o.cfg) &&
 		slices.Equal(r.aclset, o.aclset) && slices.Equal(r.aclrule, o.aclrule) && slices.Equal(r.aclclass, o.aclclass) &&
-		slices.Equal(r.nh, o.nh) && slices.Equal(r.vtep, o.vtep) && slices.Equal(r.peer, o.peer)
+		slices.Equal(r.nh, o.nh) && slices.Equal(r.vtep, o.vtep) && slices.Equal(r.peer, o.peer) &&
+		slices.Equal(r.fdb, o.fdb) && slices.Equal(r.segment, o.segment) && slices.Equal(r.wireip, o.wireip)
 }

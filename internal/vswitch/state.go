@@ -50,7 +50,20 @@ const (
 	NetSNAT    NetFlags = 1 << 0 // traffic leaving the network's prefixes by an uplink is source-NATed (NAT)
 	NetHostNIC NetFlags = 1 << 1 // the host has a vNIC (the gateway address) on it
 	NetUplink  NetFlags = 1 << 2 // traffic may leave by uplinks at all
-	NetFlood   NetFlags = 1 << 3 // broadcast and multicast reach the network's other ports
+	NetFlood   NetFlags = 1 << 3 // broadcast and multicast reach the network's other ports, and its uplink
+
+	// NetL2 forwards frames by destination MAC and leaves MACs and TTL alone.
+	// Unknown MACs are behind the uplink that Network.Uplink names, or nobody's.
+	NetL2 NetFlags = 1 << 4
+	// NetMACRewrite: outside, the uplink's MAC stands for every endpoint's, which
+	// are told apart by address. ARP and ND for them are answered with it.
+	NetMACRewrite NetFlags = 1 << 5
+	// NetNoLocal switches nothing here: what goes from one port to another leaves
+	// by the uplink, and the fabric sends it back.
+	NetNoLocal NetFlags = 1 << 6
+	// NetARPPass forwards ARP and ND, whose senders are checked, instead of
+	// answering them.
+	NetARPPass NetFlags = 1 << 7
 )
 
 // State is what the switch of one host should be. It is a value: Compile neither
@@ -89,6 +102,13 @@ type Network struct {
 	// Routes come beside the subnets, which are local, and the way out that
 	// NetUplink gives. The longest prefix decides.
 	Routes []Route
+	// Uplink is the host's interface that a network with NetL2 is bound to: its
+	// frames leave and come in there. "" = none. One that is not in the Facts is
+	// no error: until it comes nothing passes there.
+	Uplink string
+	// VLAN is the tag of the network's frames at the uplink, 1-4094; 0 = none.
+	// Ports never see it.
+	VLAN uint16
 }
 
 // Subnet is a prefix that is local to the network and the gateway address the
@@ -114,6 +134,10 @@ type Port struct {
 	MAC     MAC          // of the vNIC behind the port
 	Addrs   []netip.Addr // every address the vNIC may use as a source
 	ACLs    []ACLID      // sets that packets must pass, in the order they are asked
+	MACs    []MAC        // further MACs it may use; where frames go by MAC they reach it
+	// AnyMAC and AnyIP switch off the checks of source MACs and of source
+	// addresses, those inside ARP and ND included.
+	AnyMAC, AnyIP bool
 	// Up is false while the port is made or taken away: nothing passes.
 	Up bool
 	// IngressBps and EgressBps bound the bytes a second towards the vNIC and from it;

@@ -79,6 +79,9 @@ func (t Tables) String() string {
 	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
 	for _, u := range t.Uplinks {
 		add("attach %s ifindex %d port %d", u.Name, u.Ifindex, u.Port)
+		if u.Bound {
+			add("attach %s ifindex %d to what the host sends", u.Name, u.Ifindex)
+		}
 	}
 	if t.SocketHooks {
 		add("attach socket hooks")
@@ -133,7 +136,7 @@ func (b *block) print(add func(string, ...any)) {
 		if v.Snap != 0 {
 			s += fmt.Sprintf(" capture %d", v.Snap)
 		}
-		add("%s%s%s", s, aclNumbers(v.Acl), overlayOfPort(v))
+		add("%s%s%s%s", s, portFlags(v), aclNumbers(v.Acl), overlayOfPort(v))
 	}
 	for _, e := range b.net {
 		v := e.Value
@@ -141,6 +144,9 @@ func (b *block) print(add func(string, ...any)) {
 			ip(v.Hairpin4.B), ip(v.Hairpin6.B), ip(v.Gw4.B), ip(v.Gw6.B))
 		if v.Natpool4 != 0 || v.Natpool6 != 0 {
 			s += fmt.Sprintf(" natpool %d %d", v.Natpool4, v.Natpool6)
+		}
+		if v.Uplink != 0 {
+			s += fmt.Sprintf(" uplink %d vlan %d", v.Uplink, v.Vlan)
 		}
 		add("%s%s", s, routerOf(v))
 	}
@@ -180,6 +186,15 @@ func (b *block) print(add func(string, ...any)) {
 	}
 	b.printACL(add)
 	b.printOverlay(add)
+	for _, e := range b.fdb {
+		add("fdb zone %d %s -> port %d", e.Key.Zone, MAC(e.Key.Mac), e.Value)
+	}
+	for _, e := range b.segment {
+		add("segment uplink %d vlan %d -> net %d", e.Key.Uplink, e.Key.Vlan, e.Value)
+	}
+	for _, e := range b.wireip {
+		add("wireip uplink %d vlan %d %s -> port %d", e.Key.Uplink, e.Key.Vlan, ip(e.Key.Addr.B), e.Value)
+	}
 }
 
 // natural compares text with runs of digits by value.
@@ -224,7 +239,7 @@ func (k PortKind) String() string {
 // String lists the flags, "-" for none.
 func (f NetFlags) String() string {
 	var s []string
-	for i, name := range [...]string{"snat", "hostnic", "uplink", "flood"} {
+	for i, name := range [...]string{"snat", "hostnic", "uplink", "flood", "l2", "mac-rewrite", "no-local", "arp-pass"} {
 		if f&(1<<i) != 0 {
 			s = append(s, name)
 		}
@@ -240,6 +255,20 @@ func upDown(flags uint8) string {
 		return "up"
 	}
 	return "down"
+}
+
+func portFlags(v PortRow) string {
+	s := ""
+	if v.Flags&portAnyMAC != 0 {
+		s += " any-mac"
+	}
+	if v.Flags&portAnyIP != 0 {
+		s += " any-ip"
+	}
+	if v.Flags&portWires != 0 && PortKind(v.Kind) == PortUplink {
+		s += " wires"
+	}
+	return s
 }
 
 func addrFlags(f uint8) string {

@@ -20,6 +20,7 @@
 #define GH_OPS_ADDR (GH_OP_NSRC | GH_OP_NDST)
 #define GH_OPS_PORT (GH_OP_NSPORT | GH_OP_NDPORT)
 #define GH_OPS_NAT (GH_OPS_ADDR | GH_OPS_PORT)
+#define GH_OPS_FRAME (GH_OP_HOP | GH_OP_FROM | GH_OP_DMAC | GH_OP_SMAC) /* see gh_frame() */
 
 /* One's complement difference of a word, to be added up and folded. */
 static __always_inline __u64 gh_diff(__u32 from, __u32 to)
@@ -125,6 +126,43 @@ static __always_inline void gh_macs(void *data, const struct gh_head *hd)
 		return;
 	__builtin_memcpy(eth->h_dest, hd->dmac, ETH_ALEN);
 	__builtin_memcpy(eth->h_source, hd->smac, ETH_ALEN);
+}
+
+/* gh_tag() gives the frame a tag, beside its bytes. */
+static __always_inline int gh_tag(struct __sk_buff *skb, __u16 tci)
+{
+	if (unit) {
+		__u32 zero = 0;
+		struct gh_result *r = bpf_map_lookup_elem(&result, &zero);
+
+		if (r)
+			r->tag = tci;
+	}
+	return bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), tci);
+}
+
+/*
+ * gh_frame() is for flows that were switched by MAC: this frame goes the same
+ * way only if it has the same next hop, and an endpoint's only if it bears the
+ * same source, which others will see. Then it gets the MAC and the tag it needs.
+ * Not 0: to be walked again.
+ * Global, as the entry programs' stacks are full.
+ */
+__noinline int gh_frame(struct __sk_buff *skb, const struct gh_head *hd, __u32 tun)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct ethhdr *eth = data;
+
+	if (!hd)
+		return -1;
+	if ((void *)(eth + 1) > end || ((hd->ops & GH_OP_HOP) && !gh_mac_eq(eth->h_dest, hd->dmac)) ||
+	    ((hd->ops & GH_OP_FROM) && !gh_mac_eq(eth->h_source, hd->smac)))
+		return -1;
+	if (hd->ops & GH_OP_DMAC)
+		__builtin_memcpy(eth->h_dest, hd->dmac, ETH_ALEN);
+	if (hd->ops & GH_OP_SMAC)
+		__builtin_memcpy(eth->h_source, hd->smac, ETH_ALEN);
+	return (hd->ops & GH_OP_VLAN) && gh_tag(skb, tun) ? -1 : 0;
 }
 
 static __always_inline int gh_rewrite4(struct __sk_buff *skb, __u32 l4_off, __u8 l4, __u8 frag,

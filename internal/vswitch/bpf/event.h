@@ -26,6 +26,11 @@ int st_error4(struct __sk_buff *skb);
 int st_error6(struct __sk_buff *skb);
 int st_vip(struct __sk_buff *skb);
 int st_tunnel(struct __sk_buff *skb);
+int st_sort(struct __sk_buff *skb);
+int st_wire(struct __sk_buff *skb);
+int st_control(struct __sk_buff *skb);
+int st_proxy(struct __sk_buff *skb);
+int st_outside(struct __sk_buff *skb);
 
 /* Filled when the object is loaded. Pin it: without a descriptor it is emptied. */
 struct {
@@ -51,6 +56,11 @@ struct {
 		[GH_STAGE_ERROR6] = (void *)&st_error6,
 		[GH_STAGE_VIP] = (void *)&st_vip,
 		[GH_STAGE_TUNNEL] = (void *)&st_tunnel,
+		[GH_STAGE_SORT] = (void *)&st_sort,
+		[GH_STAGE_WIRE] = (void *)&st_wire,
+		[GH_STAGE_CONTROL] = (void *)&st_control,
+		[GH_STAGE_PROXY] = (void *)&st_proxy,
+		[GH_STAGE_OUTSIDE] = (void *)&st_outside,
 	},
 };
 

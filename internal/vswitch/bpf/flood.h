@@ -1,17 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Copyright The gatehouse authors */
 
-/* Broadcast and multicast inside a network that asks for it (GH_NET_FLOOD). */
+/*
+ * Broadcast and multicast inside a network that asks for it (GH_NET_FLOOD), and
+ * over the wire that it is bound to.
+ */
 #ifndef GH_FLOOD_H
 #define GH_FLOOD_H
 
+#include "apply.h"
 #include "encap.h"
 #include "group.h"
+#include "parse.h"
 #include "spoof.h"
 #include "tunnel.h"
 
 #define GH_FLOOD_MAX 256 /* members of one network that get a copy */
 #define GH_FLOOD_RATE 200 /* frames a second and port */
+#define GH_FLOOD_WIRE_RATE 2000 /* and of those that come by an uplink */
 
 struct gh_flood_loop {
 	struct __sk_buff *skb;
@@ -62,16 +68,76 @@ static long gh_flood_one(__u32 i, void *arg)
 	return 0;
 }
 
+/*
+ * gh_flood_wire() sends a copy out by the uplink that n is bound to, and one to
+ * the host behind it, which the wire does not bring back. Where the uplink's MAC
+ * stands for the sender, the egress program sees to it that others here hear it.
+ * The frame in hand is changed.
+ */
+static __always_inline void gh_flood_wire(struct gh_flood_loop *l, __u32 uplink, __u16 vlan, int rewrite)
+{
+	const struct gh_port *q = gh_port_get(uplink);
+	__u8 mac[ETH_ALEN];
+	__u32 dev;
+
+	if (!q || !(q->flags & GH_PORT_UP))
+		return;
+	dev = q->ifindex;
+	if (rewrite) {
+		__builtin_memcpy(mac, q->mac, ETH_ALEN);
+		if (bpf_skb_store_bytes(l->skb, ETH_ALEN, mac, ETH_ALEN, 0))
+			return;
+	}
+	if (vlan && gh_tag(l->skb, vlan))
+		return;
+	if (q->flags & GH_PORT_COPY)
+		gh_copy(l->skb, uplink, GH_COPY_DELIVERED);
+	if (!bpf_clone_redirect(l->skb, dev, 0))
+		l->copies++;
+	if (!rewrite && !bpf_clone_redirect(l->skb, dev, BPF_F_INGRESS))
+		l->copies++;
+}
+
+/*
+ * Who may speak to groups with a source that is not in its set: hosts that have
+ * no address yet, or their link-local one.
+ */
+static __always_inline int gh_flood_source(const struct gh_pkt *p, const struct gh_net *n)
+{
+	if (p->fam == 6)
+		return n->flags & GH_NET_L2 ? p->proto == IPPROTO_ICMPV6 && gh_addr_zero(&p->src) :
+					      gh_link_local(&p->src);
+	return (n->flags & GH_NET_ARP_PASS) && !gh_word(&p->src, 3) && p->h.l4 == GH_L4_UDP &&
+	       p->dport_be == GH_DHCP_SERVER;
+}
+
+static __always_inline int gh_is_nd(const struct gh_pkt *p)
+{
+	return p->proto == IPPROTO_ICMPV6 && p->h.icmp_type >= GH_ND_RS && p->h.icmp_type <= GH_ND_REDIRECT;
+}
+
+/* gh_flood_end() gives the host what came by a wire, as it came; other frames end here. */
+static __always_inline int gh_flood_end(struct __sk_buff *skb, int host, int tagged, __u16 tci)
+{
+	if (!host)
+		return gh_consumed(skb, GH_LAYER_L2);
+	if (tagged)
+		bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), tci);
+	return gh_pass(skb);
+}
+
 static __always_inline int gh_flood(struct __sk_buff *skb)
 {
 	struct gh_scratch *s = gh_scratch_get();
 	struct gh_flood_loop loop = { .skb = skb };
-	__u32 netid, in_port, count, zero = 0, *np;
+	__u32 netid, in_port, count, flags, uplink, zero = 0, *np;
+	int bad, wire, host, tagged;
 	struct gh_result *res;
 	const struct gh_port *in;
 	const struct gh_net *n;
 	struct gh_rate *r;
-	int bad, asked;
+	__u16 vlan, tci;
+	int asked;
 
 	if (!s)
 		return TC_ACT_SHOT;
@@ -84,16 +150,21 @@ static __always_inline int gh_flood(struct __sk_buff *skb)
 	if (!in || !n)
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
 	loop.vni = in->vni;
-	if (!(n->flags & GH_NET_FLOOD))
+	wire = s->p.kind == GH_PORT_WIRE;
+	/* The egress program turns the host's own frames round: it knows them. */
+	host = wire && !gh_own_mac(skb, in_port, in);
+	if (!(n->flags & GH_NET_FLOOD)) {
+		if (wire)
+			return gh_flood_end(skb, host, 0, 0);
 		return gh_drop(skb, s, GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE);
-	if (gh_is_endpoint(s->p.kind) && !gh_own_mac(skb, in))
+	}
+	if (gh_is_endpoint(s->p.kind) && !gh_own_mac(skb, in_port, in))
 		return gh_drop(skb, s, GH_DROP_SPOOF_MAC, GH_LAYER_SPOOF);
-	/* ARP and ND came by their own stages, which looked at the sender. A host
-	 * without an address yet, or with its link-local one, may speak to groups. */
-	bad = s->p.fam ? gh_spoof(skb, &s->p, in) : 0;
+	/* ARP and ND came by their own stages, which looked at the sender. */
+	bad = s->p.fam && !gh_is_nd(&s->p) ? gh_spoof(skb, &s->p, in) : 0;
 	if (!bad && s->p.fam && in->kind == GH_PORT_TUNNEL && !gh_far_source())
 		bad = GH_DROP_SPOOF_IP;
-	if (bad == GH_DROP_SPOOF_IP && s->p.fam == 6 && s->p.src.b[0] == 0xfe && (s->p.src.b[1] & 0xc0) == 0x80)
+	if (bad == GH_DROP_SPOOF_IP && gh_flood_source(&s->p, n))
 		bad = 0;
 	if (bad)
 		return gh_drop(skb, s, bad, GH_LAYER_SPOOF);
@@ -101,23 +172,40 @@ static __always_inline int gh_flood(struct __sk_buff *skb)
 	if (asked && (bad = gh_group_out(skb)))
 		return gh_no(skb, s, bad);
 	r = bpf_map_lookup_elem(&rate, &in_port);
-	if (!r || !gh_rate_ok(&r->flood_s, &r->flood_n, gh_now_s(), GH_FLOOD_RATE))
-		return gh_drop(skb, s, GH_DROP_METER, GH_LAYER_METER);
+	if (!r || !gh_rate_ok(&r->flood_s, &r->flood_n, gh_now_s(), wire ? GH_FLOOD_WIRE_RATE : GH_FLOOD_RATE)) {
+		if (!host)
+			return gh_drop(skb, s, GH_DROP_METER, GH_LAYER_METER);
+		/* Our ports do not get it; the host does. */
+		s->reason = GH_DROP_METER;
+		s->layer = GH_LAYER_METER;
+		gh_account(skb, s);
+		return gh_pass(skb);
+	}
 	np = bpf_map_lookup_elem(&floodn, &netid);
 	count = np ? *np : 0;
 	if (count > GH_FLOOD_MAX)
 		count = GH_FLOOD_MAX;
-	if (asked)
+	flags = n->flags;
+	uplink = n->uplink;
+	vlan = n->vlan;
+	tagged = wire && skb->vlan_present;
+	tci = skb->vlan_tci;
+	if (tagged && bpf_skb_vlan_pop(skb))
+		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
+	if (asked && !(flags & GH_NET_NO_LOCAL))
 		bpf_loop(count, gh_flood_ask, &loop, 0);
 	/* From here on nothing of scratch is used: a copy's transmission may run
 	 * other programs on this CPU. */
-	bpf_loop(count, gh_flood_one, &loop, 0);
+	if (!(flags & GH_NET_NO_LOCAL))
+		bpf_loop(count, gh_flood_one, &loop, 0);
+	if (uplink && !wire)
+		gh_flood_wire(&loop, uplink, vlan, (flags & GH_NET_MAC_REWRITE) != 0);
 	if (unit) {
 		res = bpf_map_lookup_elem(&result, &zero);
 		if (res)
 			res->copies = loop.copies;
 	}
-	return gh_consumed(skb, GH_LAYER_L2);
+	return gh_flood_end(skb, host, tagged, tci);
 }
 
 #endif /* GH_FLOOD_H */

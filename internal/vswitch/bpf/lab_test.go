@@ -76,7 +76,7 @@ func newLab(t testing.TB, unit bool) *lab {
 			t.Fatal(err)
 		}
 	}
-	l := &lab{t: t, do: make(chan func()), done: make(chan struct{}), ports: labPorts()}
+	l := &lab{t: t, do: make(chan func()), done: make(chan struct{}), ports: append(labPorts(), bridgePorts()...)}
 	ready := make(chan error)
 	go func() {
 		// Never unlocked: the thread dies with its namespace.
@@ -233,6 +233,10 @@ func (l *lab) configure() {
 			row.Mtu = 1400
 		case "down":
 			row.Flags = 0
+		case "free":
+			row.Flags |= uint8(SwitchGhPortFlagsGH_PORT_ANY_MAC | SwitchGhPortFlagsGH_PORT_ANY_IP)
+		case "z":
+			row.Flags |= uint8(SwitchGhPortFlagsGH_PORT_WIRES)
 		}
 		if p.kind == SwitchGhPortKindGH_PORT_HOST {
 			row.NicIfindex = uint32(p.nic)
@@ -255,6 +259,7 @@ func (l *lab) configure() {
 	for n, c := range members {
 		l.put("floodn", uint32(n), uint32(c))
 	}
+	l.configureBridge()
 	for id, a := range map[uint32]string{1: "10.0.0.4", 2: "fd00:a::4", 3: "10.1.0.4", 4: "fd00:b::4"} {
 		l.put("natpool", id, NATPool{Addr: addr(a), Lo: 40000, Hi: 49999})
 	}

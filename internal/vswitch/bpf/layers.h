@@ -6,6 +6,7 @@
 #define GH_LAYERS_H
 
 #include "acl.h"
+#include "bridge.h"
 #include "pool.h"
 #include "spoof.h"
 #include "svc.h"
@@ -44,6 +45,7 @@ __noinline int gh_layer_begin(void)
 	w = &s->w;
 	w->e_in = gh_epoch_at(p->port);
 	w->e_net = gh_epoch_net(p->net);
+	p->l2 = gh_is_l2(p->net);
 	gh_walk_reset(w, p);
 	w->how = GH_TO_NOBODY;
 	w->target = 0;
@@ -356,17 +358,21 @@ static __always_inline int gh_walk_layers(struct __sk_buff *skb, struct gh_scrat
 		return ret;
 	if (w->blind && s->p.kind == GH_PORT_UPLINK)
 		return GH_NOT_OURS;
-	if (w->keep && w->reply && (ret = gh_layer_answer()))
+	if (w->keep && w->reply && !gh_by_mac(s) && (ret = gh_layer_answer()))
 		return ret;
 	if (!w->reply && (ret = gh_layer_acl(skb, GH_LAYER_ACL_PRE)))
 		return ret;
-	if (w->how == GH_TO_NOBODY && (ret = gh_layer_lb()))
+	if (w->how == GH_TO_NOBODY && !gh_only_by_mac(s) && (ret = gh_layer_lb()))
 		return ret;
 	if (!w->reply && (ret = gh_layer_acl(skb, GH_LAYER_ACL_OUT)))
 		return ret;
-	if (w->how == GH_TO_NOBODY && (ret = gh_layer_route()))
+	if (w->how == GH_TO_NOBODY && gh_by_mac(s))
+		ret = gh_layer_switch(skb);
+	else if (w->how == GH_TO_NOBODY && (ret = gh_layer_route()))
 		return ret;
-	if ((ret = gh_layer_deliver(skb)))
+	else
+		ret = gh_layer_deliver(skb);
+	if (ret)
 		return ret;
 	if (w->out_kind == GH_OUT_TUNNEL && (ret = gh_layer_tunnel(skb)))
 		return ret;

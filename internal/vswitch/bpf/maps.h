@@ -39,6 +39,7 @@ enum gh_port_kind {
 	GH_PORT_HOST = 3,
 	GH_PORT_UPLINK = 4,
 	GH_PORT_TUNNEL = 5,
+	GH_PORT_WIRE = 6, /* of no port: a packet from an uplink, for a network bound to it */
 };
 
 enum gh_port_flags {
@@ -46,7 +47,10 @@ enum gh_port_flags {
 	GH_PORT_NO_PEER = 1 << 1, /* deliver by redirect, not redirect_peer (shaped, bridged inside) */
 	GH_PORT_FORWARD = 1 << 2, /* a router: may send what others sent, and be a next hop */
 	GH_PORT_ROUTES = 1 << 3,  /* has routes of its own, which come before the network's */
+	GH_PORT_ANY_MAC = 1 << 4, /* source MACs are not checked */
+	GH_PORT_ANY_IP = 1 << 5,  /* source addresses are not checked */
 	GH_PORT_GUARD = 1 << 6,	  /* what its vNIC sends is metered (pps) or shaped */
+	GH_PORT_WIRES = 1 << 6,	  /* of an uplink, which is no vNIC's: networks are bound to it */
 	GH_PORT_COPY = 1 << 7, /* somebody captures here, or it is mirrored: snap, mirror */
 };
 
@@ -56,6 +60,10 @@ enum gh_net_flags {
 	GH_NET_HOSTNIC = 1 << 1,
 	GH_NET_UPLINK = 1 << 2,
 	GH_NET_FLOOD = 1 << 3,
+	GH_NET_L2 = 1 << 4,	      /* frames go by destination MAC; MACs and TTL stay */
+	GH_NET_MAC_REWRITE = 1 << 5, /* outside, the uplink's MAC stands for every endpoint's */
+	GH_NET_NO_LOCAL = 1 << 6,    /* nothing is switched here: all goes by the uplink */
+	GH_NET_ARP_PASS = 1 << 7,    /* ARP and ND are forwarded, not answered */
 };
 
 struct gh_addr {
@@ -104,7 +112,9 @@ struct gh_net {
 	__u16 mtu;
 	__u16 natpool4;	   /* natpool index of what leaves; 0 = the uplink's */
 	__u16 natpool6;
-	__u16 pad0;
+	__u16 uplink;	   /* port of the uplink it is bound to; 0 = none */
+	__u16 vlan;	   /* tag of its frames there; 0 = none */
+	__u16 pad[3];
 	struct gh_addr hairpin4; /* source an endpoint sees when it reaches itself by a published port */
 	struct gh_addr hairpin6;
 	struct gh_addr gw4; /* source of ICMP errors made here; zero: the address that was asked for */
@@ -455,6 +465,56 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } floodn SEC(".maps");
+
+/*
+ * fdb: HASH {zone, mac} -> port id. Zone of a network that forwards by MAC: every
+ * port's MACs, and the MAC of the uplink it is bound to, which is the host. Of
+ * other zones: MACs that a port may use besides its own.
+ */
+struct gh_fdb_key {
+	__u16 zone;
+	__u8 mac[6];
+};
+
+/* configuration */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct gh_fdb_key);
+	__type(value, __u32);
+} fdb SEC(".maps");
+
+/* segment: HASH {uplink, vlan} -> network whose MACs are seen there as they are */
+struct gh_segment_key {
+	__u16 uplink; /* port id */
+	__u16 vlan;   /* 0 = untagged, or tagged with priority only */
+};
+
+/* configuration */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, GH_MAX_NETS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct gh_segment_key);
+	__type(value, __u32);
+} segment SEC(".maps");
+
+/* wireip: HASH {uplink, vlan, addr} -> port that the host's MAC stands for there */
+struct gh_wireip_key {
+	__u16 uplink;
+	__u16 vlan;
+	struct gh_addr addr;
+};
+
+/* configuration */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct gh_wireip_key);
+	__type(value, __u32);
+} wireip SEC(".maps");
 
 /* cfg: ARRAY of one */
 struct gh_cfg {

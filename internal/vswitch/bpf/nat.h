@@ -53,7 +53,9 @@ static __always_inline __u16 gh_ops(const struct gh_pkt *p, const struct gh_walk
 		ops |= GH_OP_NDPORT;
 	if (w->routed)
 		ops |= GH_OP_TTL;
-	if (w->out_kind != GH_OUT_NEIGH)
+	if (w->frame)
+		ops |= w->frame;
+	else if (w->out_kind != GH_OUT_NEIGH)
 		ops |= GH_OP_MAC;
 	if (w->prio)
 		ops |= GH_OP_PRIO;
@@ -109,7 +111,7 @@ static __always_inline void gh_line(void *f, const struct gh_pkt *p, const struc
 /*
  * gh_answer_line() writes the first line of the other direction. An answer that
  * leaves by an uplink or a tunnel is written stale: its first packet asks for the
- * route.
+ * route. So is one that goes by MAC: whom it will be addressed to is not known.
  */
 static __always_inline int gh_answer_line(void *f, const struct gh_pkt *p, const struct gh_walk *w,
 					  const struct gh_port *in, const struct gh_port *out, int fam)
@@ -134,10 +136,10 @@ static __always_inline int gh_answer_line(void *f, const struct gh_pkt *p, const
 	if (out->class)
 		ops |= GH_OP_PRIO;
 	hd->verdict = GH_VERDICT_FORWARD;
-	if (p->kind == GH_PORT_UPLINK || p->kind == GH_PORT_TUNNEL) {
+	if (p->kind == GH_PORT_UPLINK || p->kind == GH_PORT_TUNNEL || w->frame) {
 		if (p->kind == GH_PORT_TUNNEL)
 			ops |= GH_OP_MAC;
-		hd->out_kind = p->kind == GH_PORT_UPLINK ? GH_OUT_NEIGH : GH_OUT_TUNNEL;
+		hd->out_kind = p->kind == GH_PORT_TUNNEL ? GH_OUT_TUNNEL : GH_OUT_NEIGH;
 		hd->out_ifindex = in->ifindex;
 		e_in--;
 	} else {

@@ -45,6 +45,8 @@ enum gh_frag {
 	GH_FRAG_LATER = 2,
 };
 
+#define GH_VID 0xfff /* the VLAN in a tag */
+
 #define GH_TCP_FIN 0x01
 #define GH_TCP_SYN 0x02
 #define GH_TCP_RST 0x04
@@ -117,13 +119,17 @@ struct gh_pkt {
 	__u16 ports_off; /* of the embedded ports or id; 0: none */
 	__u32 tun;	 /* GH_PORT_TUNNEL: the VNI it came with */
 	__u16 vtep;	 /* and the tunnel end it came from */
-	__u16 zero[3];
+	__u16 vlan;	 /* GH_PORT_WIRE: the tag it came with */
+	__u8 l2;	 /* its network forwards by MAC */
+	__u8 zero[3];
 };
 
 enum gh_how {
 	GH_TO_NOBODY = 0, /* not decided yet */
 	GH_TO_PORT = 1,
 	GH_TO_UPLINK = 2,
+	GH_TO_WIRE = 3,	 /* by the uplink its network is bound to, as a frame */
+	GH_TO_STACK = 4, /* to the host, as if it had come by that uplink */
 };
 
 /* The decision while the pipeline makes it. */
@@ -142,7 +148,7 @@ struct gh_walk {
 	__u32 e_in, e_out, e_net;
 	__u32 tun;	      /* as in the flow entry, like vtep, prio and rule */
 	__u16 vtep, prio, rule;
-	__u16 zero;
+	__u16 frame;	      /* ops of a packet that was switched by MAC; 0: it was routed */
 	__u32 tag;	      /* of the entry that is revalidated */
 	__u8 dmac[6], smac[6];
 	__u8 out_kind;

@@ -30,6 +30,40 @@ static __always_inline int gh_is_endpoint(__u8 kind)
 	return kind == GH_PORT_CONTAINER || kind == GH_PORT_VM;
 }
 
+/* The network forwards by MAC. */
+static __always_inline int gh_is_l2(__u32 id)
+{
+	const struct gh_net *n = gh_net_get(id);
+
+	return n && (n->flags & GH_NET_L2);
+}
+
+static __always_inline int gh_mac_eq(const __u8 *a, const __u8 *b)
+{
+	return ((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) |
+		(a[5] ^ b[5])) == 0;
+}
+
+static __always_inline __u32 gh_fdb_get(__u16 zone, const __u8 *mac)
+{
+	struct gh_fdb_key k = { .zone = zone };
+	__u32 *id;
+
+	__builtin_memcpy(k.mac, mac, ETH_ALEN);
+	id = bpf_map_lookup_elem(&fdb, &k);
+	return id ? *id : 0;
+}
+
+static __always_inline __u32 gh_wireip_get(__u16 uplink, __u16 vlan, const struct gh_addr *a)
+{
+	struct gh_wireip_key k __attribute__((aligned(8))) = { .uplink = uplink, .vlan = vlan };
+	__u32 *id;
+
+	__builtin_memcpy(&k.addr, a, 16);
+	id = bpf_map_lookup_elem(&wireip, &k);
+	return id ? *id : 0;
+}
+
 static __always_inline __u32 gh_epoch_at(__u32 i)
 {
 	__u32 *e = bpf_map_lookup_elem(&epoch, &i);

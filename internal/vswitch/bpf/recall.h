@@ -40,6 +40,7 @@ static __always_inline void gh_walk_reset(struct gh_walk *w, const struct gh_pkt
 	w->vtep = 0;
 	w->prio = 0;
 	w->rule = 0;
+	w->frame = 0;
 }
 
 /* gh_recall() takes over what must survive from the entry of s.key, if it is one. */

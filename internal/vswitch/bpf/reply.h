@@ -3,7 +3,8 @@
 
 /*
  * ARP and ND. The switch answers for every address of the zone from the addr
- * map, so that endpoints neither see nor need each other's requests.
+ * map, so that endpoints neither see nor need each other's requests. Where the
+ * network says so (GH_NET_ARP_PASS) it only looks that nobody speaks for others.
  */
 #ifndef GH_REPLY_H
 #define GH_REPLY_H
@@ -53,14 +54,40 @@ static __always_inline const __u8 *gh_proxy_mac(const struct gh_scratch *s, cons
 	return n->router_mac;
 }
 
-/* A question nobody can answer: on to the other ports where the network floods. */
-static __always_inline int gh_unanswered(struct __sk_buff *skb, struct gh_scratch *s)
+/*
+ * A question nobody can answer: on to the wire where the network is bound to
+ * one, or to the other ports where it floods.
+ */
+static __always_inline int gh_unanswered(struct __sk_buff *skb, struct gh_scratch *s, const struct gh_net *n)
 {
-	const struct gh_net *n = gh_net_get(s->p.net);
-
-	if (n && (n->flags & GH_NET_FLOOD) && s->p.h.group)
+	if (n->uplink)
+		return gh_stage(skb, s, GH_STAGE_CONTROL);
+	if ((n->flags & GH_NET_FLOOD) && s->p.h.group)
 		return gh_stage(skb, s, GH_STAGE_FLOOD);
 	return gh_drop(skb, s, GH_DROP_UNKNOWN_DST, GH_LAYER_L2);
+}
+
+/*
+ * gh_whose() fills the MAC that a port of n must address for target, which v
+ * holds: 0 when nobody here has it. The host behind an uplink has the uplink's
+ * MAC; so has everybody where nothing is switched here.
+ */
+static __always_inline int gh_whose(const struct gh_net *n, const struct gh_addr_val *v, const struct gh_addr *target,
+				    __u8 *mac)
+{
+	const struct gh_port *q;
+
+	if (n->uplink && (v ? (n->flags & GH_NET_NO_LOCAL) : gh_is_host(target))) {
+		q = gh_port_get(n->uplink);
+		if (!q)
+			return 0;
+		__builtin_memcpy(mac, q->mac, ETH_ALEN);
+		return 1;
+	}
+	if (!v)
+		return 0;
+	__builtin_memcpy(mac, v->mac, ETH_ALEN);
+	return 1;
 }
 
 /* gh_arp_turn() makes a question its answer: tip is at mac. */
@@ -81,16 +108,19 @@ static __always_inline int gh_arp_answer(struct __sk_buff *skb)
 	struct gh_addr sip __attribute__((aligned(8))), tip __attribute__((aligned(8)));
 	const struct gh_addr_val *v;
 	const struct gh_port *in;
-	const __u8 *mac;
+	const __u8 *far;
 	struct gh_arp a;
 	struct gh_pkt *p;
+	const struct gh_net *n;
 	__u32 sip4, tip4;
+	__u8 mac[ETH_ALEN];
 
 	if (!s)
 		return TC_ACT_SHOT;
 	p = &s->p;
 	in = gh_port_get(p->in_port);
-	if (!in)
+	n = gh_net_get(p->net);
+	if (!in || !n)
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
 	if (bpf_skb_load_bytes(skb, 0, &a, sizeof(a)) || a.hrd != bpf_htons(1) || a.pro != bpf_htons(ETH_P_IP) ||
 	    a.hln != ETH_ALEN || a.pln != 4)
@@ -100,20 +130,26 @@ static __always_inline int gh_arp_answer(struct __sk_buff *skb)
 	gh_addr4(&sip, sip4);
 	gh_addr4(&tip, tip4);
 	if (gh_is_endpoint(p->kind)) {
-		if (!gh_mac_eq(a.eth.h_source, in->mac))
+		if (!gh_port_mac(p->in_port, in, a.eth.h_source))
 			return gh_drop(skb, s, GH_DROP_SPOOF_MAC, GH_LAYER_SPOOF);
-		if (!gh_mac_eq(a.sha, in->mac) || (sip4 && !gh_owns_ip(p->in_port, &sip)))
+		if (!gh_port_mac(p->in_port, in, a.sha) ||
+		    (sip4 && !(in->flags & GH_PORT_ANY_IP) && !gh_owns_ip(p->in_port, &sip)))
 			return gh_drop(skb, s, GH_DROP_SPOOF_ARP, GH_LAYER_SPOOF);
 	}
+	if (n->flags & GH_NET_ARP_PASS)
+		return gh_stage(skb, s, GH_STAGE_CONTROL);
 	/* Announcements and answers teach nobody anything: addresses are configured. */
 	if (a.op != GH_ARP_REQUEST || sip4 == tip4)
 		return gh_consumed(skb, GH_LAYER_L2);
 	v = gh_addr_get(p->zone, &tip);
-	mac = v ? v->mac : gh_proxy_mac(s, in, &tip);
-	if (!mac)
-		return gh_unanswered(skb, s);
 	if (v && v->port == p->in_port)
 		return gh_consumed(skb, GH_LAYER_L2); /* a probe for its own address: free */
+	if (!gh_whose(n, v, &tip, mac)) {
+		far = v ? NULL : gh_proxy_mac(s, in, &tip);
+		if (!far)
+			return gh_unanswered(skb, s, n);
+		__builtin_memcpy(mac, far, ETH_ALEN);
+	}
 	gh_arp_turn(&a, mac, sip4, tip4);
 	if (bpf_skb_store_bytes(skb, 0, &a, sizeof(a), 0))
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
@@ -142,11 +178,6 @@ struct gh_nd_frame {
 #define GH_NA_ROUTER bpf_htonl(0x80000000)
 #define GH_NA_SOLICITED bpf_htonl(0x40000000)
 #define GH_NA_OVERRIDE bpf_htonl(0x20000000)
-
-static __always_inline int gh_link_local(const struct gh_addr *a)
-{
-	return a->b[0] == 0xfe && (a->b[1] & 0xc0) == 0x80;
-}
 
 /*
  * gh_csum6() is the checksum of an ICMPv6 message of len bytes (a multiple of
@@ -202,19 +233,56 @@ static __always_inline int gh_advertise(struct __sk_buff *skb, struct gh_nd_fram
 	return bpf_skb_change_tail(skb, GH_ND_FRAME, 0) || bpf_skb_store_bytes(skb, 0, &f->eth, GH_ND_FRAME, 0);
 }
 
-/* An advertisement of an address, or with a link-layer address, that is not its sender's. */
-static __always_inline int gh_nd_lies(struct __sk_buff *skb, const struct gh_pkt *p, const struct gh_port *in, __u32 off)
-{
-	struct gh_addr target __attribute__((aligned(8)));
-	__u8 opt[2], mac[ETH_ALEN];
+#define GH_ND_OPTS 4 /* options of a neighbour message that are walked */
 
-	if (bpf_skb_load_bytes(skb, off + 8, &target, 16))
-		return 1;
-	if (!gh_link_local(&target) && !gh_owns_ip(p->in_port, &target))
-		return 1;
-	if (bpf_skb_load_bytes(skb, off + 24, opt, sizeof(opt)) || opt[0] != GH_ND_OPT_TLLA)
-		return 0;
-	return bpf_skb_load_bytes(skb, off + 26, mac, sizeof(mac)) || !gh_mac_eq(mac, in->mac);
+/*
+ * gh_nd_options() looks at every link-layer address that the message in scratch
+ * names: 0, or why it is refused. Of an endpoint they must be its own. as is an
+ * uplink whose MAC is to stand for them, or 0.
+ */
+__noinline int gh_nd_options(struct __sk_buff *skb, __u32 as)
+{
+	struct gh_scratch *s = gh_scratch_get();
+	const struct gh_port *in, *q;
+	__u32 off, o, end;
+	int i;
+
+	if (!s)
+		return GH_DROP_INTERNAL;
+	in = gh_port_get(s->p.in_port);
+	q = gh_port_get(as);
+	if (!in || !q)
+		return GH_DROP_INTERNAL;
+	off = s->p.h.l4_off & GH_L4_MASK6;
+	end = ETH_HLEN + s->p.h.ip_len;
+	o = off + (s->p.h.icmp_type == GH_ND_RS ? 8 : 24);
+	for (i = 0; i < GH_ND_OPTS; i++) {
+		struct {
+			__u8 type, len;
+			__u8 mac[ETH_ALEN];
+		} opt, was;
+
+		o &= GH_L4_MASK6;
+		if (o >= end)
+			return 0;
+		if (bpf_skb_load_bytes(skb, o, &opt, sizeof(opt)) || !opt.len)
+			return GH_DROP_PARSE;
+		if (opt.type == GH_ND_OPT_SLLA || opt.type == GH_ND_OPT_TLLA) {
+			if (gh_is_endpoint(in->kind) && !gh_port_mac(s->p.in_port, in, opt.mac))
+				return GH_DROP_SPOOF_ARP;
+			if (as) {
+				was = opt;
+				__builtin_memcpy(opt.mac, q->mac, ETH_ALEN);
+				if (bpf_skb_store_bytes(skb, o, &opt, sizeof(opt), 0) ||
+				    bpf_l4_csum_replace(skb, off + 2, 0,
+							bpf_csum_diff((void *)&was, sizeof(was), (void *)&opt,
+								      sizeof(opt), 0), 0))
+					return GH_DROP_INTERNAL;
+			}
+		}
+		o += opt.len * 8;
+	}
+	return o >= end ? 0 : GH_DROP_PARSE;
 }
 
 static __always_inline int gh_nd_answer(struct __sk_buff *skb)
@@ -223,59 +291,67 @@ static __always_inline int gh_nd_answer(struct __sk_buff *skb)
 	struct gh_addr target __attribute__((aligned(8)));
 	const struct gh_addr_val *v;
 	const struct gh_port *in;
-	const __u8 *link;
+	const struct gh_net *n;
+	const __u8 *far;
 	struct gh_nd_frame *f;
+	__u8 mac[ETH_ALEN];
 	struct gh_pkt *p;
-	struct gh_nd *nd;
-	__u8 first[2];
-	__u32 off;
+	int bad;
 
 	if (!s)
 		return TC_ACT_SHOT;
 	p = &s->p;
 	in = gh_port_get(p->in_port);
-	if (!in)
+	n = gh_net_get(p->net);
+	if (!in || !n)
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
-	off = p->h.l4_off & GH_L4_MASK6;
 	if (gh_is_endpoint(p->kind)) {
-		if (!gh_own_mac(skb, in))
+		if (!gh_own_mac(skb, p->in_port, in))
 			return gh_drop(skb, s, GH_DROP_SPOOF_MAC, GH_LAYER_SPOOF);
 		if (p->h.icmp_type == GH_ND_RA || p->h.icmp_type == GH_ND_REDIRECT)
 			return gh_drop(skb, s, GH_DROP_RA_GUARD, GH_LAYER_SPOOF);
-		if (!gh_addr_zero(&p->src) && !gh_link_local(&p->src) && !gh_owns_ip(p->in_port, &p->src))
+		if (!gh_addr_zero(&p->src) && !gh_speaks_for(p->in_port, in, &p->src) &&
+		    ((n->flags & GH_NET_L2) || !gh_link_local(&p->src)))
 			return gh_drop(skb, s, GH_DROP_SPOOF_ARP, GH_LAYER_SPOOF);
 	}
 	/* RFC 4861 section 7.1: not from a neighbour unless the hop limit is whole. */
 	if (p->h.ttl != 255 || p->h.opts)
 		return gh_drop(skb, s, GH_DROP_PARSE, GH_LAYER_L2);
-	if (p->h.icmp_type == GH_ND_NA && gh_is_endpoint(p->kind) && gh_nd_lies(skb, p, in, off))
-		return gh_drop(skb, s, GH_DROP_SPOOF_ARP, GH_LAYER_SPOOF);
-	if (p->h.icmp_type != GH_ND_NS)
+	if (p->h.icmp_type != GH_ND_NS && p->h.icmp_type != GH_ND_NA && !(n->flags & GH_NET_ARP_PASS))
 		return gh_consumed(skb, GH_LAYER_L2);
 	f = (struct gh_nd_frame *)s->buf;
-	nd = &f->nd;
-	if (bpf_skb_load_bytes(skb, 0, &f->eth, GH_ND_FRAME - 8))
-		return gh_drop(skb, s, GH_DROP_PARSE, GH_LAYER_L2);
-	/* A sender that names a link-layer address must name its own. */
-	if (gh_is_endpoint(p->kind) && !bpf_skb_load_bytes(skb, off + 24, first, 2) && first[0] == GH_ND_OPT_SLLA) {
-		__u8 mac[ETH_ALEN];
-
-		if (bpf_skb_load_bytes(skb, off + 26, mac, sizeof(mac)) || !gh_mac_eq(mac, in->mac))
+	__builtin_memset(&target, 0, sizeof(target));
+	if (p->h.icmp_type == GH_ND_NS || p->h.icmp_type == GH_ND_NA) {
+		if (bpf_skb_load_bytes(skb, 0, &f->eth, GH_ND_FRAME - 8))
+			return gh_drop(skb, s, GH_DROP_PARSE, GH_LAYER_L2);
+		__builtin_memcpy(&target, f->nd.target, 16);
+	}
+	if (gh_is_endpoint(p->kind)) {
+		bad = gh_nd_options(skb, 0);
+		if (bad)
+			return gh_drop(skb, s, bad, bad == GH_DROP_SPOOF_ARP ? GH_LAYER_SPOOF : GH_LAYER_L2);
+		if (p->h.icmp_type == GH_ND_NA && !gh_speaks_for(p->in_port, in, &target) &&
+		    ((n->flags & GH_NET_L2) || !gh_link_local(&target)))
 			return gh_drop(skb, s, GH_DROP_SPOOF_ARP, GH_LAYER_SPOOF);
 	}
-	__builtin_memcpy(&target, nd->target, 16);
+	if (n->flags & GH_NET_ARP_PASS)
+		return gh_stage(skb, s, GH_STAGE_CONTROL);
+	if (p->h.icmp_type == GH_ND_NA)
+		return gh_consumed(skb, GH_LAYER_L2);
 	v = gh_addr_get(p->zone, &target);
-	link = v ? v->mac : gh_proxy_mac(s, in, &target);
-	if (!link) {
-		/* Duplicate address detection of a link-local address: nobody objects. */
-		if (gh_link_local(&target))
-			return gh_consumed(skb, GH_LAYER_L2);
-		return gh_unanswered(skb, s);
-	}
 	if (v && v->port == p->in_port)
 		return gh_consumed(skb, GH_LAYER_L2); /* DAD for its own address: free */
-
-	if (gh_advertise(skb, f, &p->src, &target, link, v ? v->flags & GH_ADDR_GATEWAY : 0))
+	if (!gh_whose(n, v, &target, mac)) {
+		far = v ? NULL : gh_proxy_mac(s, in, &target);
+		if (!far) {
+			/* Duplicate address detection of a link-local address: nobody objects. */
+			if (gh_link_local(&target) && (!n->uplink || gh_addr_zero(&p->src)))
+				return gh_consumed(skb, GH_LAYER_L2);
+			return gh_unanswered(skb, s, n);
+		}
+		__builtin_memcpy(mac, far, ETH_ALEN);
+	}
+	if (gh_advertise(skb, f, &p->src, &target, mac, v && (v->flags & GH_ADDR_GATEWAY)))
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
 	return gh_answer(skb, s, in);
 }

@@ -21,8 +21,10 @@ import (
 // The scripts in testdata/*.pkt. A case begins with "# name"; each of its lines
 // is one of
 //
-//	in PORT PACKET         put a packet in; what follows says what must come of it
+//	in PORT [vlan TCI] [from MAC] [to MAC] PACKET
+//	                       put a packet in; what follows says what must come of it
 //	out PORT [via A] PACKET   forwarded to that port, in the way its kind asks for
+//	out PORT [vlan N] [from MAC] [to MAC] PACKET   where frames go by MAC: they keep theirs
 //	back PORT PACKET       answered to the port it came from (ARP, ND, reject)
 //	drop REASON            dropped and counted
 //	pass                   left to the host
@@ -54,6 +56,7 @@ type scriptRun struct {
 	noReverse bool
 	counted   bool
 	forwarded []exchange
+	tci       int // of the last packet; -1 = none
 	undo      []func()
 	drops     map[DropReason]uint64
 }
@@ -61,6 +64,7 @@ type scriptRun struct {
 type exchange struct {
 	in, out    *labPort
 	sent, seen *pkt.Packet
+	tag        uint16 // seen with it
 }
 
 func TestScripts(t *testing.T) {
@@ -114,6 +118,15 @@ func familyWords() [][3]string {
 		{"@router", "10.0.0.254", "fd00:a::fe"},
 		{"@x", "10.0.0.9", "fd00:a::9"},
 		{"@far", "8.8.8.8", "2001:db8::8"},
+		{"@t1", "10.4.0.11", "fd00:4::11"},
+		{"@t2", "10.4.0.12", "fd00:4::12"},
+		{"@l1", "10.5.0.11", "fd00:5::11"},
+		{"@l2", "10.5.0.12", "fd00:5::12"},
+		{"@n1", "10.6.0.11", "fd00:6::11"},
+		{"@n2", "10.6.0.12", "fd00:6::12"},
+		{"@p1", "10.7.0.11", "fd00:7::11"},
+		{"@p2", "10.7.0.12", "fd00:7::12"},
+		{"@zz", "10.4.0.4", "fd00:4::4"}, // the host at uplink z
 		{"@any", "0.0.0.0", "::"},
 		{"@vip", "10.96.0.1", "fd00:96::1"}, // services: services_test.go
 		{"@lb", "192.0.2.1", "2001:db8:96::1"},
@@ -207,16 +220,28 @@ func (r *scriptRun) step(line string) {
 
 func (r *scriptRun) put(p *labPort, text string) {
 	r.t.Helper()
+	text, tci, from, to := r.frameWords(text)
 	k, err := pkt.Parse(text)
 	if err != nil {
 		r.fail("%v", err)
+	}
+	if from != (pkt.MAC{}) {
+		k.From = from
+	}
+	if to != (pkt.MAC{}) {
+		k.To = to
 	}
 	frame := r.l.frame(p, k)
 	if r.sent, err = pkt.Decode(frame); err != nil {
 		r.fail("built wrong: %v", err)
 	}
-	r.from, r.counted = p, false
-	if r.o, err = r.l.run(p, frame, 0); err != nil {
+	r.from, r.counted, r.tci = p, false, tci
+	if tci >= 0 {
+		r.o, err = r.l.runTagged(p, uint16(tci), frame)
+	} else {
+		r.o, err = r.l.run(p, frame, 0)
+	}
+	if err != nil {
 		r.fail("run: %v", err)
 	}
 	r.got, err = pkt.Decode(r.o.out)
@@ -275,9 +300,19 @@ func (r *scriptRun) out(p *labPort, text string) {
 	if SwitchGhResultVerdict(res.Verdict) != SwitchGhResultVerdictGH_RESULT_FORWARD || res.OutPort != p.id || r.o.ret != 7 {
 		r.fail("got %s", r.show())
 	}
-	r.checkDelivery(p, &text)
+	if r.from.l2() || p.l2() {
+		r.checkFrame(p, &text)
+	} else {
+		r.checkDelivery(p, &text)
+	}
 	r.want(text)
-	r.forwarded = append(r.forwarded, exchange{in: r.from, out: p, sent: r.sent, seen: r.got})
+	if r.sent.Ether != pkt.EtherARP && r.sent.Target == (netip.Addr{}) {
+		tag := res.Tag
+		if r.tci > 0 {
+			tag = uint16(r.tci)
+		}
+		r.forwarded = append(r.forwarded, exchange{in: r.from, out: p, sent: r.sent, seen: r.got, tag: tag})
+	}
 }
 
 // checkDelivery holds how the packet leaves against the kind of port: device,
@@ -429,8 +464,17 @@ func (r *scriptRun) answer(e exchange) {
 	}
 	a := e.seen.Reverse()
 	a.From, a.To = pkt.MAC{}, pkt.MAC{}
+	if e.in.l2() || e.out.l2() {
+		a.From, a.To = e.seen.To, e.seen.From
+	}
 	frame := r.l.frame(e.out, a)
-	o, err := r.l.run(e.out, frame, 0)
+	var o outcome
+	var err error
+	if e.tag != 0 && e.out.kind == SwitchGhPortKindGH_PORT_UPLINK {
+		o, err = r.l.runTagged(e.out, e.tag, frame)
+	} else {
+		o, err = r.l.run(e.out, frame, 0)
+	}
 	if err != nil {
 		r.t.Errorf("answer %v: %v", a, err)
 		return

@@ -20,19 +20,46 @@ static __always_inline int gh_owns_ip(__u16 port_id, const struct gh_addr *a)
 	return bpf_map_lookup_elem(&portip, &k) != NULL;
 }
 
-static __always_inline int gh_mac_eq(const __u8 *a, const __u8 *b)
+/* A MAC that the port may speak with: the vNIC's, or one that was given to it. */
+static __always_inline int gh_port_mac(__u32 port_id, const struct gh_port *in, const __u8 *mac)
 {
-	return ((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) |
-		(a[5] ^ b[5])) == 0;
+	return gh_mac_eq(mac, in->mac) || (in->flags & GH_PORT_ANY_MAC) || gh_fdb_get(in->zone, mac) == port_id;
 }
 
-/* The frame's source MAC is the vNIC's. Reloads packet pointers. */
-static __always_inline int gh_own_mac(struct __sk_buff *skb, const struct gh_port *in)
+/* The frame's source MAC is the port's. Reloads packet pointers. */
+static __always_inline int gh_own_mac(struct __sk_buff *skb, __u32 port_id, const struct gh_port *in)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ethhdr *eth = data;
+	__u8 mac[ETH_ALEN];
 
-	return (void *)(eth + 1) <= end && gh_mac_eq(eth->h_source, in->mac);
+	if ((void *)(eth + 1) > end)
+		return 0;
+	__builtin_memcpy(mac, eth->h_source, ETH_ALEN);
+	return gh_port_mac(port_id, in, mac);
+}
+
+static __always_inline int gh_link_local(const struct gh_addr *a)
+{
+	return a->b[0] == 0xfe && (a->b[1] & 0xc0) == 0x80;
+}
+
+/*
+ * The link-local address that follows from the vNIC's MAC (RFC 4291 appendix A):
+ * the one such address a port has without being told.
+ */
+static __always_inline int gh_eui64(const struct gh_addr *a, const __u8 *mac)
+{
+	return a->b[0] == 0xfe && a->b[1] == 0x80 &&
+	       !(a->b[2] | a->b[3] | a->b[4] | a->b[5] | a->b[6] | a->b[7]) && a->b[8] == (mac[0] ^ 2) &&
+	       a->b[9] == mac[1] && a->b[10] == mac[2] && a->b[11] == 0xff && a->b[12] == 0xfe &&
+	       a->b[13] == mac[3] && a->b[14] == mac[4] && a->b[15] == mac[5];
+}
+
+/* An address that the port may speak with where frames go by MAC. */
+static __always_inline int gh_speaks_for(__u32 port_id, const struct gh_port *in, const struct gh_addr *a)
+{
+	return (in->flags & GH_PORT_ANY_IP) || gh_eui64(a, in->mac) || gh_owns_ip(port_id, a);
 }
 
 /*
@@ -48,9 +75,10 @@ static __always_inline int gh_spoof(struct __sk_buff *skb, const struct gh_pkt *
 		return gh_is_host(&p->src) || (in->flags & GH_PORT_FORWARD) ? 0 : GH_DROP_SPOOF_IP;
 	if (!gh_is_endpoint(p->kind))
 		return 0;
-	if (!gh_own_mac(skb, in))
+	if (!gh_own_mac(skb, p->in_port, in))
 		return GH_DROP_SPOOF_MAC;
-	if (!(in->flags & GH_PORT_FORWARD) && !gh_owns_ip(p->in_port, &p->src))
+	if (!(in->flags & (GH_PORT_FORWARD | GH_PORT_ANY_IP)) && !gh_owns_ip(p->in_port, &p->src) &&
+	    !(gh_eui64(&p->src, in->mac) && gh_is_l2(p->net)))
 		return GH_DROP_SPOOF_IP;
 	if (p->h.l4 == GH_L4_UDP && p->sport_be == (p->fam == 4 ? GH_DHCP_SERVER : GH_DHCP6_SERVER))
 		return GH_DROP_DHCP_GUARD;

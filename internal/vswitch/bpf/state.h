@@ -59,6 +59,10 @@ enum gh_op {
 	GH_OP_VLAN = 1 << 6, /* push the tag in tun */
 	GH_OP_COPY = 1 << 7, /* somebody captures at the port it leaves by */
 	GH_OP_PRIO = 1 << 8, /* skb->priority = class 1:prio */
+	GH_OP_HOP = 1 << 9,  /* only of frames to dmac: others are walked again */
+	GH_OP_DMAC = 1 << 10, /* one of the two MACs only */
+	GH_OP_SMAC = 1 << 11,
+	GH_OP_FROM = 1 << 12, /* only of frames from smac, which was checked */
 };
 enum gh_verdict {
 	GH_VERDICT_FORWARD = 1,
@@ -436,6 +440,11 @@ enum gh_stage {
 	GH_STAGE_ERROR6 = 13,
 	GH_STAGE_TUNNEL = 14, /* a frame that came out of a tunnel */
 	GH_STAGE_VIP = 15, /* ARP and ND at an uplink, perhaps for an announced address */
+	GH_STAGE_SORT = 16,    /* from an uplink that networks are bound to */
+	GH_STAGE_WIRE = 17,    /* and for a port of theirs */
+	GH_STAGE_CONTROL = 18, /* ARP and ND, forwarded by MAC */
+	GH_STAGE_PROXY = 19,   /* ARP and ND at a wire, for addresses behind the host's MAC */
+	GH_STAGE_OUTSIDE = 20, /* there, but as at any uplink */
 	GH_STAGES = 32,
 };
 
@@ -501,7 +510,7 @@ struct gh_result {
 	__u16 in_port;
 	__u16 copied;	   /* clones made for mirrors */
 	__u16 vtep;	   /* GH_OUT_TUNNEL, and answers into tunnels */
-	__u16 zero;
+	__u16 tag;	   /* pushed on the way out */
 	__u32 tun;	   /* its VNI */
 	__u32 pad;
 };

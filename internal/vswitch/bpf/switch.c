@@ -14,6 +14,7 @@
 #include "reject.h"
 #include "flood.h"
 #include "announce.h"
+#include "wire.h"
 #include "sock.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -140,7 +141,7 @@ int ep_in(struct __sk_buff *skb)
 			goto drop;
 		}
 	}
-	if (unlikely(skb->vlan_present)) {
+	if (unlikely(skb->vlan_present || gh_is_tag(proto)) && !gh_priority_only(skb)) {
 		reason = GH_DROP_VLAN;
 		goto drop;
 	}
@@ -169,25 +170,71 @@ int uplink_in(struct __sk_buff *skb)
 {
 	const struct gh_port *pt;
 	struct gh_in in = {};
-	__u32 id;
+	struct gh_scratch *s;
+	__u32 id, plain;
 
+	/* 0: frames for others, groups and VLANs of the host's. */
+	plain = skb->pkt_type == PACKET_HOST && !skb->vlan_present ? skb->protocol : 0;
 	id = gh_port_of(skb->ifindex);
 	pt = gh_port_get(id);
 	if (!id || !pt || pt->kind != GH_PORT_UPLINK || !(pt->flags & GH_PORT_UP))
 		return gh_pass(skb);
-	/* Frames for others, groups and VLANs of the host's. */
-	if (skb->vlan_present)
-		return gh_pass(skb);
-	if (skb->pkt_type != PACKET_HOST ||
-	    (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6)))
-		return gh_question(skb, id);
+	if (unlikely(pt->flags & GH_PORT_WIRES)) {
+		s = gh_scratch_get();
+		if (!s)
+			return TC_ACT_SHOT;
+		s->p.in_port = id;
+		return gh_stage(skb, s, GH_STAGE_SORT);
+	}
 	in.in_port = id;
 	in.port = GH_PORT_UPLINK_ANY;
 	in.zone = GH_ZONE_HOST;
 	in.kind = GH_PORT_UPLINK;
-	if (skb->protocol == bpf_htons(ETH_P_IP))
+	if (plain == bpf_htons(ETH_P_IP))
 		return gh_enter4(skb, &in, 1);
-	return gh_enter6(skb, &in, 1, 0);
+	if (plain == bpf_htons(ETH_P_IPV6))
+		return gh_enter6(skb, &in, 1, 0);
+	return skb->vlan_present ? gh_pass(skb) : gh_question(skb, id);
+}
+
+/*
+ * uplink_out stands behind the host's stack at uplinks that networks are bound
+ * to, because what the host sends to an endpoint there would leave for good.
+ */
+SEC("tc")
+int uplink_out(struct __sk_buff *skb)
+{
+	return gh_turn_round(skb);
+}
+
+SEC("tc")
+int st_sort(struct __sk_buff *skb)
+{
+	return gh_sort(skb);
+}
+
+SEC("tc")
+int st_wire(struct __sk_buff *skb)
+{
+	return gh_wire(skb);
+}
+
+SEC("tc")
+int st_outside(struct __sk_buff *skb)
+{
+	return gh_outside(skb);
+}
+
+SEC("tc")
+int st_control(struct __sk_buff *skb)
+{
+	return gh_control(skb);
+}
+
+SEC("tc")
+int st_proxy(struct __sk_buff *skb)
+{
+	return gh_proxy(skb);
 }
 
 SEC("tc")
@@ -259,10 +306,10 @@ static __always_inline int gh_hit(struct __sk_buff *skb, struct gh_scratch *s, i
 	int end = GH_END_MISS;
 
 	if (f && fam == 4) {
-		end = gh_hit4(skb, f, &s->key.k4, &p->h, p->h.l4_off & GH_L4_MASK4, p->in_port, p->now_s, advance);
+		end = gh_hit4(skb, f, &s->key.k4, &p->h, p->h.l4_off & GH_L4_MASK4, p->in_port, p->now_s, advance, 1);
 		mtu = ((struct gh_flow4 *)f)->out_mtu;
 	} else if (f) {
-		end = gh_hit6(skb, f, &s->key.k6, &p->h, p->h.l4_off & GH_L4_MASK6, p->in_port, p->now_s, advance);
+		end = gh_hit6(skb, f, &s->key.k6, &p->h, p->h.l4_off & GH_L4_MASK6, p->in_port, p->now_s, advance, 1);
 		mtu = ((struct gh_flow6 *)f)->out_mtu;
 	}
 	if (end >= 0)

@@ -273,6 +273,12 @@ const (
 	SwitchGhEventKindGH_EVENT_FLOW_END SwitchGhEventKind = 3
 )
 
+type SwitchGhFdbKey struct {
+	_    structs.HostLayout
+	Zone uint16
+	Mac  [6]uint8
+}
+
 type SwitchGhFkey4 struct {
 	_       structs.HostLayout
 	SrcBe   uint32
@@ -536,7 +542,9 @@ type SwitchGhNet struct {
 	Mtu       uint16
 	Natpool4  uint16
 	Natpool6  uint16
-	Pad0      uint16
+	Uplink    uint16
+	Vlan      uint16
+	Pad       [3]uint16
 	Hairpin4  SwitchGhAddr
 	Hairpin6  SwitchGhAddr
 	Gw4       SwitchGhAddr
@@ -548,10 +556,14 @@ type SwitchGhNet struct {
 type SwitchGhNetFlags uint32
 
 const (
-	SwitchGhNetFlagsGH_NET_SNAT    SwitchGhNetFlags = 1
-	SwitchGhNetFlagsGH_NET_HOSTNIC SwitchGhNetFlags = 2
-	SwitchGhNetFlagsGH_NET_UPLINK  SwitchGhNetFlags = 4
-	SwitchGhNetFlagsGH_NET_FLOOD   SwitchGhNetFlags = 8
+	SwitchGhNetFlagsGH_NET_SNAT        SwitchGhNetFlags = 1
+	SwitchGhNetFlagsGH_NET_HOSTNIC     SwitchGhNetFlags = 2
+	SwitchGhNetFlagsGH_NET_UPLINK      SwitchGhNetFlags = 4
+	SwitchGhNetFlagsGH_NET_FLOOD       SwitchGhNetFlags = 8
+	SwitchGhNetFlagsGH_NET_L2          SwitchGhNetFlags = 16
+	SwitchGhNetFlagsGH_NET_MAC_REWRITE SwitchGhNetFlags = 32
+	SwitchGhNetFlagsGH_NET_NO_LOCAL    SwitchGhNetFlags = 64
+	SwitchGhNetFlagsGH_NET_ARP_PASS    SwitchGhNetFlags = 128
 )
 
 type SwitchGhNh struct {
@@ -576,6 +588,10 @@ const (
 	SwitchGhOpGH_OP_VLAN   SwitchGhOp = 64
 	SwitchGhOpGH_OP_COPY   SwitchGhOp = 128
 	SwitchGhOpGH_OP_PRIO   SwitchGhOp = 256
+	SwitchGhOpGH_OP_HOP    SwitchGhOp = 512
+	SwitchGhOpGH_OP_DMAC   SwitchGhOp = 1024
+	SwitchGhOpGH_OP_SMAC   SwitchGhOp = 2048
+	SwitchGhOpGH_OP_FROM   SwitchGhOp = 4096
 )
 
 type SwitchGhOutKind uint32
@@ -635,7 +651,10 @@ const (
 	SwitchGhPortFlagsGH_PORT_NO_PEER SwitchGhPortFlags = 2
 	SwitchGhPortFlagsGH_PORT_FORWARD SwitchGhPortFlags = 4
 	SwitchGhPortFlagsGH_PORT_ROUTES  SwitchGhPortFlags = 8
+	SwitchGhPortFlagsGH_PORT_ANY_MAC SwitchGhPortFlags = 16
+	SwitchGhPortFlagsGH_PORT_ANY_IP  SwitchGhPortFlags = 32
 	SwitchGhPortFlagsGH_PORT_GUARD   SwitchGhPortFlags = 64
+	SwitchGhPortFlagsGH_PORT_WIRES   SwitchGhPortFlags = 64
 	SwitchGhPortFlagsGH_PORT_COPY    SwitchGhPortFlags = 128
 )
 
@@ -648,6 +667,7 @@ const (
 	SwitchGhPortKindGH_PORT_HOST      SwitchGhPortKind = 3
 	SwitchGhPortKindGH_PORT_UPLINK    SwitchGhPortKind = 4
 	SwitchGhPortKindGH_PORT_TUNNEL    SwitchGhPortKind = 5
+	SwitchGhPortKindGH_PORT_WIRE      SwitchGhPortKind = 6
 )
 
 type SwitchGhPortipKey struct {
@@ -705,7 +725,7 @@ type SwitchGhResult struct {
 	InPort     uint16
 	Copied     uint16
 	Vtep       uint16
-	Zero       uint16
+	Tag        uint16
 	Tun        uint32
 	Pad        uint32
 }
@@ -803,7 +823,9 @@ type SwitchGhScratch struct {
 		PortsOff uint16
 		Tun      uint32
 		Vtep     uint16
-		Zero     [3]uint16
+		Vlan     uint16
+		L2       uint8
+		Zero     [3]uint8
 	}
 	W struct {
 		_          structs.HostLayout
@@ -830,7 +852,7 @@ type SwitchGhScratch struct {
 		Vtep       uint16
 		Prio       uint16
 		Rule       uint16
-		Zero       uint16
+		Frame      uint16
 		Tag        uint32
 		Dmac       [6]uint8
 		Smac       [6]uint8
@@ -899,6 +921,12 @@ type SwitchGhScratch struct {
 	Buf       [192]uint8
 }
 
+type SwitchGhSegmentKey struct {
+	_      structs.HostLayout
+	Uplink uint16
+	Vlan   uint16
+}
+
 type SwitchGhSlotKey struct {
 	_    structs.HostLayout
 	Svc  uint32
@@ -926,23 +954,28 @@ type SwitchGhSockrevVal struct {
 type SwitchGhStage uint32
 
 const (
-	SwitchGhStageGH_STAGE_V4     SwitchGhStage = 0
-	SwitchGhStageGH_STAGE_V6     SwitchGhStage = 1
-	SwitchGhStageGH_STAGE_ARP    SwitchGhStage = 2
-	SwitchGhStageGH_STAGE_ND     SwitchGhStage = 3
-	SwitchGhStageGH_STAGE_ICMP   SwitchGhStage = 4
-	SwitchGhStageGH_STAGE_FRAG   SwitchGhStage = 5
-	SwitchGhStageGH_STAGE_FLOOD  SwitchGhStage = 6
-	SwitchGhStageGH_STAGE_REJECT SwitchGhStage = 7
-	SwitchGhStageGH_STAGE_STATE  SwitchGhStage = 8
-	SwitchGhStageGH_STAGE_DROP   SwitchGhStage = 9
-	SwitchGhStageGH_STAGE_NEW4   SwitchGhStage = 10
-	SwitchGhStageGH_STAGE_NEW6   SwitchGhStage = 11
-	SwitchGhStageGH_STAGE_ERROR4 SwitchGhStage = 12
-	SwitchGhStageGH_STAGE_ERROR6 SwitchGhStage = 13
-	SwitchGhStageGH_STAGE_TUNNEL SwitchGhStage = 14
-	SwitchGhStageGH_STAGE_VIP    SwitchGhStage = 15
-	SwitchGhStageGH_STAGES       SwitchGhStage = 32
+	SwitchGhStageGH_STAGE_V4      SwitchGhStage = 0
+	SwitchGhStageGH_STAGE_V6      SwitchGhStage = 1
+	SwitchGhStageGH_STAGE_ARP     SwitchGhStage = 2
+	SwitchGhStageGH_STAGE_ND      SwitchGhStage = 3
+	SwitchGhStageGH_STAGE_ICMP    SwitchGhStage = 4
+	SwitchGhStageGH_STAGE_FRAG    SwitchGhStage = 5
+	SwitchGhStageGH_STAGE_FLOOD   SwitchGhStage = 6
+	SwitchGhStageGH_STAGE_REJECT  SwitchGhStage = 7
+	SwitchGhStageGH_STAGE_STATE   SwitchGhStage = 8
+	SwitchGhStageGH_STAGE_DROP    SwitchGhStage = 9
+	SwitchGhStageGH_STAGE_NEW4    SwitchGhStage = 10
+	SwitchGhStageGH_STAGE_NEW6    SwitchGhStage = 11
+	SwitchGhStageGH_STAGE_ERROR4  SwitchGhStage = 12
+	SwitchGhStageGH_STAGE_ERROR6  SwitchGhStage = 13
+	SwitchGhStageGH_STAGE_TUNNEL  SwitchGhStage = 14
+	SwitchGhStageGH_STAGE_VIP     SwitchGhStage = 15
+	SwitchGhStageGH_STAGE_SORT    SwitchGhStage = 16
+	SwitchGhStageGH_STAGE_WIRE    SwitchGhStage = 17
+	SwitchGhStageGH_STAGE_CONTROL SwitchGhStage = 18
+	SwitchGhStageGH_STAGE_PROXY   SwitchGhStage = 19
+	SwitchGhStageGH_STAGE_OUTSIDE SwitchGhStage = 20
+	SwitchGhStageGH_STAGES        SwitchGhStage = 32
 )
 
 type SwitchGhSvcFlags uint32
@@ -1121,6 +1154,13 @@ type SwitchGhVtep struct {
 	Zero  [3]uint16
 }
 
+type SwitchGhWireipKey struct {
+	_      structs.HostLayout
+	Uplink uint16
+	Vlan   uint16
+	Addr   SwitchGhAddr
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -1135,6 +1175,7 @@ const (
 	SwitchMapDrops             = "drops"
 	SwitchMapEpoch             = "epoch"
 	SwitchMapEvents            = "events"
+	SwitchMapFdb               = "fdb"
 	SwitchMapFill              = "fill"
 	SwitchMapFlood             = "flood"
 	SwitchMapFloodn            = "floodn"
@@ -1161,6 +1202,7 @@ const (
 	SwitchMapRoute             = "route"
 	SwitchMapSamples           = "samples"
 	SwitchMapScratch           = "scratch"
+	SwitchMapSegment           = "segment"
 	SwitchMapSlot              = "slot"
 	SwitchMapSockrev           = "sockrev"
 	SwitchMapStages            = "stages"
@@ -1168,6 +1210,7 @@ const (
 	SwitchMapSvcstat           = "svcstat"
 	SwitchMapVipL2             = "vip_l2"
 	SwitchMapVtep              = "vtep"
+	SwitchMapWireip            = "wireip"
 	SwitchProgEpIn             = "ep_in"
 	SwitchProgSockConnect4     = "sock_connect4"
 	SwitchProgSockConnect6     = "sock_connect6"
@@ -1179,6 +1222,7 @@ const (
 	SwitchProgSockSendmsg4     = "sock_sendmsg4"
 	SwitchProgSockSendmsg6     = "sock_sendmsg6"
 	SwitchProgStArp            = "st_arp"
+	SwitchProgStControl        = "st_control"
 	SwitchProgStDrop           = "st_drop"
 	SwitchProgStError4         = "st_error4"
 	SwitchProgStError6         = "st_error6"
@@ -1188,13 +1232,18 @@ const (
 	SwitchProgStNd             = "st_nd"
 	SwitchProgStNew4           = "st_new4"
 	SwitchProgStNew6           = "st_new6"
+	SwitchProgStOutside        = "st_outside"
+	SwitchProgStProxy          = "st_proxy"
 	SwitchProgStReject         = "st_reject"
+	SwitchProgStSort           = "st_sort"
 	SwitchProgStState          = "st_state"
 	SwitchProgStTunnel         = "st_tunnel"
 	SwitchProgStV4             = "st_v4"
 	SwitchProgStV6             = "st_v6"
 	SwitchProgStVip            = "st_vip"
+	SwitchProgStWire           = "st_wire"
 	SwitchProgUplinkIn         = "uplink_in"
+	SwitchProgUplinkOut        = "uplink_out"
 	SwitchVarGhPairs           = "gh_pairs"
 	SwitchVarGhTimeouts        = "gh_timeouts"
 	SwitchVarGhTypes           = "gh_types"
@@ -1254,6 +1303,7 @@ type SwitchProgramSpecs struct {
 	SockSendmsg4     *ebpf.ProgramSpec `ebpf:"sock_sendmsg4"`
 	SockSendmsg6     *ebpf.ProgramSpec `ebpf:"sock_sendmsg6"`
 	StArp            *ebpf.ProgramSpec `ebpf:"st_arp"`
+	StControl        *ebpf.ProgramSpec `ebpf:"st_control"`
 	StDrop           *ebpf.ProgramSpec `ebpf:"st_drop"`
 	StError4         *ebpf.ProgramSpec `ebpf:"st_error4"`
 	StError6         *ebpf.ProgramSpec `ebpf:"st_error6"`
@@ -1263,13 +1313,18 @@ type SwitchProgramSpecs struct {
 	StNd             *ebpf.ProgramSpec `ebpf:"st_nd"`
 	StNew4           *ebpf.ProgramSpec `ebpf:"st_new4"`
 	StNew6           *ebpf.ProgramSpec `ebpf:"st_new6"`
+	StOutside        *ebpf.ProgramSpec `ebpf:"st_outside"`
+	StProxy          *ebpf.ProgramSpec `ebpf:"st_proxy"`
 	StReject         *ebpf.ProgramSpec `ebpf:"st_reject"`
+	StSort           *ebpf.ProgramSpec `ebpf:"st_sort"`
 	StState          *ebpf.ProgramSpec `ebpf:"st_state"`
 	StTunnel         *ebpf.ProgramSpec `ebpf:"st_tunnel"`
 	StV4             *ebpf.ProgramSpec `ebpf:"st_v4"`
 	StV6             *ebpf.ProgramSpec `ebpf:"st_v6"`
 	StVip            *ebpf.ProgramSpec `ebpf:"st_vip"`
+	StWire           *ebpf.ProgramSpec `ebpf:"st_wire"`
 	UplinkIn         *ebpf.ProgramSpec `ebpf:"uplink_in"`
+	UplinkOut        *ebpf.ProgramSpec `ebpf:"uplink_out"`
 }
 
 // SwitchMapSpecs contains maps before they are loaded into the kernel.
@@ -1286,6 +1341,7 @@ type SwitchMapSpecs struct {
 	Drops    *ebpf.MapSpec `ebpf:"drops"`
 	Epoch    *ebpf.MapSpec `ebpf:"epoch"`
 	Events   *ebpf.MapSpec `ebpf:"events"`
+	Fdb      *ebpf.MapSpec `ebpf:"fdb"`
 	Fill     *ebpf.MapSpec `ebpf:"fill"`
 	Flood    *ebpf.MapSpec `ebpf:"flood"`
 	Floodn   *ebpf.MapSpec `ebpf:"floodn"`
@@ -1312,6 +1368,7 @@ type SwitchMapSpecs struct {
 	Route    *ebpf.MapSpec `ebpf:"route"`
 	Samples  *ebpf.MapSpec `ebpf:"samples"`
 	Scratch  *ebpf.MapSpec `ebpf:"scratch"`
+	Segment  *ebpf.MapSpec `ebpf:"segment"`
 	Slot     *ebpf.MapSpec `ebpf:"slot"`
 	Sockrev  *ebpf.MapSpec `ebpf:"sockrev"`
 	Stages   *ebpf.MapSpec `ebpf:"stages"`
@@ -1319,6 +1376,7 @@ type SwitchMapSpecs struct {
 	Svcstat  *ebpf.MapSpec `ebpf:"svcstat"`
 	VipL2    *ebpf.MapSpec `ebpf:"vip_l2"`
 	Vtep     *ebpf.MapSpec `ebpf:"vtep"`
+	Wireip   *ebpf.MapSpec `ebpf:"wireip"`
 }
 
 // SwitchVariableSpecs contains global variables before they are loaded into the kernel.
@@ -1361,6 +1419,7 @@ type SwitchMaps struct {
 	Drops    *ebpf.Map `ebpf:"drops"`
 	Epoch    *ebpf.Map `ebpf:"epoch"`
 	Events   *ebpf.Map `ebpf:"events"`
+	Fdb      *ebpf.Map `ebpf:"fdb"`
 	Fill     *ebpf.Map `ebpf:"fill"`
 	Flood    *ebpf.Map `ebpf:"flood"`
 	Floodn   *ebpf.Map `ebpf:"floodn"`
@@ -1387,6 +1446,7 @@ type SwitchMaps struct {
 	Route    *ebpf.Map `ebpf:"route"`
 	Samples  *ebpf.Map `ebpf:"samples"`
 	Scratch  *ebpf.Map `ebpf:"scratch"`
+	Segment  *ebpf.Map `ebpf:"segment"`
 	Slot     *ebpf.Map `ebpf:"slot"`
 	Sockrev  *ebpf.Map `ebpf:"sockrev"`
 	Stages   *ebpf.Map `ebpf:"stages"`
@@ -1394,6 +1454,7 @@ type SwitchMaps struct {
 	Svcstat  *ebpf.Map `ebpf:"svcstat"`
 	VipL2    *ebpf.Map `ebpf:"vip_l2"`
 	Vtep     *ebpf.Map `ebpf:"vtep"`
+	Wireip   *ebpf.Map `ebpf:"wireip"`
 }
 
 func (m *SwitchMaps) Close() error {
@@ -1408,6 +1469,7 @@ func (m *SwitchMaps) Close() error {
 		m.Drops,
 		m.Epoch,
 		m.Events,
+		m.Fdb,
 		m.Fill,
 		m.Flood,
 		m.Floodn,
@@ -1434,6 +1496,7 @@ func (m *SwitchMaps) Close() error {
 		m.Route,
 		m.Samples,
 		m.Scratch,
+		m.Segment,
 		m.Slot,
 		m.Sockrev,
 		m.Stages,
@@ -1441,6 +1504,7 @@ func (m *SwitchMaps) Close() error {
 		m.Svcstat,
 		m.VipL2,
 		m.Vtep,
+		m.Wireip,
 	)
 }
 
@@ -1469,6 +1533,7 @@ type SwitchPrograms struct {
 	SockSendmsg4     *ebpf.Program `ebpf:"sock_sendmsg4"`
 	SockSendmsg6     *ebpf.Program `ebpf:"sock_sendmsg6"`
 	StArp            *ebpf.Program `ebpf:"st_arp"`
+	StControl        *ebpf.Program `ebpf:"st_control"`
 	StDrop           *ebpf.Program `ebpf:"st_drop"`
 	StError4         *ebpf.Program `ebpf:"st_error4"`
 	StError6         *ebpf.Program `ebpf:"st_error6"`
@@ -1478,13 +1543,18 @@ type SwitchPrograms struct {
 	StNd             *ebpf.Program `ebpf:"st_nd"`
 	StNew4           *ebpf.Program `ebpf:"st_new4"`
 	StNew6           *ebpf.Program `ebpf:"st_new6"`
+	StOutside        *ebpf.Program `ebpf:"st_outside"`
+	StProxy          *ebpf.Program `ebpf:"st_proxy"`
 	StReject         *ebpf.Program `ebpf:"st_reject"`
+	StSort           *ebpf.Program `ebpf:"st_sort"`
 	StState          *ebpf.Program `ebpf:"st_state"`
 	StTunnel         *ebpf.Program `ebpf:"st_tunnel"`
 	StV4             *ebpf.Program `ebpf:"st_v4"`
 	StV6             *ebpf.Program `ebpf:"st_v6"`
 	StVip            *ebpf.Program `ebpf:"st_vip"`
+	StWire           *ebpf.Program `ebpf:"st_wire"`
 	UplinkIn         *ebpf.Program `ebpf:"uplink_in"`
+	UplinkOut        *ebpf.Program `ebpf:"uplink_out"`
 }
 
 func (p *SwitchPrograms) Close() error {
@@ -1500,6 +1570,7 @@ func (p *SwitchPrograms) Close() error {
 		p.SockSendmsg4,
 		p.SockSendmsg6,
 		p.StArp,
+		p.StControl,
 		p.StDrop,
 		p.StError4,
 		p.StError6,
@@ -1509,13 +1580,18 @@ func (p *SwitchPrograms) Close() error {
 		p.StNd,
 		p.StNew4,
 		p.StNew6,
+		p.StOutside,
+		p.StProxy,
 		p.StReject,
+		p.StSort,
 		p.StState,
 		p.StTunnel,
 		p.StV4,
 		p.StV6,
 		p.StVip,
+		p.StWire,
 		p.UplinkIn,
+		p.UplinkOut,
 	)
 }
 

@@ -35,6 +35,7 @@ type (
 	FlowKey4      = SwitchGhFkey4
 	FlowKey6      = SwitchGhFkey6
 	FlowKeyFlags  = SwitchGhFkeyFlags
+	FdbKey        = SwitchGhFdbKey
 	FloodKey      = SwitchGhFloodKey
 	Flow4         = SwitchGhFlow4
 	Flow6         = SwitchGhFlow6
@@ -71,6 +72,7 @@ type (
 	RouteKind     = SwitchGhRouteKind
 	RouteVal      = SwitchGhRouteVal
 	Sample        = SwitchGhSample
+	SegmentKey    = SwitchGhSegmentKey
 	SlotKey       = SwitchGhSlotKey
 	SockRevKey    = SwitchGhSockrevKey
 	SockRevVal    = SwitchGhSockrevVal
@@ -82,6 +84,7 @@ type (
 	Verdict       = SwitchGhVerdict
 	VIPKey        = SwitchGhVipKey
 	Via           = SwitchGhVia
+	WireIPKey     = SwitchGhWireipKey
 )
 
 // SampleTagged in Sample.Vlan says that the packet bore a tag (GH_SAMPLE_TAGGED).

@@ -94,6 +94,16 @@ func (d *Datapath) apply(ctx context.Context, t vswitch.Tables) error {
 		}
 		d.log.Info("uplink attached", "device", u.Name, "ifindex", u.Ifindex, "port", u.Port)
 	}
+	for _, u := range delta.AttachOut {
+		if err := d.attachOut(u); err != nil {
+			return err
+		}
+	}
+	for _, u := range delta.DetachOut {
+		if err := d.detachOut(u.Ifindex); err != nil {
+			return fmt.Errorf("detach from what the host sends by %s (ifindex %d): %w", u.Name, u.Ifindex, err)
+		}
+	}
 	for _, u := range delta.Detach {
 		if err := d.detachUplink(u.Ifindex); err != nil {
 			return fmt.Errorf("detach from uplink %s (ifindex %d): %w", u.Name, u.Ifindex, err)
@@ -109,6 +119,9 @@ func (d *Datapath) apply(ctx context.Context, t vswitch.Tables) error {
 		if err := d.detachHooks(); err != nil {
 			return err
 		}
+	}
+	if err := d.hearMACs(t); err != nil {
+		return err
 	}
 	old := d.tables
 	d.tables = t
@@ -152,6 +165,11 @@ func (d *Datapath) switchTo(ctx context.Context, t vswitch.Tables) error {
 		if err := d.attachUplink(u.Ifindex, u.Name, up); err != nil {
 			return err
 		}
+		if u.Bound {
+			if err := d.attachOut(u); err != nil {
+				return err
+			}
+		}
 	}
 	d.continueCarryover(true)
 	if t.SocketHooks {
@@ -159,7 +177,7 @@ func (d *Datapath) switchTo(ctx context.Context, t vswitch.Tables) error {
 			return err
 		}
 	}
-	if err := d.removeOthers(t); err != nil {
+	if err := errors.Join(d.removeOthers(t), d.hearMACs(t)); err != nil {
 		return err
 	}
 	if err := d.setCurrent(d.gen.number); err != nil {
@@ -185,9 +203,9 @@ func (d *Datapath) switchTo(ctx context.Context, t vswitch.Tables) error {
 
 // removeOthers detaches what t does not want: uplinks that went, unused hooks.
 func (d *Datapath) removeOthers(t vswitch.Tables) error {
-	wanted := map[int]bool{}
+	wanted, bound := map[int]bool{}, map[int]bool{}
 	for _, u := range t.Uplinks {
-		wanted[u.Ifindex] = true
+		wanted[u.Ifindex], bound[u.Ifindex] = true, u.Bound
 	}
 	names, err := pinnedLinks(d.linkDir())
 	if err != nil {
@@ -197,7 +215,11 @@ func (d *Datapath) removeOthers(t vswitch.Tables) error {
 	for _, name := range names {
 		ifindex, isUplink := ifindexOf(name)
 		moved := strings.HasPrefix(name, movedPrefix) // by a daemon that was killed meanwhile
-		if isUplink && !wanted[ifindex] || !isUplink && !t.SocketHooks || moved {
+		out, isOut := outIfindexOf(name)
+		if isOut && bound[out] {
+			continue
+		}
+		if isUplink && !wanted[ifindex] || !isUplink && !t.SocketHooks || moved || isOut {
 			errs = append(errs, d.removeLink(name))
 		}
 	}
@@ -206,7 +228,7 @@ func (d *Datapath) removeOthers(t vswitch.Tables) error {
 		return err
 	}
 	for _, f := range filters {
-		if f.ifindex != blockIndex && !wanted[f.ifindex] {
+		if f.ifindex != blockIndex && (!wanted[f.ifindex] || f.name == outFilterName(d.o.Block) && !bound[f.ifindex]) {
 			errs = append(errs, removeFilter(d.nl, f))
 		}
 	}

@@ -13,6 +13,7 @@
 //	gen/<n>/progs/<program>
 //	links/uplink_<ifindex>  tcx attachments, moved from generation to generation
 //	links/sock_<hook>       cgroup attachments, likewise
+//	macs                    what uplinks were told to receive besides their own MAC
 //	current                 array map of one u32: the generation last switched to
 //
 // Each Open loads a new generation beside the one at work; the first Apply fills

@@ -48,15 +48,22 @@ func (d *Datapath) attachBlock(p *ebpf.Program) error {
 
 // attachClsact puts the program on one device, for kernels without tcx.
 func (d *Datapath) attachClsact(ifindex int, p *ebpf.Program) error {
+	if err := d.addClsact(ifindex); err != nil {
+		return err
+	}
+	if err := d.putFilter(deviceLink(ifindex), netlink.HANDLE_MIN_INGRESS, uplinkFilterName(d.o.Block), p); err != nil {
+		return fmt.Errorf("add filter: %w", err)
+	}
+	return nil
+}
+
+func (d *Datapath) addClsact(ifindex int) error {
 	qdisc := &netlink.GenericQdisc{
 		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT},
 		QdiscType:  "clsact",
 	}
 	if err := d.nl.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("add clsact: %w", err)
-	}
-	if err := d.putFilter(deviceLink(ifindex), netlink.HANDLE_MIN_INGRESS, uplinkFilterName(d.o.Block), p); err != nil {
-		return fmt.Errorf("add filter: %w", err)
 	}
 	return nil
 }
@@ -128,11 +135,15 @@ func findFilters(nl *netlink.Handle, block uint32) ([]tcFilter, error) {
 		if q.Type() != "clsact" || q.Attrs().IngressBlock != nil {
 			continue
 		}
-		all, err := filtersOn(nl, deviceLink(q.Attrs().LinkIndex), netlink.HANDLE_MIN_INGRESS)
-		if err != nil && !errors.Is(err, unix.ENODEV) {
-			return nil, fmt.Errorf("list filters of device %d: %w", q.Attrs().LinkIndex, err)
+		for parent, name := range map[uint32]string{
+			netlink.HANDLE_MIN_INGRESS: uplinkFilterName(block), netlink.HANDLE_MIN_EGRESS: outFilterName(block),
+		} {
+			all, err := filtersOn(nl, deviceLink(q.Attrs().LinkIndex), parent)
+			if err != nil && !errors.Is(err, unix.ENODEV) {
+				return nil, fmt.Errorf("list filters of device %d: %w", q.Attrs().LinkIndex, err)
+			}
+			found = append(found, named(all, name)...)
 		}
-		found = append(found, named(all, uplinkFilterName(block))...)
 	}
 	return found, nil
 }

@@ -92,7 +92,7 @@ func (d *Datapath) attachTCX(ifindex int, p *ebpf.Program) error {
 	}
 	return d.moveLink(uplinkPin(ifindex), p, func(info *link.Info) bool {
 		tcx := info.TCX()
-		return tcx != nil && int(tcx.Ifindex) == ifindex && onDevice(ifindex, info.ID)
+		return tcx != nil && int(tcx.Ifindex) == ifindex && onDevice(ifindex, ebpf.AttachTCXIngress, info.ID)
 	}, func() (link.Link, error) {
 		for try := 1; ; try++ {
 			l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: p, Attach: ebpf.AttachTCXIngress, Anchor: link.Head()})
@@ -108,8 +108,8 @@ func (d *Datapath) attachTCX(ifindex int, p *ebpf.Program) error {
 
 // onDevice asks the device itself: a pinned link may belong to a device of the
 // same number in another namespace.
-func onDevice(ifindex int, id link.ID) bool {
-	q, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: ebpf.AttachTCXIngress})
+func onDevice(ifindex int, at ebpf.AttachType, id link.ID) bool {
+	q, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: at})
 	if err != nil {
 		return false
 	}

@@ -62,6 +62,7 @@ func Destroy(o Options) error {
 	}
 	defer nl.Close()
 	// What is attached first; then what it runs.
+	errs = append(errs, destroyMACs(nl, o.Pins))
 	links := filepath.Join(o.Pins, "links")
 	names, err := pinnedLinks(links)
 	errs = append(errs, err)

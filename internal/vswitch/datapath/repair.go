@@ -102,6 +102,13 @@ func (d *Datapath) repair() (found []Damage, err error) {
 			found = append(found, x)
 		}
 		errs = append(errs, err)
+		if !u.Bound {
+			continue
+		}
+		if x, err = d.repairOut(u); x.Kind != "" {
+			found = append(found, x)
+		}
+		errs = append(errs, err)
 	}
 	if d.tables.SocketHooks {
 		if n, err := d.hooksLost(); err != nil || n > 0 {

@@ -54,7 +54,10 @@ func TestDifferential(t *testing.T) {
 		"service by affinity", "service drains", "service gone", "service elsewhere", "service direct", "service by client", "service silent", "announced",
 		"drop ACL_OUT_PRE", "drop ACL_OUT", "drop ACL_IN", "drop FRAG_ORDER at L8 inbound rules",
 		"drop ACL_OUT answered", "drop ACL_IN answered", "drop ACL_IN of an answer", "drop ACL_OUT of an answer",
-		"drop ACL_OUT of a group", "flood but for whom rules bar"}
+		"drop ACL_OUT of a group", "flood but for whom rules bar",
+		"wire new kind 2", "wire hit kind 2", "wire revalidated kind 2", "wire new kind 2 tagged", "wire hit kind 2 tagged", "wire new kind 3",
+		"wire  kind 2", "wire  kind 2 tagged", "forward new from outside", "forward hit from outside", "forward  from outside", "pass flood",
+		"drop VLAN", "drop RA_GUARD", "drop DHCP_GUARD"}
 	missing := func() bool { return slices.ContainsFunc(wanted, func(w string) bool { return seen[w] == 0 }) }
 	// What is rare is looked for a little longer.
 	for n := uint64(0); done < pairs || done < 4*pairs && missing(); n++ {
@@ -151,6 +154,8 @@ func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte, seen ma
 	p := Packet{Ifindex: at.ifindex, Uplink: at.uplink, Frame: frame}
 	if at.ifindex == l.index[tunnelDev] {
 		p.Tunnel = tr.outer()
+	} else if tr.tagged {
+		p.VLAN, p.TCI = true, tr.tci
 	}
 	before := l.Second()
 	t := Explain(Switch{Rows: s.rows, Live: l, FIB: l}, p)
@@ -176,10 +181,22 @@ func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte, seen ma
 	}
 	what := string(t.Verdict)
 	switch t.Verdict {
+	case Pass:
+		if t.Raw.Copies > 0 {
+			what += " flood"
+		}
 	case Drop:
 		what += " " + t.Reason
 	case Forward:
 		what += " " + t.Flow
+		if p := s.rows.Port[uint32(t.Out)]; bpf.PortKind(p.Kind) == bpf.SwitchGhPortKindGH_PORT_UPLINK && t.Raw.OutKind != bpf.SwitchGhOutKindGH_OUT_NEIGH {
+			what = fmt.Sprintf("wire %s kind %d", t.Flow, t.Raw.OutKind)
+		} else if at.uplink {
+			what += " from outside"
+		}
+		if t.Raw.Tag != 0 {
+			what += " tagged"
+		}
 		if t.Raw.VTEP != 0 {
 			what += " tunnel"
 		}
@@ -237,7 +254,7 @@ func differs(t Trace, ret uint32, res bpf.Result, in, out []byte) string {
 		return fmt.Sprintf("drop: explain %v at %d, kernel %v at %d", t.Raw.Reason, t.Raw.Layer, bpf.DropReason(res.Reason), res.Layer)
 	case want == Drop && answered != (t.Answer != ""):
 		return fmt.Sprintf("answer: explain %q, kernel %v", t.Answer, answered)
-	case t.Verdict == Flood && len(in) < 1200 && uint32(t.Raw.Copies) != res.Copies:
+	case (t.Verdict == Flood || t.Verdict == Pass) && len(in) < 1200 && uint32(t.Raw.Copies) != res.Copies:
 		return fmt.Sprintf("copies: explain %d, kernel %d", t.Raw.Copies, res.Copies)
 	case len(in) < 1200 && len(t.Raw.Mirrors) != int(res.Copied):
 		return fmt.Sprintf("copies for mirrors: explain %v, kernel %d", t.Raw.Mirrors, res.Copied)
@@ -256,6 +273,8 @@ func forwardDiffers(t Trace, res bpf.Result, out []byte) string {
 	switch {
 	case vswitch.PortID(res.OutPort) != t.Out || res.OutIfindex != t.Raw.OutIfindex || bpf.OutKind(res.OutKind) != t.Raw.OutKind:
 		return fmt.Sprintf("way out: explain port %d device %d kind %d, kernel %d %d %d", t.Out, t.Raw.OutIfindex, t.Raw.OutKind, res.OutPort, res.OutIfindex, res.OutKind)
+	case res.Tag != t.Raw.Tag:
+		return fmt.Sprintf("tag: explain %d, kernel %d", t.Raw.Tag, res.Tag)
 	case bpf.Via(res.Flow) != t.Raw.Via:
 		return fmt.Sprintf("flow: explain %d, kernel %d", t.Raw.Via, res.Flow)
 	case res.OutKind == uint32(bpf.SwitchGhOutKindGH_OUT_TUNNEL) && (res.Tun != t.Raw.VNI || res.Vtep != t.Raw.VTEP):
@@ -267,6 +286,9 @@ func forwardDiffers(t Trace, res bpf.Result, out []byte) string {
 	}
 	var k key
 	var h header
+	if u16(out[12:]) == ethARP {
+		return ""
+	}
 	if u16(out[12:]) == ethIP {
 		parse4(out, &k, &h)
 	} else {

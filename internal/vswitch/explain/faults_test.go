@@ -111,7 +111,7 @@ func (b *sickbed) arrive(line string) {
 
 // look explains the packet and puts it into the programs, which must agree.
 func (b *sickbed) look() (Trace, error) {
-	p := Packet{Ifindex: b.at, Uplink: b.at == b.index["u0"], VLAN: b.vlan, Frame: b.frame}
+	p := Packet{Ifindex: b.at, Uplink: b.at == b.index["u0"], VLAN: b.vlan, TCI: 5, Frame: b.frame}
 	t := Explain(Switch{Rows: b.rows, Live: b, FIB: b}, p)
 	if b.vlan { // TEST_RUN cannot put a tag beside a frame
 		return t, nil

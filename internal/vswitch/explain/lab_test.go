@@ -39,6 +39,7 @@ type lab struct {
 	t      testing.TB
 	do     chan func()
 	coll   *ebpf.Collection
+	tags   *bpfrun.Tagger
 	fib    *datapath.FIB
 	tunnel *bpfrun.Tunneller
 	index  map[string]int
@@ -81,6 +82,9 @@ func newLab(t testing.TB) *lab {
 			err = l.coll.Maps["reap"].Put(uint32(bpf.SwitchGhReapAtGH_REAP_BEAT), uint32(1<<30))
 		}
 		if err == nil {
+			l.tags, err = bpfrun.NewTagger(l.coll.Programs["ep_in"], l.coll.Programs["uplink_in"])
+		}
+		if err == nil {
 			l.fib, err = datapath.NewFIB()
 		}
 		if err == nil {
@@ -96,6 +100,9 @@ func newLab(t testing.TB) *lab {
 	t.Cleanup(func() {
 		close(l.do)
 		<-done
+		if l.tags != nil {
+			l.tags.Close()
+		}
 		if l.coll != nil {
 			l.coll.Close()
 		}
@@ -309,9 +316,9 @@ func (l *lab) run(p Packet, port uint32) (ret uint32, res bpf.Result, out []byte
 	if err := l.coll.Maps["rate"].Put(port, bpf.Rate{}); err != nil {
 		return 0, res, nil, err
 	}
-	prog := l.coll.Programs["ep_in"]
+	prog, number := l.coll.Programs["ep_in"], 0
 	if p.Uplink {
-		prog = l.coll.Programs["uplink_in"]
+		prog, number = l.coll.Programs["uplink_in"], 1
 	}
 	if p.Tunnel != nil {
 		if prog, err = l.tunnel.Program(p.Tunnel.VNI, p.Tunnel.From); err != nil {
@@ -320,7 +327,11 @@ func (l *lab) run(p Packet, port uint32) (ret uint32, res bpf.Result, out []byte
 	}
 	ctx := bpfrun.Context{Ifindex: uint32(p.Ifindex), IngressIfindex: uint32(p.Ifindex)}
 	var after bpfrun.Context
-	ret, out, after, err = bpfrun.Run(prog, &ctx, p.Frame, 256)
+	if p.VLAN {
+		ret, out, after, err = l.tags.Run(number, p.TCI, &ctx, p.Frame, 256)
+	} else {
+		ret, out, after, err = bpfrun.Run(prog, &ctx, p.Frame, 256)
+	}
 	l.prio = after.Priority
 	if err != nil {
 		return ret, res, out, err
@@ -395,4 +406,6 @@ type scenePort struct {
 	uplink  bool
 	mac, gw vswitch.MAC
 	addrs   []netip.Addr
+	l2      bool // its network forwards by MAC
+	net     vswitch.NetworkID
 }

@@ -19,6 +19,9 @@ const (
 	watched     = uint8(bpf.SwitchGhPortFlagsGH_PORT_COPY)
 	forward     = uint8(bpf.SwitchGhPortFlagsGH_PORT_FORWARD)
 	ownRoutes   = uint8(bpf.SwitchGhPortFlagsGH_PORT_ROUTES)
+	anyMAC      = uint8(bpf.SwitchGhPortFlagsGH_PORT_ANY_MAC)
+	anyIP       = uint8(bpf.SwitchGhPortFlagsGH_PORT_ANY_IP)
+	wires       = uint8(bpf.SwitchGhPortFlagsGH_PORT_WIRES)
 	addrHost    = uint8(bpf.SwitchGhAddrFlagsGH_ADDR_HOST)
 	addrGateway = uint8(bpf.SwitchGhAddrFlagsGH_ADDR_GATEWAY)
 	routeLocal  = uint16(bpf.SwitchGhRouteKindGH_ROUTE_LOCAL)
@@ -28,6 +31,10 @@ const (
 	netUplink   = uint32(bpf.SwitchGhNetFlagsGH_NET_UPLINK)
 	netFlood    = uint32(bpf.SwitchGhNetFlagsGH_NET_FLOOD)
 	routeNoNAT  = uint16(bpf.SwitchGhRouteFlagsGH_ROUTE_NO_NAT)
+	netL2       = uint32(bpf.SwitchGhNetFlagsGH_NET_L2)
+	netRewrite  = uint32(bpf.SwitchGhNetFlagsGH_NET_MAC_REWRITE)
+	netNoLocal  = uint32(bpf.SwitchGhNetFlagsGH_NET_NO_LOCAL)
+	netARPPass  = uint32(bpf.SwitchGhNetFlagsGH_NET_ARP_PASS)
 	flagL3      = uint8(bpf.SwitchGhFkeyFlagsGH_FKEY_L3)
 )
 
@@ -96,9 +103,9 @@ func (w *walk) spoof() (bpf.DropReason, string) {
 		return bpf.SwitchGhDropReasonGH_DROP_SPOOF_IP, fmt.Sprintf("%s is no address of the host, which speaks for itself only", ip(w.k.src))
 	case !w.endpoint():
 		return 0, ""
-	case [6]byte(w.frame[6:12]) != w.in.Mac:
+	case !w.ownMAC(w.frame[6:12]):
 		return bpf.SwitchGhDropReasonGH_DROP_SPOOF_MAC, fmt.Sprintf("source MAC %s is not the port's %s", vswitch.MAC(w.frame[6:12]), vswitch.MAC(w.in.Mac))
-	case w.in.Flags&forward == 0 && !w.owns(w.k.src):
+	case w.in.Flags&(forward|anyIP) == 0 && !w.owns(w.k.src) && !(w.isL2() && w.eui64(w.k.src)):
 		return bpf.SwitchGhDropReasonGH_DROP_SPOOF_IP, fmt.Sprintf("source %s is no address of the port", ip(w.k.src))
 	case w.h.l4 == l4UDP && (w.k.fam == 4 && w.k.sport == 67 || w.k.fam == 6 && w.k.sport == 547):
 		return bpf.SwitchGhDropReasonGH_DROP_DHCP_GUARD, "a DHCP server behind an endpoint"
@@ -124,7 +131,7 @@ func (w *walk) reset() {
 	w.ozone, w.okeyPort = w.k.zone, 0
 	w.svc, w.backend = 0, 0
 	w.reply, w.keep, w.routed, w.held = false, false, false, false
-	w.otun, w.ovtep = 0, 0
+	w.otun, w.ovtep, w.frameOps = 0, 0, 0
 }
 
 // recall takes over what must survive from the packet's entry.
@@ -187,6 +194,7 @@ func (w *walk) layers() *no {
 	w.eIn, w.eNet = w.m.epoch(uint32(w.k.port)), w.epochNet(w.net)
 	netid := w.net
 	w.noNAT, w.host, w.dsr = false, false, false
+	w.l2 = w.isL2()
 	w.reset()
 	w.recall()
 
@@ -204,7 +212,7 @@ func (w *walk) layers() *no {
 		w.note(laySpoof, w.portName(w.inPort), fmt.Sprintf("portip %d %s", w.inPort, ip(w.k.src)), "pass", "source MAC and address are the port's own")
 	} else if isTunnel(w.kind) {
 		w.note(laySpoof, w.portName(w.inPort), "", "pass", "%s is on another host", ip(w.k.src))
-	} else if !w.uplink() {
+	} else if w.kind == bpf.SwitchGhPortKindGH_PORT_HOST {
 		w.note(laySpoof, w.portName(w.inPort), fmt.Sprintf("addr zone 0 %s host", ip(w.k.src)), "pass", "source is an address of the host")
 	}
 	w.blind = w.h.frag == fragLater && w.k.flags&flagL3 != 0
@@ -214,7 +222,7 @@ func (w *walk) layers() *no {
 
 	how, target := toNobody, uint16(0)
 	answer := false
-	if w.keep && w.reply {
+	if w.keep && w.reply && !w.byMAC() {
 		gone := w.svc != 0 && !w.svcAnswers()
 		if !gone {
 			how, target, answer = w.answerTarget()
@@ -234,14 +242,26 @@ func (w *walk) layers() *no {
 		}
 	}
 	if !answer {
-		n := w.acl(layACLPre)
-		if n != nil {
-			return n
+		if !w.reply {
+			if n := w.acl(layACLPre); n != nil {
+				return n
+			}
 		}
-		if how, target, netid, n = w.balance(netid); n != nil {
-			return n
+		var n *no
+		if !w.onlyByMAC() {
+			if how, target, netid, n = w.balance(netid); n != nil {
+				return n
+			}
 		}
-		if n = w.acl(layACLOut); n == nil && how == toNobody {
+		if !w.reply {
+			if n = w.acl(layACLOut); n != nil {
+				return n
+			}
+		}
+		if how == toNobody && w.byMAC() {
+			return w.switched(netid)
+		}
+		if how == toNobody {
 			n = w.route(netid, &how, &target)
 		}
 		if n != nil {
@@ -415,6 +435,11 @@ func (w *walk) deliver(how way, target uint16, netid uint16) *no {
 			return n
 		}
 	}
+	return w.finish(how)
+}
+
+// finish is L7 and L9.
+func (w *walk) finish(how way) *no {
 	w.first = w.nsport
 	if w.reply {
 		w.snat = false

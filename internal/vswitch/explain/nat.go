@@ -47,7 +47,10 @@ func (w *walk) line() line {
 	if w.routed {
 		l.ops |= bpf.SwitchGhOpGH_OP_TTL
 	}
-	if w.outKind != bpf.SwitchGhOutKindGH_OUT_NEIGH {
+	switch {
+	case w.frameOps != 0:
+		l.ops |= w.frameOps
+	case w.outKind != bpf.SwitchGhOutKindGH_OUT_NEIGH:
 		l.ops |= bpf.SwitchGhOpGH_OP_MAC
 	}
 	if w.s.Rows.Port[uint32(w.outPort)].Flags&watched != 0 {
@@ -113,7 +116,7 @@ func (w *walk) commit() {
 		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_PORT_QUOTA, layNAT, 0}, "the flow table is crowded, and %s has its share", w.portName(w.inPort))
 		return
 	}
-	if !w.uplink() && !isTunnel(w.kind) {
+	if !w.uplink() && !isTunnel(w.kind) && w.frameOps == 0 {
 		if _, _, _, _, n := handOver(w.in, w.s.Rows.Port[uint32(w.outPort)]); n != nil {
 			w.end(*n)
 			return

@@ -6,6 +6,7 @@ package explain
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -117,6 +118,9 @@ func newReality(t *testing.T) (*reality, *nettest.NS) {
 			return err
 		}
 		r.ends[name] = fd
+		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1); err != nil {
+			return err
+		}
 		if name[0] == 'h' {
 			r.own[[6]byte(i.HardwareAddr)] = true
 		}
@@ -162,22 +166,37 @@ func htons(v uint16) uint16 { return be(v) }
 type seenFrame struct {
 	at   string
 	data []byte
+	tag  uint16 // beside it
+}
+
+// tagOf is the VLAN tag in the control messages of a packet socket: struct
+// tpacket_auxdata, linux/if_packet.h.
+func tagOf(oob []byte) uint16 {
+	msgs, _ := unix.ParseSocketControlMessage(oob)
+	for _, m := range msgs {
+		const status, tci = 0, 16
+		if m.Header.Level == unix.SOL_PACKET && m.Header.Type == unix.PACKET_AUXDATA && len(m.Data) >= 20 &&
+			binary.NativeEndian.Uint32(m.Data[status:])&unix.TP_STATUS_VLAN_VALID != 0 {
+			return binary.NativeEndian.Uint16(m.Data[tci:])
+		}
+	}
+	return 0
 }
 
 // collect reads what arrived within wait; it returns early when n have.
 func (r *reality) collect(n int, wait time.Duration) (seen []seenFrame) {
-	buf := make([]byte, 65536)
+	buf, oob := make([]byte, 65536), make([]byte, 128)
 	for end := time.Now().Add(wait); ; {
 		for name, fd := range r.ends {
 			for {
-				size, from, err := unix.Recvfrom(fd, buf, 0)
+				size, oobn, _, from, err := unix.Recvmsg(fd, buf, oob, 0)
 				if err != nil {
 					break
 				}
 				if ll, ok := from.(*unix.SockaddrLinklayer); ok && ll.Pkttype == unix.PACKET_OUTGOING {
 					continue
 				}
-				if f := (seenFrame{name, bytes.Clone(buf[:size])}); !r.noise(f) {
+				if f := (seenFrame{name, bytes.Clone(buf[:size]), tagOf(oob[:oobn])}); !r.noise(f) {
 					seen = append(seen, f)
 				}
 			}
@@ -195,11 +214,19 @@ func (r *reality) noise(f seenFrame) bool {
 		return true
 	}
 	if f.at[0] == 'e' {
-		return false
+		// What the host says to all reaches ports of networks bound to its uplink.
+		return f.data[0]&1 != 0 && slices.ContainsFunc(r.uplinkMACs(), func(m vswitch.MAC) bool { return m == [6]byte(f.data[6:12]) })
 	}
 	arp := u16(f.data[12:]) == ethARP
 	solicits := len(f.data) > 54 && u16(f.data[12:]) == ethIP6 && f.data[20] == protoICMP6 && (f.data[54] == 135 || f.data[54] == 136)
 	return f.at[0] == 'u' && f.data[0]&1 != 0 || arp || solicits
+}
+
+func (r *reality) uplinkMACs() (all []vswitch.MAC) {
+	for i := range labUplinks {
+		all = append(all, r.mac[uplinkDev(i)])
+	}
+	return all
 }
 
 func isICMP(f []byte) bool {
@@ -221,7 +248,7 @@ func (r *reality) drops() (map[bpf.DropKey]uint64, error) {
 }
 
 // try sends one frame and compares what happens with what Explain says.
-func (r *reality) try(s *scene, at scenePort, frame []byte) (string, error) {
+func (r *reality) try(s *scene, at scenePort, tr *traffic, frame []byte) (string, error) {
 	port := s.rows.IfPort[uint32(at.ifindex)]
 	if err := r.coll.Maps["rate"].Put(port, bpf.Rate{}); err != nil {
 		return "", err
@@ -231,7 +258,12 @@ func (r *reality) try(s *scene, at scenePort, frame []byte) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	t := Explain(Switch{Rows: s.rows, Live: r, FIB: r}, Packet{Ifindex: at.ifindex, Uplink: at.uplink, Frame: bytes.Clone(frame)})
+	p := Packet{Ifindex: at.ifindex, Uplink: at.uplink, Frame: bytes.Clone(frame)}
+	if tr.tagged && len(frame) > 14 && at.ifindex != r.index[tunnelDev] {
+		p.VLAN, p.TCI = true, tr.tci
+		frame = slices.Concat(frame[:12], []byte{0x81, 0, byte(tr.tci >> 8), byte(tr.tci)}, frame[12:])
+	}
+	t := Explain(Switch{Rows: s.rows, Live: r, FIB: r}, p)
 	name := r.device(at.device)
 	second := r.Second()
 	if _, err := unix.Write(r.ends[name], frame); err != nil {
@@ -240,6 +272,7 @@ func (r *reality) try(s *scene, at scenePort, frame []byte) (string, error) {
 	n := 0
 	switch {
 	case t.Verdict == Forward && t.Raw.OutKind == bpf.SwitchGhOutKindGH_OUT_NEIGH && !r.neighbour(t):
+	case r.toStack(s, t):
 	case t.Verdict == Forward, (t.Verdict == Reply || t.Answer != "") && name[0] == 'e':
 		n = 1
 	case t.Verdict == Flood:
@@ -285,10 +318,16 @@ func (r *reality) device(ifindex int) string {
 	return ""
 }
 
+// toStack: it is for the host behind an uplink that its network is bound to.
+func (r *reality) toStack(s *scene, t Trace) bool {
+	return t.Verdict == Forward && t.Raw.OutKind == bpf.SwitchGhOutKindGH_OUT_INGRESS &&
+		bpf.PortKind(s.rows.Port[uint32(t.Out)].Kind) == bpf.SwitchGhPortKindGH_PORT_UPLINK
+}
+
 // differs says what happened otherwise than explained, "" for nothing. What the
 // host's stack answers to what it got is none of the switch's.
 func (r *reality) differs(s *scene, t Trace, in string, seen []seenFrame, before, after map[bpf.DropKey]uint64, want int) string {
-	toHost := t.Verdict == Pass || t.Verdict == Flood
+	toHost := t.Verdict == Pass || t.Verdict == Flood || r.toStack(s, t)
 	if t.Verdict == Forward {
 		toHost = bpf.PortKind(s.rows.Port[uint32(t.Out)].Kind) == bpf.SwitchGhPortKindGH_PORT_HOST
 	}
@@ -305,7 +344,7 @@ func (r *reality) differs(s *scene, t Trace, in string, seen []seenFrame, before
 	case t.Verdict == Drop && counted != 1 && in[0] != 'h', t.Verdict != Drop && !toHost && counted != 0:
 		return fmt.Sprintf("%d drops were counted", counted)
 	}
-	if toHost && t.Verdict != Forward {
+	if toHost && t.Verdict != Forward || r.toStack(s, t) {
 		return ""
 	}
 	switch t.Verdict {
@@ -314,15 +353,22 @@ func (r *reality) differs(s *scene, t Trace, in string, seen []seenFrame, before
 		out := r.device(int(row.Ifindex))
 		i := slices.IndexFunc(seen, func(f seenFrame) bool { return f.at == out })
 		if i < 0 {
-			if out[0] == 'u' && !r.neighbour(t) {
+			if out[0] == 'u' && t.Raw.OutKind == bpf.SwitchGhOutKindGH_OUT_NEIGH && !r.neighbour(t) {
+				return ""
+			}
+			if out[0] != 'e' && t.Raw.Layer == layL2 { // ARP and ND there are taken for noise
 				return ""
 			}
 			return "it did not arrive at " + out
 		}
+		seen = slices.DeleteFunc(seen, func(f seenFrame) bool { // the host gives up on earlier fragments
+			return f.at != out && f.at[0] != 'e' && isICMP(f.data)
+		})
+		i = slices.IndexFunc(seen, func(f seenFrame) bool { return f.at == out })
 		if !toHost && len(seen) != 1 {
 			return fmt.Sprintf("%d frames arrived", len(seen))
 		}
-		res := bpf.Result{OutKind: uint32(t.Raw.OutKind), OutIfindex: t.Raw.OutIfindex, OutPort: uint32(t.Out), Flow: uint32(t.Raw.Via)}
+		res := bpf.Result{OutKind: uint32(t.Raw.OutKind), OutIfindex: t.Raw.OutIfindex, OutPort: uint32(t.Out), Flow: uint32(t.Raw.Via), Tag: seen[i].tag}
 		res.Tun, res.Vtep = t.Raw.VNI, t.Raw.VTEP // a plain device stands for the tunnel's
 		if t.Raw.NextHop.IsValid() {
 			res.Nh.B = t.Raw.NextHop.As16()
@@ -402,7 +448,7 @@ func (r *reality) scene(seed uint64, packets int, seen map[string]int) error {
 			}
 		}
 		at, frame := tr.next()
-		what, err := r.try(s, at, frame)
+		what, err := r.try(s, at, tr, frame)
 		if err != nil {
 			return fmt.Errorf("packet %d: %w", i, err)
 		}

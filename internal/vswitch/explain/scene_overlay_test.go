@@ -34,6 +34,9 @@ func (l *lab) addOverlay(r *rand.Rand, s *scene) {
 		if one(r, 3) || len(n.Subnets) == 0 {
 			continue
 		}
+		if n.Flags&vswitch.NetL2 != 0 {
+			continue
+		}
 		n.Overlay = vswitch.Overlay{Tunnel: labTunnel, FloodPeers: one(r, 2)}
 		if one(r, 3) {
 			n.RouterMAC = vswitch.MAC{2, 8, 0, 0, 0, byte(i)}

@@ -91,6 +91,9 @@ func (l *lab) addNetwork(r *rand.Rand, s *scene, i int) {
 		}
 		n.Subnets = append(n.Subnets, sub)
 	}
+	if one(r, 3) {
+		s.bridge(r, &n)
+	}
 	if n.Flags&vswitch.NetHostNIC != 0 {
 		n.HostPort = vswitch.PortID(100 + i)
 		p := vswitch.Port{ID: n.HostPort, Kind: vswitch.PortHost, Network: id, Object: n.Name, Interface: switchDev(i), HostNIC: nicDev(i),
@@ -99,7 +102,8 @@ func (l *lab) addNetwork(r *rand.Rand, s *scene, i int) {
 			p.Addrs = append(p.Addrs, sub.Gateway)
 		}
 		s.state.Ports = append(s.state.Ports, p)
-		s.ports = append(s.ports, scenePort{ifindex: l.index[switchDev(i)], device: l.index[switchDev(i)], mac: p.MAC, gw: p.MAC, addrs: p.Addrs})
+		s.ports = append(s.ports, scenePort{ifindex: l.index[switchDev(i)], device: l.index[switchDev(i)], mac: p.MAC, gw: p.MAC, addrs: p.Addrs, net: id,
+			l2: n.Flags&vswitch.NetL2 != 0})
 	}
 	s.state.Networks = append(s.state.Networks, n)
 }
@@ -120,13 +124,18 @@ func (l *lab) addEndpoint(r *rand.Rand, s *scene, i int) {
 		at, _ := netip.AddrFromSlice(a)
 		p.Addrs = append(p.Addrs, at)
 	}
+	p.AnyMAC, p.AnyIP = one(r, 12), one(r, 12)
+	if one(r, 4) {
+		p.MACs = []vswitch.MAC{{6, 2, 0, 0, 0, byte(i)}}
+	}
 	s.state.Ports = append(s.state.Ports, p)
 	s.addrs = append(s.addrs, p.Addrs...)
 	in := p.Interface
 	if i < labShapers && one(r, 2) {
 		in = l.shape(&s.state.Ports[len(s.state.Ports)-1], i)
 	}
-	s.ports = append(s.ports, scenePort{ifindex: l.index[in], device: l.index[p.Interface], mac: p.MAC, gw: l.mac[switchDev(int(n.ID)-1)], addrs: p.Addrs})
+	s.ports = append(s.ports, scenePort{ifindex: l.index[in], device: l.index[p.Interface], mac: p.MAC, gw: l.mac[switchDev(int(n.ID)-1)], addrs: p.Addrs,
+		net: n.ID, l2: n.Flags&vswitch.NetL2 != 0})
 }
 
 // scenePorts are what packets are addressed to and published.
@@ -197,6 +206,10 @@ func (s *scene) change(r *rand.Rand) error {
 		}
 	case 2:
 		n := &st.Networks[r.IntN(len(st.Networks))]
+		if n.Flags&vswitch.NetL2 != 0 {
+			n.Flags ^= vswitch.NetFlood
+			break
+		}
 		n.Flags ^= pickOf(r, []vswitch.NetFlags{vswitch.NetSNAT, vswitch.NetUplink, vswitch.NetFlood})
 		if routes := func(r vswitch.Route) bool { return r.To == vswitch.RouteUplink }; n.Flags&vswitch.NetUplink == 0 &&
 			(slices.ContainsFunc(n.Routes, routes) || slices.ContainsFunc(st.Ports, func(p vswitch.Port) bool { return slices.ContainsFunc(p.Routes, routes) })) {
@@ -234,6 +247,9 @@ type traffic struct {
 	narrow bool
 	seen   map[string]int // outcomes
 	first  *sentPacket    // a first fragment that was put in
+	// Of the packet that was made last.
+	tagged bool
+	tci    uint16
 }
 
 type sentPacket struct {
@@ -357,6 +373,7 @@ func (t *traffic) frame(at scenePort, k *pkt.Packet) []byte {
 	if at.uplink {
 		k.From = pkt.MAC{2, 0, 0, 0, 0, 0x99}
 	}
+	t.address(at, k)
 	switch {
 	case one(r, 40):
 		k.From = pkt.MAC(pickOf(r, t.ports).mac)
@@ -366,8 +383,12 @@ func (t *traffic) frame(at scenePort, k *pkt.Packet) []byte {
 	if k.Dst.IsMulticast() || k.Dst == netip.AddrFrom4([4]byte{255, 255, 255, 255}) || one(r, 60) {
 		k.To = pkt.MAC{0x33, 0x33, 0, 0, 0, 1}
 	}
-	if k.Src.Is4() && one(r, 25) {
-		k = &pkt.Packet{From: k.From, To: pkt.MAC{255, 255, 255, 255, 255, 255}, Ether: pkt.EtherARP, Src: k.Src, Dst: k.Dst, Op: pickOf(r, []uint16{1, 1, 1, 2}), ArpSrc: k.From}
+	if k.Src.Is4() && (one(r, 25) || (at.l2 || at.uplink) && one(r, 12)) {
+		to := pkt.MAC{255, 255, 255, 255, 255, 255}
+		if (at.l2 || at.uplink) && one(r, 2) {
+			to = k.To
+		}
+		k = &pkt.Packet{From: k.From, To: to, Ether: pkt.EtherARP, Src: k.Src, Dst: k.Dst, Op: pickOf(r, []uint16{1, 1, 1, 2}), ArpSrc: k.From}
 		if one(r, 10) {
 			k.ArpSrc = pkt.MAC{2, 0, 0, 0, 0, 0x66}
 		}

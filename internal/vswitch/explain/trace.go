@@ -113,7 +113,8 @@ type Raw struct {
 	NextHop    netip.Addr
 	Via        bpf.Via
 	Dmac, Smac [6]byte
-	MACs       bool             // Dmac and Smac are written
+	MACs       bool             // Dmac and Smac are known
+	Tag        uint16           // pushed on the way out
 	TTL        uint8            // as it leaves
 	Priority   uint32           // of the packet for queues on its way
 	Copies     int              // of a flooded frame

@@ -51,7 +51,8 @@ type Switch struct {
 type Packet struct {
 	Ifindex int    // device it comes in by
 	Uplink  bool   // by the program of uplinks, else by the one of switch ports
-	VLAN    bool   // it bears a tag beside the frame
+	VLAN    bool   // it bears a tag beside the frame,
+	TCI     uint16 // whose tag control information this is
 	Tunnel  *Outer // of a frame that comes out of a tunnel
 	Frame   []byte // from the Ethernet header on
 }
@@ -105,17 +106,20 @@ type walk struct {
 	t     Trace
 	frame []byte
 
-	k      key // of the packet; of an ICMP error that of the embedded one, turned round
-	h      header
-	inPort uint16
-	net    uint16
-	kind   bpf.PortKind
-	in     vswitch.PortRow
-	now    uint32
-	vlan   bool
-	outer  *Outer
-	tun    uint32 // of a tunnel's frame
-	vtep   uint16
+	k       key // of the packet; of an ICMP error that of the embedded one, turned round
+	h       header
+	inPort  uint16
+	net     uint16
+	kind    bpf.PortKind
+	in      vswitch.PortRow
+	now     uint32
+	vlan    bool
+	tci     uint16
+	segment uint16 // VLAN at the wire the packet came by
+	l2      bool   // its network forwards by MAC
+	outer   *Outer
+	tun     uint32 // of a tunnel's frame
+	vtep    uint16
 
 	// An ICMP error's own addresses while the embedded tuple is walked.
 	icmp       bool
@@ -148,12 +152,13 @@ type walk struct {
 	host           bool // the destination is an address of the host
 	dsr            bool
 	poolBusy       bool
-	blind          bool // a later fragment whose ports nobody knows
+	blind          bool   // a later fragment whose ports nobody knows
+	frameOps       bpf.Op // of a packet that was switched by MAC
 }
 
 // Explain tells what happens to p on s.
 func Explain(s Switch, p Packet) Trace {
-	w := &walk{s: &s, frame: p.Frame, m: memory{live: s.Live}, vlan: p.VLAN, outer: p.Tunnel}
+	w := &walk{s: &s, frame: p.Frame, m: memory{live: s.Live}, vlan: p.VLAN, tci: p.TCI, outer: p.Tunnel}
 	w.now = w.m.second()
 	if p.Uplink {
 		w.uplinkIn(uint32(p.Ifindex))
@@ -275,7 +280,7 @@ func (w *walk) epIn(ifindex uint32) {
 		w.describe()
 		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_PORT_DOWN, layPort, 0}, "%s is not up", w.portName(w.inPort))
 		return
-	case w.vlan:
+	case (w.vlan || isTag(proto)) && !w.priorityOnly():
 		w.describe()
 		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_VLAN, layPort, 0}, "tagged frame from an access port")
 		return
@@ -287,10 +292,8 @@ func (w *walk) epIn(ifindex uint32) {
 	}
 	var n next
 	switch {
-	case proto == ethIP:
-		n = parse4(w.frame, &w.k, &w.h)
-	case proto == ethIP6:
-		n = parse6(w.frame, &w.k, &w.h)
+	case proto == ethIP || proto == ethIP6:
+		n = w.parse(proto)
 	case proto == ethARP:
 		w.h.group = group
 		w.t.Packet = w.arpText()
@@ -332,11 +335,14 @@ func (w *walk) uplinkIn(ifindex uint32) {
 	r, known := w.s.Rows.Port[id]
 	proto := w.ether()
 	w.k.port, w.k.zone = 0, 0
-	var n next
 	switch {
 	case id == 0 || !known || bpf.PortKind(r.Kind) != bpf.SwitchGhPortKindGH_PORT_UPLINK || r.Flags&up == 0:
 		w.describe()
 		w.pass("the device is no uplink of the switch")
+		return
+	case r.Flags&wires != 0:
+		w.inPort, w.in, w.kind = uint16(id), r, bpf.SwitchGhPortKindGH_PORT_WIRE
+		w.sort()
 		return
 	case w.vlan:
 		w.describe()
@@ -355,11 +361,14 @@ func (w *walk) uplinkIn(ifindex uint32) {
 		w.describe()
 		w.whoseAddr("the frame is not for this host alone")
 		return
-	case proto == ethIP:
-		n = parse4(w.frame, &w.k, &w.h)
-	default:
-		n = parse6(w.frame, &w.k, &w.h)
 	}
+	w.fromOutside(proto)
+}
+
+// fromOutside is a packet for the host, or for what it publishes.
+func (w *walk) fromOutside(proto uint16) {
+	w.kind = bpf.SwitchGhPortKindGH_PORT_UPLINK
+	n := w.parse(proto)
 	w.describe()
 	if n < 0 || n == nextND {
 		w.whoseAddr("not to be understood, or neighbour discovery: the host's")
@@ -371,6 +380,13 @@ func (w *walk) uplinkIn(ifindex uint32) {
 		return
 	}
 	w.dispatch(n)
+}
+
+func (w *walk) parse(proto uint16) next {
+	if proto == ethIP {
+		return parse4(w.frame, &w.k, &w.h)
+	}
+	return parse6(w.frame, &w.k, &w.h)
 }
 
 func (w *walk) describe() {
@@ -450,6 +466,14 @@ func (w *walk) byFlow(f *flow) {
 		return
 	case w.tooBig(f.outMTU):
 		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_MTU, layFlow, rejectTooBig}, "%d bytes are more than the %d that fit there", w.h.ipLen, f.outMTU)
+		return
+	case f.ops&bpf.SwitchGhOpGH_OP_HOP != 0 && [6]byte(w.frame[:6]) != f.dmac:
+		w.note(layFlow, "", "", "miss", "the flow's frames went to %s until now", vswitch.MAC(f.dmac))
+		w.slow()
+		return
+	case f.ops&bpf.SwitchGhOpGH_OP_FROM != 0 && [6]byte(w.frame[6:12]) != f.smac:
+		w.note(layFlow, "", "", "miss", "the flow's frames came from %s until now", vswitch.MAC(f.smac))
+		w.slow()
 		return
 	}
 	w.nsrc, w.ndst, w.nsport, w.ndport = w.k.src, w.k.dst, w.k.sport, w.k.dport
@@ -554,9 +578,7 @@ func (w *walk) forward(l line, via bpf.Via) {
 	if l.ops&bpf.SwitchGhOpGH_OP_TTL != 0 {
 		raw.TTL--
 	}
-	if l.ops&bpf.SwitchGhOpGH_OP_MAC != 0 {
-		raw.MACs, raw.Dmac, raw.Smac = true, l.dmac, l.smac
-	}
+	w.leaves(l)
 	w.priority(l)
 	if l.outKind == bpf.SwitchGhOutKindGH_OUT_NEIGH {
 		raw.NextHop = ip(l.nh)
@@ -571,6 +593,9 @@ func (w *walk) forward(l line, via bpf.Via) {
 	}
 	s := Step{Layer: layerName(layL2), Object: w.portName(l.outPort), Verdict: "forward", NextHop: w.t.NextHop,
 		Reason: "to " + w.portName(l.outPort) + ", " + outName(l.outKind)}
+	if raw.Tag != 0 {
+		s.Reason += fmt.Sprintf(", VLAN %d", raw.Tag)
+	}
 	if s.NextHop != "" {
 		s.Reason += ", next hop " + s.NextHop
 	}

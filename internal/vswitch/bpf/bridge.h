@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Copyright The gatehouse authors */
+
+/*
+ * L6 of networks that forward by MAC: which port, the wire of the uplink the
+ * network is bound to, or the host behind it. MACs and TTL stay as they are,
+ * except that towards the wire the uplink's MAC may stand for the sender's, and
+ * that what came for the uplink's MAC gets the endpoint's.
+ */
+#ifndef GH_BRIDGE_H
+#define GH_BRIDGE_H
+
+#include "route.h"
+
+/* Nothing of the packet but its MAC decides where it goes. */
+static __always_inline int gh_by_mac(const struct gh_scratch *s)
+{
+	return s->p.l2 && !s->w.svc;
+}
+
+/* And no service can change that: it comes from a wire, or answers. */
+static __always_inline int gh_only_by_mac(const struct gh_scratch *s)
+{
+	return gh_by_mac(s) && (s->p.kind == GH_PORT_WIRE || (s->w.keep && s->w.reply));
+}
+
+/*
+ * gh_switch() finds the port for a frame of p's network: 0 for none here. What
+ * comes by a wire for the uplink's MAC is found by its address.
+ */
+static __always_inline __u32 gh_switch(const struct gh_pkt *p, const struct gh_net *n, const __u8 *dmac)
+{
+	if (p->kind != GH_PORT_WIRE)
+		return n->flags & GH_NET_NO_LOCAL ? 0 : gh_fdb_get(p->zone, dmac);
+	if (n->flags & GH_NET_MAC_REWRITE)
+		return gh_wireip_get(n->uplink, n->vlan, &p->dst);
+	return gh_fdb_get(p->zone, dmac);
+}
+
+/* gh_to_wire() fills how a frame leaves by the uplink of n, or enters the host's stack there. */
+static __always_inline int gh_to_wire(struct gh_walk *w, const struct gh_pkt *p, const struct gh_net *n)
+{
+	const struct gh_port *q;
+	__u32 id = n->uplink;
+
+	w->e_out = gh_epoch_at(id);
+	q = gh_port_get(id);
+	if (!q || !(q->flags & GH_PORT_UP))
+		return GH_NO(GH_DROP_PORT_DOWN, GH_LAYER_ROUTE, GH_REJECT_NONE);
+	w->out_kind = w->how == GH_TO_STACK ? GH_OUT_INGRESS : GH_OUT_EGRESS;
+	w->out_ifindex = q->ifindex;
+	w->out_port = id;
+	w->okey_port = GH_PORT_UPLINK_ANY;
+	w->ozone = p->zone;
+	w->mtu = q->mtu;
+	w->copy = q->flags & GH_PORT_COPY;
+	if (n->vlan) {
+		w->frame |= GH_OP_VLAN;
+		w->tun = n->vlan;
+	}
+	if (n->flags & GH_NET_MAC_REWRITE) {
+		w->frame |= GH_OP_SMAC;
+		__builtin_memcpy(w->smac, q->mac, ETH_ALEN);
+	}
+	return 0;
+}
+
+__noinline int gh_layer_switch(struct __sk_buff *skb)
+{
+	struct gh_scratch *s = gh_scratch_get();
+	const struct gh_port *in, *q;
+	const struct gh_net *n;
+	struct gh_pkt *p;
+	struct gh_walk *w;
+	__u8 macs[2 * ETH_ALEN];
+	int ret;
+
+	if (!s)
+		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_ROUTE, GH_REJECT_NONE);
+	p = &s->p;
+	w = &s->w;
+	w->net = p->net;
+	w->routed = 0;
+	w->first_be = w->nsport_be;
+	w->snat = 0;
+	w->frame = GH_OP_HOP;
+	in = gh_port_get(p->in_port);
+	n = gh_net_get(p->net);
+	if (!in || !n || bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)))
+		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_ROUTE, GH_REJECT_NONE);
+	w->prio = in->class;
+	w->target = gh_switch(p, n, macs);
+	if (w->target && w->target == p->in_port)
+		return GH_NO(GH_DROP_LOOP, GH_LAYER_ROUTE, GH_REJECT_NONE);
+	q = gh_port_get(w->target);
+	if (!w->target || !q) {
+		if (p->kind == GH_PORT_WIRE || !n->uplink)
+			return GH_NO(GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE, GH_REJECT_NONE);
+		w->how = GH_TO_WIRE;
+		ret = gh_to_wire(w, p, n);
+	} else if (q->kind == GH_PORT_UPLINK) {
+		w->how = GH_TO_STACK;
+		ret = gh_to_wire(w, p, n);
+	} else {
+		w->how = GH_TO_PORT;
+		ret = gh_to_port(w, w->target, in);
+		if (!ret && p->kind == GH_PORT_WIRE && (n->flags & GH_NET_MAC_REWRITE)) {
+			w->frame = GH_OP_DMAC;
+			return 0;
+		}
+	}
+	__builtin_memcpy(w->dmac, macs, ETH_ALEN);
+	if (gh_is_endpoint(p->kind) && !(w->frame & GH_OP_SMAC)) {
+		w->frame |= GH_OP_FROM;
+		__builtin_memcpy(w->smac, macs + ETH_ALEN, ETH_ALEN);
+	}
+	return ret;
+}
+
+#endif /* GH_BRIDGE_H */

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package bpf
+
+import (
+	"strconv"
+	"strings"
+
+	"gatehouse.dev/gatehouse/internal/vswitch/bpf/bpfrun"
+	"gatehouse.dev/gatehouse/internal/vswitch/bpf/pkt"
+)
+
+// The part of the test bed that forwards by MAC, at uplink z of its own: network
+// 4 shows its MACs there untagged; 5 stands behind z's MAC on VLAN 7; 6 likewise
+// on VLAN 8 and switches nothing here; 7 is bound to nothing.
+func bridgePorts() []*labPort {
+	port := func(name string, id uint32, net uint16, kind PortKind, n byte, addrs ...string) *labPort {
+		return &labPort{name: name, id: id, kind: kind, net: net, mac: mac(n), gw: mac(0x99), addrs: addrs}
+	}
+	const container, vm = SwitchGhPortKindGH_PORT_CONTAINER, SwitchGhPortKindGH_PORT_VM
+	return []*labPort{
+		port("t1", 140, 4, container, 0x41, "10.4.0.11", "fd00:4::11"),
+		port("t2", 141, 4, vm, 0x42, "10.4.0.12", "fd00:4::12"),
+		port("free", 142, 4, container, 0x43, "10.4.0.13"), // may use any MAC and address
+		port("l1", 150, 5, container, 0x51, "10.5.0.11", "fd00:5::11"),
+		port("l2", 151, 5, container, 0x52, "10.5.0.12", "fd00:5::12"),
+		port("n1", 160, 6, container, 0x61, "10.6.0.11", "fd00:6::11"),
+		port("n2", 161, 6, container, 0x62, "10.6.0.12", "fd00:6::12"),
+		port("p1", 170, 7, container, 0x71, "10.7.0.11", "fd00:7::11"),
+		port("p2", 171, 7, container, 0x72, "10.7.0.12", "fd00:7::12"),
+		{name: "z", id: bridgeUplink, kind: SwitchGhPortKindGH_PORT_UPLINK, addrs: []string{"10.4.0.4", "fd00:4::4"}, mac: mac(0xf3), gw: mac(0xf3)},
+	}
+}
+
+const (
+	bridgeUplink = 4000
+	netL2        = uint32(SwitchGhNetFlagsGH_NET_L2)
+	netFlood     = uint32(SwitchGhNetFlagsGH_NET_FLOOD)
+	netRewrite   = uint32(SwitchGhNetFlagsGH_NET_MAC_REWRITE)
+	netNoLocal   = uint32(SwitchGhNetFlagsGH_NET_NO_LOCAL)
+	netARPPass   = uint32(SwitchGhNetFlagsGH_NET_ARP_PASS)
+)
+
+func (p *labPort) l2() bool { return p.net >= 4 }
+
+// bridgeVLAN is the tag of a network's frames at z.
+func bridgeVLAN(net uint16) uint16 {
+	switch net {
+	case 5:
+		return 7
+	case 6:
+		return 8
+	}
+	return 0
+}
+
+// configureBridge writes the rows that Compile would.
+func (l *lab) configureBridge() {
+	for id, flags := range map[uint32]uint32{
+		4: netL2 | netFlood | netARPPass, 5: netL2 | netFlood | netRewrite, 6: netL2 | netFlood | netRewrite | netNoLocal, 7: netL2 | netFlood,
+	} {
+		n := Net{Flags: flags, Zone: uint16(id), Mtu: 1500, Vlan: bridgeVLAN(uint16(id))}
+		if id != 7 {
+			n.Uplink = bridgeUplink
+			l.put("fdb", FdbKey{Zone: n.Zone, Mac: l.port("z").mac}, uint32(bridgeUplink))
+		}
+		l.put("net", id, n)
+	}
+	l.put("segment", SegmentKey{Uplink: bridgeUplink}, uint32(4))
+	for _, p := range l.ports {
+		if !p.l2() {
+			continue
+		}
+		l.put("fdb", FdbKey{Zone: p.net, Mac: p.mac}, p.id)
+		if p.net == 5 || p.net == 6 {
+			for _, a := range append(p.addrs, "fe80::ff:fe00:"+strconv.FormatInt(int64(p.mac[5]), 16)) {
+				l.put("wireip", WireIPKey{Uplink: bridgeUplink, Vlan: bridgeVLAN(p.net), Addr: addr(a)}, p.id)
+			}
+		}
+	}
+	l.put("fdb", FdbKey{Zone: 4, Mac: mac(0x4a)}, uint32(140)) // a further MAC of t1
+}
+
+// frameWords takes "vlan N", "from MAC" and "to MAC" from the front of a packet,
+// where a MAC may be the name of a port.
+func (r *scriptRun) frameWords(text string) (rest string, tci int, from, to pkt.MAC) {
+	tci = -1
+	for {
+		word, after, _ := strings.Cut(text, " ")
+		arg, more, _ := strings.Cut(after, " ")
+		switch word {
+		case "vlan":
+			n, err := strconv.ParseUint(arg, 0, 16)
+			if err != nil {
+				r.fail("%v", err)
+			}
+			tci = int(n)
+		case "from":
+			from = r.mac(arg)
+		case "to":
+			to = r.mac(arg)
+		default:
+			return text, tci, from, to
+		}
+		text = more
+	}
+}
+
+func (r *scriptRun) mac(s string) (m pkt.MAC) {
+	if b := strings.Split(s, ":"); len(b) == 6 {
+		for i := range m {
+			n, err := strconv.ParseUint(b[i], 16, 8)
+			if err != nil {
+				r.fail("%v", err)
+			}
+			m[i] = byte(n)
+		}
+		return m
+	}
+	switch s {
+	case "all":
+		return pkt.MAC{255, 255, 255, 255, 255, 255}
+	case "router":
+		return mac(0x99)
+	}
+	return r.l.port(s).mac
+}
+
+// checkFrame holds a frame that was switched by MAC against the script.
+func (r *scriptRun) checkFrame(p *labPort, text *string) {
+	r.t.Helper()
+	rest, tci, from, to := r.frameWords(*text)
+	*text = rest
+	res := r.o.res
+	kind := SwitchGhOutKindGH_OUT_EGRESS
+	if p.kind == SwitchGhPortKindGH_PORT_CONTAINER {
+		kind = SwitchGhOutKindGH_OUT_PEER
+	}
+	if p.kind == SwitchGhPortKindGH_PORT_UPLINK && r.sent.To == p.mac && r.from.net != 6 {
+		kind = SwitchGhOutKindGH_OUT_INGRESS
+	}
+	if OutKind(res.OutKind) != kind || int(res.OutIfindex) != p.dev {
+		r.fail("out kind %d device %d, want %d %d", res.OutKind, res.OutIfindex, kind, p.dev)
+	}
+	if int(res.Tag) != max(tci, 0) {
+		r.fail("tag %d", res.Tag)
+	}
+	var zero pkt.MAC
+	if from == zero {
+		from = r.sent.From
+	}
+	if to == zero {
+		to = r.sent.To
+	}
+	if r.got.From != from || r.got.To != to {
+		r.fail("frame %v > %v, want %v > %v", r.got.From, r.got.To, from, to)
+	}
+	if r.o.mark != 0 || kind == SwitchGhOutKindGH_OUT_PEER && r.o.prio != 0 {
+		r.fail("mark %#x priority %d leak", r.o.mark, r.o.prio)
+	}
+}
+
+// runTagged puts a frame in that bears a tag.
+func (l *lab) runTagged(p *labPort, tci uint16, frame []byte) (o outcome, err error) {
+	if err := l.coll.Maps["result"].Put(uint32(0), Result{}); err != nil {
+		return o, err
+	}
+	ctx := bpfrun.Context{Ifindex: uint32(p.dev), IngressIfindex: uint32(p.dev), Mark: 0x77, Priority: 5}
+	l.in(func() {
+		var t *bpfrun.Tagger
+		if t, err = bpfrun.NewTagger(l.coll.Programs[progOf(p)]); err != nil {
+			return
+		}
+		defer t.Close()
+		var got bpfrun.Context
+		o.ret, o.out, got, err = t.Run(0, tci, &ctx, frame, 256)
+		o.mark, o.prio = got.Mark, got.Priority
+	})
+	if err != nil {
+		return o, err
+	}
+	return o, l.coll.Maps["result"].Lookup(uint32(0), &o.res)
+}

@@ -1,0 +1,378 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Copyright The gatehouse authors */
+
+/*
+ * Uplinks that networks are bound to. A frame from the wire belongs to such a
+ * network by its tag and its MAC, or, where the uplink's MAC stands for the
+ * endpoints, by its address. All else is the host's, or that of host-wide NAT and
+ * published ports, as at any uplink.
+ */
+#ifndef GH_WIRE_H
+#define GH_WIRE_H
+
+#include "announce.h"
+#include "fast.h"
+#include "flood.h"
+#include "reply.h"
+#include "slow.h"
+
+static __always_inline int gh_is_tag(__u16 proto)
+{
+	return proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD);
+}
+
+/*
+ * gh_priority_only() takes a tag away that names no VLAN: then the frame is an
+ * untagged one. 0 for other tags, and where another tag follows.
+ */
+static __always_inline int gh_priority_only(struct __sk_buff *skb)
+{
+	return skb->vlan_present && skb->vlan_proto == bpf_htons(ETH_P_8021Q) && !(skb->vlan_tci & GH_VID) &&
+	       !gh_is_tag(skb->protocol) && !bpf_skb_vlan_pop(skb);
+}
+
+static __always_inline __u32 gh_segment_get(__u16 uplink, __u16 vlan)
+{
+	struct gh_segment_key k = { .uplink = uplink, .vlan = vlan };
+	__u32 *id = bpf_map_lookup_elem(&segment, &k);
+
+	return id ? *id : 0;
+}
+
+/* gh_ip_dst() fills the destination of an IP packet; 0 when there is none. */
+static __always_inline int gh_ip_dst(struct __sk_buff *skb, struct gh_addr *a)
+{
+	__u32 v4;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + __builtin_offsetof(struct iphdr, daddr), &v4, 4))
+			return 0;
+		gh_addr4(a, v4);
+		return 1;
+	}
+	return skb->protocol == bpf_htons(ETH_P_IPV6) &&
+	       !bpf_skb_load_bytes(skb, ETH_HLEN + __builtin_offsetof(struct ipv6hdr, daddr), a, 16);
+}
+
+/* gh_wire_rest() ends what no single port gets: all of the segment, and the host. */
+static __always_inline int gh_wire_rest(struct __sk_buff *skb, struct gh_scratch *s)
+{
+	const struct gh_port *in = gh_port_get(s->p.in_port);
+
+	if (s->p.net && s->p.h.group)
+		return gh_stage(skb, s, GH_STAGE_FLOOD);
+	if (in && s->p.h.group && gh_own_mac(skb, s->p.in_port, in))
+		return gh_consumed(skb, GH_LAYER_L2);
+	return gh_pass(skb);
+}
+
+/* gh_sort() is the sort stage: whose is a frame from the wire? */
+static __always_inline int gh_sort(struct __sk_buff *skb)
+{
+	struct gh_scratch *s = gh_scratch_get();
+	__u32 id = gh_port_of(skb->ifindex), target = 0;
+	const struct gh_port *pt = gh_port_get(id), *q;
+	__u8 macs[2 * ETH_ALEN], host, control;
+	const struct gh_net *n;
+
+	if (!pt || !s || gh_is_tag(skb->protocol) || bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)) ||
+	    (skb->vlan_present && skb->vlan_proto != bpf_htons(ETH_P_8021Q)))
+		return gh_pass(skb);
+	host = gh_mac_eq(macs, pt->mac);
+	control = gh_is_control(skb);
+	__builtin_memset(&s->p, 0, sizeof(s->p));
+	s->p.in_port = id;
+	s->p.kind = GH_PORT_WIRE;
+	s->p.vlan = skb->vlan_present ? skb->vlan_tci & GH_VID : 0;
+	s->p.h.group = macs[0] & 1;
+	s->p.net = gh_segment_get(id, s->p.vlan);
+	n = gh_net_get(s->p.net);
+	if (!n)
+		return gh_pass(skb);
+	s->p.zone = n->zone;
+	if (s->p.net && !host)
+		target = gh_fdb_get(s->p.zone, s->p.h.group ? macs + ETH_ALEN : macs);
+	else if (host && !control && gh_ip_dst(skb, &s->p.dst))
+		target = gh_wireip_get(id, s->p.vlan, &s->p.dst);
+	q = gh_port_get(target);
+	if (!q || q->kind == GH_PORT_UPLINK)
+		target = 0;
+	/* The host's copy of what an endpoint said to all has been everywhere else. */
+	if (s->p.h.group && target)
+		s->p.net = 0;
+	if (control && (s->p.h.group || host))
+		return gh_stage(skb, s, GH_STAGE_PROXY);
+	if (s->p.h.group)
+		return s->p.net ? gh_stage(skb, s, GH_STAGE_FLOOD) : gh_pass(skb);
+	if (target && q) {
+		s->p.zone = q->zone;
+		s->p.net = q->net;
+		if (skb->vlan_present && bpf_skb_vlan_pop(skb))
+			return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_PORT);
+	} else {
+		if (!host || skb->vlan_present)
+			return gh_pass(skb);
+		return gh_stage(skb, s, GH_STAGE_OUTSIDE);
+	}
+	return gh_stage(skb, s, GH_STAGE_WIRE);
+}
+
+/* gh_wire() is the wire stage: the entry of what the sort stage found a network for. */
+static __always_inline int gh_wire(struct __sk_buff *skb)
+{
+	struct gh_scratch *s = gh_scratch_get();
+	struct gh_in in = {};
+
+	if (!s)
+		return TC_ACT_SHOT;
+	in.in_port = s->p.in_port;
+	in.port = GH_PORT_UPLINK_ANY;
+	in.zone = s->p.zone;
+	in.net = s->p.net;
+	in.kind = GH_PORT_WIRE;
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return gh_enter4(skb, &in, 0);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return gh_enter6(skb, &in, 0, 0);
+	if (skb->protocol == bpf_htons(ETH_P_ARP))
+		return gh_stage(skb, s, GH_STAGE_CONTROL);
+	return gh_drop(skb, s, GH_DROP_L2_PROTO, GH_LAYER_PORT);
+}
+
+/* gh_outside() is the outside stage: the same as at an uplink that no network is bound to. */
+static __always_inline int gh_outside(struct __sk_buff *skb)
+{
+	struct gh_scratch *s = gh_scratch_get();
+	struct gh_in in = {};
+
+	if (!s)
+		return TC_ACT_SHOT;
+	in.in_port = s->p.in_port;
+	in.port = GH_PORT_UPLINK_ANY;
+	in.zone = GH_ZONE_HOST;
+	in.kind = GH_PORT_UPLINK;
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return gh_enter4(skb, &in, 1);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return gh_enter6(skb, &in, 1, 0);
+	return gh_pass(skb);
+}
+
+/*
+ * gh_control() is the control stage: ARP and ND go by their MAC without a flow.
+ * Where the uplink's MAC stands for the sender's, it does so inside them, too.
+ */
+static __always_inline int gh_control(struct __sk_buff *skb)
+{
+	struct gh_scratch *s = gh_scratch_get();
+	const struct gh_port *in, *q;
+	const struct gh_net *n;
+	struct gh_head hd = {};
+	__u8 dmac[ETH_ALEN], mac[ETH_ALEN];
+	struct gh_rate *r;
+	__u32 id = 0, at;
+	struct gh_pkt *p;
+	int no;
+
+	if (!s)
+		return TC_ACT_SHOT;
+	p = &s->p;
+	at = p->in_port;
+	in = gh_port_get(at);
+	n = gh_net_get(p->net);
+	r = bpf_map_lookup_elem(&rate, &at);
+	if (!in || !n || !r || bpf_skb_load_bytes(skb, 0, dmac, sizeof(dmac)))
+		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
+	if ((dmac[0] & 1) && !(n->flags & GH_NET_MAC_REWRITE))
+		return gh_stage(skb, s, GH_STAGE_FLOOD);
+	if (dmac[0] & 1) {
+		if (!gh_rate_ok(&r->flood_s, &r->flood_n, gh_now_s(), GH_FLOOD_RATE))
+			return gh_drop(skb, s, GH_DROP_METER, GH_LAYER_METER);
+	} else if (p->kind == GH_PORT_WIRE || !(n->flags & GH_NET_NO_LOCAL)) {
+		id = gh_fdb_get(p->zone, dmac);
+	}
+	if (id && id == at)
+		return gh_drop(skb, s, GH_DROP_LOOP, GH_LAYER_ROUTE);
+	q = gh_port_get(id);
+	if (id && q && q->kind != GH_PORT_UPLINK) {
+		no = gh_hand_over(q, in, &hd.out_kind, &hd.out_ifindex, hd.dmac, hd.smac);
+		if (no)
+			return gh_drop(skb, s, -no & 0xff, GH_LAYER_ROUTE);
+	} else {
+		if (p->kind == GH_PORT_WIRE || !n->uplink)
+			return gh_drop(skb, s, GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE);
+		hd.out_kind = id ? GH_OUT_INGRESS : GH_OUT_EGRESS;
+		id = n->uplink;
+		q = gh_port_get(id);
+		if (!q || !(q->flags & GH_PORT_UP))
+			return gh_drop(skb, s, GH_DROP_PORT_DOWN, GH_LAYER_ROUTE);
+		hd.out_ifindex = q->ifindex;
+		__builtin_memcpy(mac, q->mac, ETH_ALEN);
+		if (n->flags & GH_NET_MAC_REWRITE) {
+			if (bpf_skb_store_bytes(skb, ETH_ALEN, mac, ETH_ALEN, 0) ||
+			    (p->fam ? gh_nd_options(skb, id) :
+				      bpf_skb_store_bytes(skb, __builtin_offsetof(struct gh_arp, sha), mac,
+							  ETH_ALEN, 0)))
+				return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
+		}
+		if (n->vlan && gh_tag(skb, n->vlan))
+			return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
+	}
+	if (q->flags & GH_PORT_COPY)
+		gh_copy(skb, id, GH_COPY_DELIVERED);
+	gh_count(at, id, skb->len);
+	gh_note(skb, GH_RESULT_FORWARD, hd.out_kind, hd.out_ifindex, id, 0, GH_LAYER_L2, 0);
+	return gh_send(skb, &hd, 0, NULL);
+}
+
+/* gh_proxied() gives a port what came for it in the uplink's name. */
+static __always_inline int gh_proxied(struct __sk_buff *skb, struct gh_scratch *s, __u32 id, const struct gh_port *in)
+{
+	const struct gh_port *q = gh_port_get(id);
+	struct gh_head hd = {};
+	int no;
+
+	if (!q)
+		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
+	no = gh_hand_over(q, in, &hd.out_kind, &hd.out_ifindex, hd.dmac, hd.smac);
+	if (no)
+		return gh_drop(skb, s, -no & 0xff, GH_LAYER_ROUTE);
+	if (bpf_skb_store_bytes(skb, 0, hd.dmac, ETH_ALEN, 0) ||
+	    (s->p.fam == 0 &&
+	     bpf_skb_store_bytes(skb, __builtin_offsetof(struct gh_arp, tha), hd.dmac, ETH_ALEN, 0)) ||
+	    (skb->vlan_present && bpf_skb_vlan_pop(skb)))
+		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
+	if (q->flags & GH_PORT_COPY)
+		gh_copy(skb, id, GH_COPY_DELIVERED);
+	gh_count(s->p.in_port, id, skb->len);
+	gh_note(skb, GH_RESULT_FORWARD, hd.out_kind, hd.out_ifindex, id, 0, GH_LAYER_L2, 0);
+	return gh_send(skb, &hd, 0, NULL);
+}
+
+/*
+ * gh_wire_answer() sends an answer made of a question back to where it came
+ * from, with its tag: the wire, or the host, whose questions are turned round.
+ */
+static __always_inline int gh_wire_answer(struct __sk_buff *skb, const struct gh_port *in, int own)
+{
+	__u32 kind = own ? GH_OUT_INGRESS : GH_OUT_EGRESS;
+
+	skb->mark = 0;
+	gh_note(skb, GH_RESULT_REPLY, kind, in->ifindex, 0, 0, GH_LAYER_L2, 0);
+	return bpf_redirect(in->ifindex, own ? BPF_F_INGRESS : 0);
+}
+
+static __always_inline int gh_proxy_arp(struct __sk_buff *skb, struct gh_scratch *s, const struct gh_port *in)
+{
+	struct gh_addr tip __attribute__((aligned(8)));
+	__u32 sip4, tip4, id;
+	struct gh_arp a;
+	int own;
+
+	if (bpf_skb_load_bytes(skb, 0, &a, sizeof(a)) || a.hrd != bpf_htons(1) || a.pro != bpf_htons(ETH_P_IP) ||
+	    a.hln != ETH_ALEN || a.pln != 4)
+		return gh_wire_rest(skb, s);
+	__builtin_memcpy(&sip4, a.sip, 4);
+	__builtin_memcpy(&tip4, a.tip, 4);
+	gh_addr4(&tip, tip4);
+	if (!skb->vlan_present && a.op == GH_ARP_REQUEST && sip4 != tip4 && gh_announced(s->p.in_port, &tip))
+		return gh_stage(skb, s, GH_STAGE_VIP);
+	id = gh_wireip_get(s->p.in_port, s->p.vlan, &tip);
+	if (id && a.op == GH_ARP_REQUEST && sip4 != tip4) {
+		own = gh_mac_eq(a.eth.h_source, in->mac);
+		gh_arp_turn(&a, in->mac, sip4, tip4);
+		if (bpf_skb_store_bytes(skb, 0, &a, sizeof(a), 0))
+			return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
+		return gh_wire_answer(skb, in, own);
+	}
+	if (id && a.op == GH_ARP_REPLY && !s->p.h.group)
+		return gh_proxied(skb, s, id, in);
+	return gh_wire_rest(skb, s);
+}
+
+static __always_inline int gh_proxy_nd(struct __sk_buff *skb, struct gh_scratch *s, const struct gh_port *in)
+{
+	struct gh_nd_frame *f = (struct gh_nd_frame *)s->buf;
+	struct gh_addr target __attribute__((aligned(8)));
+	__u8 mac[ETH_ALEN];
+	__u32 id;
+	int own;
+
+	if (bpf_skb_load_bytes(skb, 0, &f->eth, GH_ND_FRAME - 8) || f->ip.hop_limit != 255)
+		return gh_wire_rest(skb, s);
+	s->p.fam = 6;
+	s->p.proto = IPPROTO_ICMPV6;
+	s->p.h.icmp_type = f->nd.type;
+	__builtin_memcpy(&s->p.src, &f->ip.saddr, 16);
+	__builtin_memcpy(&target, f->nd.target, 16);
+	if (!skb->vlan_present && f->nd.type == GH_ND_NS && gh_announced(s->p.in_port, &target))
+		return gh_stage(skb, s, GH_STAGE_VIP);
+	if (f->nd.type == GH_ND_NS && gh_wireip_get(s->p.in_port, s->p.vlan, &target)) {
+		own = gh_mac_eq(f->eth.h_source, in->mac);
+		__builtin_memcpy(mac, in->mac, ETH_ALEN);
+		if (gh_advertise(skb, f, &s->p.src, &target, mac, 0))
+			return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
+		return gh_wire_answer(skb, in, own);
+	}
+	__builtin_memcpy(&target, &f->ip.daddr, 16);
+	id = s->p.h.group ? 0 : gh_wireip_get(s->p.in_port, s->p.vlan, &target);
+	if (id)
+		return gh_proxied(skb, s, id, in);
+	return gh_wire_rest(skb, s);
+}
+
+/* gh_proxy() is the proxy stage. */
+static __always_inline int gh_proxy(struct __sk_buff *skb)
+{
+	struct gh_scratch *s = gh_scratch_get();
+	const struct gh_port *in;
+
+	if (!s)
+		return TC_ACT_SHOT;
+	in = gh_port_get(s->p.in_port);
+	if (!in)
+		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
+	if (skb->protocol == bpf_htons(ETH_P_ARP))
+		return gh_proxy_arp(skb, s, in);
+	return gh_proxy_nd(skb, s, in);
+}
+
+/*
+ * gh_turn_round() lets a frame of the host enter by the device it leaves by, as
+ * if the wire had brought it, when an endpoint here is to get it: so it passes
+ * all layers. What ports sent has other source MACs, or was rewritten.
+ */
+static __always_inline int gh_turn_round(struct __sk_buff *skb)
+{
+	struct gh_addr dst __attribute__((aligned(8)));
+	__u32 id = gh_port_of(skb->ifindex), to = 0;
+	const struct gh_port *pt = gh_port_get(id), *q;
+	const struct gh_net *n;
+	__u8 macs[2 * ETH_ALEN];
+	__u16 vlan;
+
+	if (!id || !pt || !(pt->flags & GH_PORT_WIRES) || bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)) ||
+	    !gh_mac_eq(macs + ETH_ALEN, pt->mac))
+		return GH_PASS_ON;
+	vlan = skb->vlan_present ? skb->vlan_tci & GH_VID : 0;
+	n = gh_net_get(gh_segment_get(id, vlan));
+	if (!n)
+		return GH_PASS_ON;
+	if (macs[0] & 1) {
+		if ((n->flags & GH_NET_FLOOD) || gh_is_control(skb))
+			bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
+		return GH_PASS_ON;
+	}
+	if (!gh_mac_eq(macs, pt->mac))
+		to = gh_fdb_get(n->zone, macs);
+	else if (gh_ip_dst(skb, &dst))
+		to = gh_wireip_get(id, vlan, &dst);
+	q = gh_port_get(to);
+	n = q ? gh_net_get(q->net) : NULL;
+	if (!to || !q || !n || q->kind == GH_PORT_UPLINK || (n->flags & GH_NET_NO_LOCAL))
+		return GH_PASS_ON;
+	skb->mark = 0;
+	return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+}
+
+#endif /* GH_WIRE_H */

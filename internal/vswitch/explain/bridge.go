@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package explain
+
+import (
+	"fmt"
+
+	"gatehouse.dev/gatehouse/internal/vswitch"
+	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
+)
+
+// ways by MAC.
+const (
+	toWire way = iota + toUplink + 1
+	toStack
+)
+
+func (w *walk) netRow(id uint16) vswitch.NetRow { return w.s.Rows.Net[uint32(id)] }
+
+func (w *walk) isL2() bool { return w.netRow(w.net).Flags&netL2 != 0 }
+
+func (w *walk) wire() bool { return w.kind == bpf.SwitchGhPortKindGH_PORT_WIRE }
+
+// byMAC: nothing of the packet but its MAC decides where it goes.
+func (w *walk) byMAC() bool { return w.l2 && w.svc == 0 }
+
+// onlyByMAC: and no service can change that.
+func (w *walk) onlyByMAC() bool { return w.byMAC() && (w.wire() || w.keep && w.reply) }
+
+func (w *walk) fdb(zone uint16, mac []byte) uint16 {
+	return uint16(w.s.Rows.Fdb[vswitch.FdbKey{Zone: zone, Mac: [6]byte(mac)}])
+}
+
+func (w *walk) wireIP(uplink, vlan uint16, a addr) uint16 {
+	k := vswitch.WireIPKey{Uplink: uplink, Vlan: vlan}
+	k.Addr.B = a
+	return uint16(w.s.Rows.WireIP[k])
+}
+
+// ownMAC: the port may speak with it.
+func (w *walk) ownMAC(mac []byte) bool {
+	return [6]byte(mac) == w.in.Mac || w.in.Flags&anyMAC != 0 || w.fdb(w.in.Zone, mac) == w.inPort
+}
+
+// eui64: the link-local address that follows from the vNIC's MAC.
+func (w *walk) eui64(a addr) bool {
+	m := w.in.Mac
+	return a == addr{0: 0xfe, 1: 0x80, 8: m[0] ^ 2, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe, 13: m[3], 14: m[4], 15: m[5]}
+}
+
+func (w *walk) speaksFor(a addr) bool {
+	return w.in.Flags&anyIP != 0 || w.eui64(a) || w.owns(a)
+}
+
+// switched is L6 by MAC, and all that follows.
+func (w *walk) switched(netid uint16) *no {
+	fail := func(r bpf.DropReason, rule, format string, args ...any) *no {
+		w.note(layRoute, w.netName(w.net), rule, "drop", format, args...)
+		return &no{r, layRoute, rejectNone}
+	}
+	w.wnet, w.routed, w.snat = netid, false, false
+	w.frameOps = bpf.SwitchGhOpGH_OP_HOP
+	nr := w.netRow(w.net)
+	dmac := vswitch.MAC(w.frame[:6])
+	target, rule := uint16(0), ""
+	switch {
+	case w.wire() && nr.Flags&netRewrite != 0:
+		target = w.wireIP(nr.Uplink, nr.Vlan, w.k.dst)
+		rule = fmt.Sprintf("wireip uplink %d vlan %d %s -> port %d", nr.Uplink, nr.Vlan, ip(w.k.dst), target)
+	case w.wire() || nr.Flags&netNoLocal == 0:
+		target = w.fdb(w.k.zone, w.frame[:6])
+		rule = fmt.Sprintf("fdb zone %d %s -> port %d", w.k.zone, dmac, target)
+	}
+	q := w.s.Rows.Port[uint32(target)]
+	how := toPort
+	switch {
+	case target != 0 && target == w.inPort:
+		return fail(bpf.SwitchGhDropReasonGH_DROP_LOOP, rule, "it would go back where it came from")
+	case target == 0 && (w.wire() || nr.Uplink == 0):
+		return fail(bpf.SwitchGhDropReasonGH_DROP_UNKNOWN_DST, "", "nobody in %s has %s", w.netName(w.net), dmac)
+	case target == 0:
+		how = toWire
+		w.note(layRoute, w.netName(w.net), "", "pass", "%s is not here, or nothing is switched here: by the uplink", dmac)
+	case bpf.PortKind(q.Kind) == bpf.SwitchGhPortKindGH_PORT_UPLINK:
+		how = toStack
+		w.note(layRoute, w.portName(target), rule, "pass", "%s is the host's at the uplink", dmac)
+	default:
+		w.note(layRoute, w.portName(target), rule, "pass", "the frame is for %s", w.portName(target))
+	}
+	if how == toPort {
+		if n := w.toPort(target); n != nil {
+			return n
+		}
+		if w.wire() && nr.Flags&netRewrite != 0 {
+			w.frameOps = bpf.SwitchGhOpGH_OP_DMAC
+			return w.finish(how)
+		}
+	} else if n := w.toWire(how, nr); n != nil {
+		return n
+	}
+	w.dmac = dmac
+	if w.endpoint() && w.frameOps&bpf.SwitchGhOpGH_OP_SMAC == 0 {
+		w.frameOps |= bpf.SwitchGhOpGH_OP_FROM
+		w.smac = [6]byte(w.frame[6:12])
+	}
+	return w.finish(how)
+}
+
+// toWire is how a frame leaves by the uplink of a network, or enters the host there.
+func (w *walk) toWire(how way, nr vswitch.NetRow) *no {
+	w.eOut = w.m.epoch(uint32(nr.Uplink))
+	q := w.s.Rows.Port[uint32(nr.Uplink)]
+	if q.Flags&up == 0 {
+		w.note(layRoute, w.portName(nr.Uplink), "", "drop", "%s is not up", w.portName(nr.Uplink))
+		return &no{bpf.SwitchGhDropReasonGH_DROP_PORT_DOWN, layRoute, rejectNone}
+	}
+	w.outKind = bpf.SwitchGhOutKindGH_OUT_EGRESS
+	if how == toStack {
+		w.outKind = bpf.SwitchGhOutKindGH_OUT_INGRESS
+	}
+	w.outIfindex, w.outPort, w.okeyPort, w.ozone, w.mtu = q.Ifindex, nr.Uplink, 0, w.k.zone, q.Mtu
+	if nr.Vlan != 0 {
+		w.frameOps |= bpf.SwitchGhOpGH_OP_VLAN
+		w.otun = uint32(nr.Vlan)
+	}
+	if nr.Flags&netRewrite != 0 {
+		w.frameOps |= bpf.SwitchGhOpGH_OP_SMAC
+		w.smac = q.Mac
+	}
+	return nil
+}
+
+// leaves notes the MACs and the tag that the packet leaves with.
+func (w *walk) leaves(l line) {
+	raw := &w.t.Raw
+	raw.MACs = l.outKind != bpf.SwitchGhOutKindGH_OUT_NEIGH
+	raw.Dmac, raw.Smac = [6]byte(w.frame[:6]), [6]byte(w.frame[6:12])
+	if l.ops&(bpf.SwitchGhOpGH_OP_MAC|bpf.SwitchGhOpGH_OP_DMAC) != 0 {
+		raw.Dmac = l.dmac
+	}
+	if l.ops&(bpf.SwitchGhOpGH_OP_MAC|bpf.SwitchGhOpGH_OP_SMAC) != 0 {
+		raw.Smac = l.smac
+	}
+	if l.ops&bpf.SwitchGhOpGH_OP_VLAN != 0 {
+		raw.Tag = uint16(l.tun)
+	}
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package explain
+
+import (
+	"math/rand/v2"
+	"slices"
+
+	"gatehouse.dev/gatehouse/internal/vswitch"
+	"gatehouse.dev/gatehouse/internal/vswitch/bpf/pkt"
+)
+
+// bridge makes n a network that forwards by MAC, bound to an uplink or not.
+func (s *scene) bridge(r *rand.Rand, n *vswitch.Network) {
+	n.Flags = n.Flags&(vswitch.NetHostNIC|vswitch.NetFlood) | vswitch.NetL2
+	if one(r, 5) {
+		if one(r, 2) {
+			n.Flags |= vswitch.NetARPPass
+		}
+		return
+	}
+	n.Uplink, n.VLAN = pickOf(r, s.facts.Uplinks).Name, pickOf(r, sceneVLANs())
+	n.Flags |= pickOf(r, []vswitch.NetFlags{vswitch.NetARPPass, vswitch.NetARPPass, vswitch.NetMACRewrite, vswitch.NetMACRewrite | vswitch.NetNoLocal})
+	if !one(r, 4) {
+		n.Flags |= vswitch.NetFlood
+	}
+	taken := slices.ContainsFunc(s.state.Networks, func(o vswitch.Network) bool {
+		return o.Uplink == n.Uplink && o.VLAN == n.VLAN && (n.Flags|o.Flags)&vswitch.NetMACRewrite == 0
+	})
+	if taken {
+		n.VLAN = uint16(100 + len(s.state.Networks))
+	}
+}
+
+func sceneVLANs() []uint16 { return []uint16{0, 0, 5, 6} }
+
+// address gives a packet the MACs of where forwarding goes by them, and a tag.
+func (t *traffic) address(at scenePort, k *pkt.Packet) {
+	r := t.r
+	t.tagged, t.tci = false, 0
+	if at.uplink {
+		t.tagged = one(r, 2)
+		t.tci = pickOf(r, append(sceneVLANs(), 99, 0xe000))
+		if one(r, 3) {
+			t.tci |= 0x2000
+		}
+		if t.bound(at, k); one(r, 20) {
+			k.From = pkt.MAC(at.mac) // the host's own, turned round
+		}
+		return
+	}
+	if at.net == 0 { // a tunnel
+		return
+	}
+	if one(r, 40) {
+		t.tagged, t.tci = true, pickOf(r, []uint16{0, 0x6000, 5, 6})
+	}
+	if !at.l2 {
+		return
+	}
+	n := t.network(at.net)
+	choice := []pkt.MAC{{2, 0, 0, 0, 0, 0x99}, {2, 0, 0, 0, 0, 0x98}, k.To}
+	for _, u := range t.facts.Uplinks {
+		if u.Name == n.Uplink {
+			choice = append(choice, pkt.MAC(u.MAC))
+		}
+	}
+	for _, p := range t.state.Ports {
+		if p.Network != at.net {
+			continue
+		}
+		choice = append(choice, pkt.MAC(p.MAC))
+		for _, m := range p.MACs {
+			choice = append(choice, pkt.MAC(m))
+		}
+		if slices.Contains(p.Addrs, k.Dst) && !one(r, 4) {
+			k.To = pkt.MAC(p.MAC)
+			return
+		}
+	}
+	// The same destination mostly has the same next hop.
+	h := int(k.Dst.As16()[15])
+	if one(r, 8) {
+		h = r.IntN(len(choice))
+	}
+	k.To = choice[h%len(choice)]
+}
+
+// bound addresses what comes by an uplink to a port of a network bound to it.
+func (t *traffic) bound(at scenePort, k *pkt.Packet) {
+	for _, p := range t.state.Ports {
+		n := t.network(p.Network)
+		if n.Uplink == "" || !slices.Contains(p.Addrs, k.Dst) || one(t.r, 8) {
+			continue
+		}
+		t.tagged, t.tci = n.VLAN != 0 || one(t.r, 8), n.VLAN
+		if n.Flags&vswitch.NetMACRewrite == 0 {
+			k.To = pkt.MAC(p.MAC)
+		}
+	}
+}
+
+func (t *traffic) network(id vswitch.NetworkID) *vswitch.Network {
+	for i := range t.state.Networks {
+		if t.state.Networks[i].ID == id {
+			return &t.state.Networks[i]
+		}
+	}
+	return &vswitch.Network{}
+}
