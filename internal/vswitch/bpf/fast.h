@@ -202,6 +202,23 @@ static __always_inline void gh_save6(struct gh_pkt *p, const struct gh_in *in, c
 }
 
 /*
+ * gh_fetch() hands a packet whose headers are not linear to the stage that makes
+ * them so. Parsing a second time here would cost the verifier of Linux 6.1 half of
+ * what it walks at all.
+ */
+static __always_inline int gh_fetch(struct __sk_buff *skb, const struct gh_in *in, int fam, int group)
+{
+	struct gh_scratch *s = gh_scratch_get();
+	struct gh_hdr h = {};
+
+	if (!s)
+		return TC_ACT_SHOT;
+	h.group = group;
+	gh_save_in(&s->p, in, &h, fam);
+	return gh_stage(skb, s, GH_STAGE_FETCH);
+}
+
+/*
  * gh_enter() is the way in of an IP packet. uplink is a constant of the program:
  * what does not concern us there is left to the host, whatever it is.
  */
@@ -215,11 +232,8 @@ static __always_inline int gh_enter4(struct __sk_buff *skb, const struct gh_in *
 	__u32 mtu = 0;
 
 	next = gh_parse4(skb, &k, &h);
-	if (unlikely(next == -GH_DROP_PARSE) && gh_pull(skb)) {
-		__builtin_memset(&k, 0, sizeof(k));
-		__builtin_memset(&h, 0, sizeof(h));
-		next = gh_parse4(skb, &k, &h);
-	}
+	if (unlikely(next < 0) && gh_scattered(skb))
+		return gh_fetch(skb, in, 4, 0);
 	if (next < 0 && uplink)
 		return gh_pass(skb);
 	k.port = in->port;
@@ -260,11 +274,8 @@ static __always_inline int gh_enter6(struct __sk_buff *skb, const struct gh_in *
 	__u32 mtu = 0;
 
 	next = gh_parse6(skb, &k, &h);
-	if (unlikely(next == -GH_DROP_PARSE) && gh_pull(skb)) {
-		__builtin_memset(&k, 0, sizeof(k));
-		__builtin_memset(&h, 0, sizeof(h));
-		next = gh_parse6(skb, &k, &h);
-	}
+	if (unlikely(next < 0) && gh_scattered(skb))
+		return gh_fetch(skb, in, 6, group);
 	if (uplink && (next < 0 || next == GH_NEXT_ND))
 		return gh_question(skb, in->in_port);
 	k.port = in->port;

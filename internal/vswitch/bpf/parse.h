@@ -230,19 +230,12 @@ static __always_inline int gh_parse6(struct __sk_buff *skb, struct gh_fkey6 *k, 
 	return ret;
 }
 
-/*
- * gh_pull() makes headers linear when they are not; true when a second parse is
- * worth it. Packet pointers are invalid afterwards.
- */
-static __always_inline int gh_pull(struct __sk_buff *skb)
+/* Headers may lie beyond what is linear. Of a packet that was fetched they do not. */
+static __always_inline int gh_scattered(struct __sk_buff *skb)
 {
-	__u32 linear = (long)skb->data_end - (long)skb->data, want = skb->len;
+	__u32 linear = (long)skb->data_end - (long)skb->data;
 
-	if (linear >= want || linear >= GH_PULL_BYTES)
-		return 0;
-	if (want > GH_PULL_BYTES)
-		want = GH_PULL_BYTES;
-	return !bpf_skb_pull_data(skb, want);
+	return linear < skb->len && linear < GH_PULL_BYTES;
 }
 
 /* ARP, or neighbour discovery without extension headers, as it must be. */

@@ -72,6 +72,8 @@ static __always_inline int gh_switched(struct __sk_buff *skb, const struct gh_in
 		struct gh_hdr h __attribute__((aligned(8))) = {};
 		int next = gh_parse4(skb, &k, &h);
 
+		if (unlikely(next < 0) && gh_scattered(skb))
+			return gh_fetch(skb, in, 4, 1);
 		gh_save4(&s->p, in, &k, &h);
 		s->p.h.group = 1;
 		if (next < 0)
@@ -235,6 +237,33 @@ SEC("tc")
 int st_proxy(struct __sk_buff *skb)
 {
 	return gh_proxy(skb);
+}
+
+/* st_fetch makes headers linear and goes back to where the packet came from. */
+SEC("tc")
+int st_fetch(struct __sk_buff *skb)
+{
+	struct gh_scratch *s = gh_scratch_get();
+	__u32 want = skb->len < GH_PULL_BYTES ? skb->len : GH_PULL_BYTES, group;
+	struct gh_in in = {};
+
+	if (!s)
+		return TC_ACT_SHOT;
+	in.kind = s->p.kind;
+	if (bpf_skb_pull_data(skb, want))
+		return in.kind == GH_PORT_UPLINK ? gh_pass(skb) : gh_drop(skb, s, GH_DROP_PARSE, GH_LAYER_PORT);
+	if (in.kind == GH_PORT_UPLINK)
+		return gh_stage(skb, s, GH_STAGE_OUTSIDE);
+	if (in.kind == GH_PORT_WIRE)
+		return gh_stage(skb, s, GH_STAGE_WIRE);
+	if (in.kind == GH_PORT_TUNNEL)
+		return gh_stage(skb, s, GH_STAGE_TUNNEL);
+	in.in_port = s->p.in_port;
+	in.port = s->p.port;
+	in.zone = s->p.zone;
+	in.net = s->p.net;
+	group = s->p.h.group;
+	return gh_switched(skb, &in, s->p.fam == 4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6), group);
 }
 
 SEC("tc")

@@ -975,6 +975,7 @@ const (
 	SwitchGhStageGH_STAGE_CONTROL SwitchGhStage = 18
 	SwitchGhStageGH_STAGE_PROXY   SwitchGhStage = 19
 	SwitchGhStageGH_STAGE_OUTSIDE SwitchGhStage = 20
+	SwitchGhStageGH_STAGE_FETCH   SwitchGhStage = 21
 	SwitchGhStageGH_STAGES        SwitchGhStage = 32
 )
 
@@ -1226,6 +1227,7 @@ const (
 	SwitchProgStDrop           = "st_drop"
 	SwitchProgStError4         = "st_error4"
 	SwitchProgStError6         = "st_error6"
+	SwitchProgStFetch          = "st_fetch"
 	SwitchProgStFlood          = "st_flood"
 	SwitchProgStFrag           = "st_frag"
 	SwitchProgStIcmp           = "st_icmp"
@@ -1307,6 +1309,7 @@ type SwitchProgramSpecs struct {
 	StDrop           *ebpf.ProgramSpec `ebpf:"st_drop"`
 	StError4         *ebpf.ProgramSpec `ebpf:"st_error4"`
 	StError6         *ebpf.ProgramSpec `ebpf:"st_error6"`
+	StFetch          *ebpf.ProgramSpec `ebpf:"st_fetch"`
 	StFlood          *ebpf.ProgramSpec `ebpf:"st_flood"`
 	StFrag           *ebpf.ProgramSpec `ebpf:"st_frag"`
 	StIcmp           *ebpf.ProgramSpec `ebpf:"st_icmp"`
@@ -1537,6 +1540,7 @@ type SwitchPrograms struct {
 	StDrop           *ebpf.Program `ebpf:"st_drop"`
 	StError4         *ebpf.Program `ebpf:"st_error4"`
 	StError6         *ebpf.Program `ebpf:"st_error6"`
+	StFetch          *ebpf.Program `ebpf:"st_fetch"`
 	StFlood          *ebpf.Program `ebpf:"st_flood"`
 	StFrag           *ebpf.Program `ebpf:"st_frag"`
 	StIcmp           *ebpf.Program `ebpf:"st_icmp"`
@@ -1574,6 +1578,7 @@ func (p *SwitchPrograms) Close() error {
 		p.StDrop,
 		p.StError4,
 		p.StError6,
+		p.StFetch,
 		p.StFlood,
 		p.StFrag,
 		p.StIcmp,
