@@ -159,3 +159,54 @@ func benchOverlay(b *bench, r *report, rounds int) error {
 		}
 	})
 }
+
+// switchRouted is two hosts of ours whose containers have addresses of the fabric
+// (a network of type L2Bridge): what comes for one is told by its address, and
+// outside the uplink's MAC stands for all.
+func (s *scope) switchRouted() *path {
+	var hosts [3]*switchHost
+	var containers [3]*node
+	var ports [3]vswitch.Port
+	for i := 1; i <= 2; i++ {
+		hosts[i] = s.bareSwitch(fmt.Sprintf("rt%d", i), 0)
+	}
+	hosts[1].first, hosts[2].first = firstPort, secondFirst
+	s.veth(hosts[1].node, "up0", hosts[2].node, "up0")
+	for i := 1; i <= 2; i++ {
+		h := hosts[i]
+		h.uplink("up0", underlay4(i)+"/24", underlay6(i)+"/64")
+		h.State.Networks = []vswitch.Network{{
+			ID: benchNetwork, Zone: 1, Name: "fabric", Uplink: "up0", Flags: vswitch.NetL2 | vswitch.NetMACRewrite | vswitch.NetFlood,
+			Subnets: []vswitch.Subnet{{Prefix: netip.MustParsePrefix(underlay4(0) + "/24")}, {Prefix: netip.MustParsePrefix(underlay6(0) + "/64").Masked()}},
+		}}
+		containers[i], ports[i] = h.container(fmt.Sprintf("rt%dc", i))
+	}
+	for i := 1; i <= 2; i++ {
+		hosts[i].apply()
+	}
+	return s.twoSwitches(ours, hosts, containers, ports)
+}
+
+// benchRoute: container to container on another host, by addresses that the
+// network between knows.
+func benchRoute(b *bench, r *report, rounds int) error {
+	s := &scope{b: b}
+	const plain, filtered = "kernel routing", "kernel routing + filter"
+	paths := []*path{
+		s.switchRouted(),
+		s.kernelHosts(plain, "kr", false, false),
+		s.kernelHosts(filtered, "krf", false, true),
+	}
+	if s.err != nil {
+		return s.err
+	}
+	return both(r, rounds, func(int) *contest {
+		return &contest{
+			title: "Between two hosts, without a tunnel", paths: paths, metrics: []metric{metricPPS, metricTCP, metricRR, metricCRR, metricFlows},
+			goals: []goal{
+				{colKpps, ours, plain, 1.20}, {colKpps, ours, filtered, 0}, {colGbit, ours, plain, 0}, {colP50, ours, plain, 0},
+				{colCRR, ours, plain, 0}, {colFlows, ours, plain, 0},
+			},
+		}
+	})
+}

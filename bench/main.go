@@ -41,6 +41,7 @@ func subjects() []subject {
 		{"nat", "container to outside, source translated", true, benchNAT},
 		{"publish", "outside to published port", true, benchPublish},
 		{"loopback", "process of the host to a port published on 127.0.0.1", true, benchLoopback},
+		{"route", "container to container of another host, without a tunnel", true, benchRoute},
 		{"overlay", "container to container of another host, by VXLAN", true, benchOverlay},
 		{"rules", "past 1, 100 and 10000 rules", true, benchRules},
 		{"services", "1, 100 and 10000 services", true, benchServices},
