@@ -56,7 +56,7 @@ func (q *question) frameAsItIs() error {
 	}
 	// The kernel takes the outer tag off before the switch sees the frame.
 	if len(p.Frame) >= frameMin+4 && binary.BigEndian.Uint16(p.Frame[12:]) == etherVLAN {
-		p.VLAN = true
+		p.VLAN, p.TCI = true, binary.BigEndian.Uint16(p.Frame[14:])
 		p.Frame = slices.Delete(slices.Clone(p.Frame), 12, 16)
 	}
 	q.add(explain.Explain(q.sw, p))
