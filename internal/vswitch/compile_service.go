@@ -135,6 +135,31 @@ func (c *Compiler) compileServices(s State, _ Facts, t *Tables) error {
 	}
 	t.SocketHooks = m.hosts > 0
 	m.nat = c.pools.nat
+	return c.checkTunnelPorts()
+}
+
+// checkTunnelPorts refuses services that outside would be asked for on the port
+// of a tunnel: what comes there is the tunnel's.
+func (c *Compiler) checkTunnelPorts() error {
+	for i := range c.overlay.was.tunnels {
+		tu := &c.overlay.was.tunnels[i]
+		vips := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+		for _, r := range c.pools.nat {
+			vips = append(vips, r.addr)
+		}
+		for _, vip := range vips {
+			f := Frontend{Addr: vip, Port: tu.udp(), Proto: protoUDP}
+			id, ok := c.services.owner[svcKey(f, zoneHost)]
+			if !ok {
+				continue
+			}
+			for _, x := range c.services.all[id].was.Frontends {
+				if x.Addr == vip && x.Port == f.Port && x.Proto == f.Proto && x.Network == 0 && x.Scope&ScopeOutside != 0 {
+					return invalid("Tunnels[%d]: udp %d on %s is that of %s; one of them needs another port", i, f.Port, vip, c.services.name(id))
+				}
+			}
+		}
+	}
 	return nil
 }
 

@@ -152,6 +152,9 @@ func TestInvalidOverlay(t *testing.T) {
 		{"tunnel id", "Tunnels[0]: ID 0: must be 1 to 3968", func(s *State) { s.Tunnels[0].ID = 0 }},
 		{"tunnel is a port", "Tunnels[0]: ID 10 is also that of a port", func(s *State) { s.Tunnels[0].ID, s.Networks[0].Tunnel = 10, 10 }},
 		{"udp port twice", "UDPPort 4789: also that of tunnel 3000", func(s *State) { s.Tunnels = append(s.Tunnels, Tunnel{ID: 3001, Interface: "vy", UDPPort: 4789}) }},
+		{"its port is published", "Tunnels[0]: udp 4789 on 0.0.0.0 is that of", func(s *State) {
+			s.Services = append(s.Services, Service{ID: 1, Name: "dns", Frontends: []Frontend{{Addr: addr("0.0.0.0"), Port: 4789, Proto: 17, Scope: ScopeOutside}}})
+		}},
 		{"device of a port", `Tunnels[0]: Interface "dev10" is the device of port 10`, func(s *State) { s.Tunnels[0].Interface = "dev10" }},
 		{"two sources", `Sources[1] "192.0.2.2": of the family of Sources[0]`, func(s *State) { s.Tunnels[0].Sources = [2]netip.Addr{addr("192.0.2.1"), addr("192.0.2.2")} }},
 		{"no tunnel", "Tunnel 2999: no such tunnel", func(s *State) { s.Networks[0].Tunnel = 2999 }},

@@ -51,7 +51,6 @@ func rawSocket(t *testing.T, ns *nettest.NS, device string) int {
 type witness struct {
 	name string
 	fd   int
-	own  net.HardwareAddr
 }
 
 // marked counts the attacker's frames that came in since the last call.

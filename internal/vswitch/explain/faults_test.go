@@ -195,6 +195,40 @@ func faults() []fault {
 			b.rows.Port[bedA] = v
 			return errorsJoin(b.coll.Maps["port"].Put(uint32(bedA), v), b.coll.Maps["pflows"].Put(uint32(bedA), uint32(1)))
 		}, reason: "PORT_QUOTA", layer: "L7 NAT"},
+		{name: "blocked where it was sent to, before load balancing", ask: ask(askHost), seed: func(b *sickbed) {
+			b.rule(bedA, vswitch.ACLOut, vswitch.ViewOriginal, "10.0.0.4/32")
+		}, reason: "ACL_OUT_PRE", layer: "L3 outbound rules, as sent"},
+		{name: "blocked where it goes", ask: ask(askB), seed: func(b *sickbed) {
+			b.rule(bedA, vswitch.ACLOut, vswitch.ViewTranslated, "192.168.100.11/32")
+		}, reason: "ACL_OUT", layer: "L5 outbound rules"},
+		{name: "blocked behind a published port", ask: ask(askHost), seed: func(b *sickbed) {
+			b.rule(bedA, vswitch.ACLOut, vswitch.ViewTranslated, "192.168.100.11/32")
+		}, reason: "ACL_OUT", layer: "L5 outbound rules"},
+		{name: "blocked by the receiver", ask: ask(askB), seed: func(b *sickbed) {
+			b.rule(bedB, vswitch.ACLIn, vswitch.ViewTranslated, "192.168.100.10/32")
+		}, reason: "ACL_IN", layer: "L8 inbound rules"},
+		{name: "not let in by default", ask: ask(askB), seed: func(b *sickbed) {
+			b.state.ACLs = append(b.state.ACLs, vswitch.ACLSet{ID: 1, Name: "closed", DefaultIn: vswitch.ACLBlock})
+			b.port(bedB).ACLs = []vswitch.ACLID{1}
+		}, reason: "ACL_IN", layer: "L8 inbound rules"},
+		{name: "blocked from outside", ask: arrive("203.0.113.77.40000 > 10.0.0.4.8080: tcp S"), seed: func(b *sickbed) {
+			b.rule(bedB, vswitch.ACLIn, vswitch.ViewTranslated, "203.0.113.0/24")
+		}, reason: "ACL_IN", layer: "L8 inbound rules"},
+		{name: "service without backends", ask: ask("192.168.100.10.40000 > 10.96.0.1.80: tcp S"), seed: func(b *sickbed) {
+			b.state.Services = append(b.state.Services, vswitch.Service{ID: 1, Name: "empty", Frontends: []vswitch.Frontend{
+				{Addr: netip.MustParseAddr("10.96.0.1"), Port: 80, Proto: 6, Scope: vswitch.ScopeCluster}}})
+		}, reason: "NO_BACKEND", layer: "L4 services"},
+		{name: "all backends draining", ask: ask("192.168.100.10.40000 > 10.96.0.1.80: tcp S"), seed: func(b *sickbed) {
+			b.state.Services = append(b.state.Services, vswitch.Service{ID: 1, Name: "closing", Frontends: []vswitch.Frontend{
+				{Addr: netip.MustParseAddr("10.96.0.1"), Port: 80, Proto: 6, Scope: vswitch.ScopeCluster}},
+				Backends: []vswitch.Backend{{Addr: b.port(bedB).Addrs[0], Port: 80, At: bedB, State: vswitch.BackendDraining}}})
+		}, reason: "NO_BACKEND", layer: "L4 services"},
+		{name: "route that rejects", ask: ask(askOutside), seed: func(b *sickbed) {
+			b.net(1).Routes = []vswitch.Route{{Prefix: netip.MustParsePrefix("8.8.8.0/24"), To: vswitch.RouteReject}}
+		}, reason: "NO_ROUTE", layer: "L6 route"},
+		{name: "route by a machine that is not there", ask: ask(askOutside), seed: func(b *sickbed) {
+			b.net(1).Routes = []vswitch.Route{{Prefix: netip.MustParsePrefix("8.8.8.0/24"), To: vswitch.RouteVia, Via: netip.MustParseAddr("192.168.100.200")}}
+		}, reason: "UNKNOWN_DST", layer: "L6 route"},
 		{name: "time to live is over", ask: ask("192.168.100.10.40000 > 8.8.8.8.53: tcp S ttl 1"), reason: "TTL", layer: "L9 delivery"},
 		{name: "MTU of the receiver's network is too small", ask: ask("192.168.100.10.40000 > 192.168.100.11.80: udp len 1500"), seed: func(b *sickbed) { b.net(1).MTU = 1400 }, reason: "MTU", layer: "L9 delivery"},
 		{name: "MTU of the uplink is too small", ask: ask("192.168.100.10.40000 > 8.8.8.8.53: udp len 1500"), seed: func(b *sickbed) { b.facts.Uplinks[0].MTU = 1300 }, reason: "MTU", layer: "L9 delivery"},
@@ -232,6 +266,14 @@ func (b *sickbed) drop(id vswitch.PortID) {
 			return
 		}
 	}
+}
+
+// rule gives a port a set with one rule that blocks what it has with remote.
+func (b *sickbed) rule(at vswitch.PortID, d vswitch.ACLDirection, v vswitch.ACLView, remote string) {
+	p := netip.MustParsePrefix(remote)
+	r := vswitch.ACLRule{ID: 1, Name: "no", Direction: d, Action: vswitch.ACLBlock, View: v, Remote: []netip.Prefix{p}}
+	b.state.ACLs = append(b.state.ACLs, vswitch.ACLSet{ID: 1, Name: "set", Rules: []vswitch.ACLRule{r}})
+	b.port(at).ACLs = []vswitch.ACLID{1}
 }
 
 // exhaust narrows the pool of the first uplink to one port and lets b use it.
