@@ -20,6 +20,9 @@ type Delta struct {
 	// AttachOut and DetachOut are uplinks where the program on what the host sends
 	// is to be attached, or not any more.
 	AttachOut, DetachOut []UplinkPort
+	// Gone are ports that are no more, uplinks aside: nothing will come by their
+	// flows again.
+	Gone []PortID
 	// AttachHooks and DetachHooks tell about the socket hooks.
 	AttachHooks, DetachHooks bool
 }
@@ -114,6 +117,11 @@ func Diff(old, new Tables) Delta {
 	pair(old.remotes, new.remotes, changed)
 
 	d := Delta{Epochs: slices.Sorted(maps.Keys(epochs))}
+	for id := range old.ports {
+		if new.ports[id] == nil {
+			d.Gone = append(d.Gone, id)
+		}
+	}
 	d.Attach = without(new.Uplinks, old.Uplinks)
 	d.Detach = without(old.Uplinks, new.Uplinks)
 	d.AttachOut = without(boundOnly(new.Uplinks), boundOnly(old.Uplinks))

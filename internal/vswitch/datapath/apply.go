@@ -125,6 +125,7 @@ func (d *Datapath) apply(ctx context.Context, t vswitch.Tables) error {
 	}
 	old := d.tables
 	d.tables = t
+	d.noteGone(delta.Gone)
 	return d.forgetRules(old, t, false)
 }
 

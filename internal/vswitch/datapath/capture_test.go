@@ -372,7 +372,9 @@ func TestFlowEvents(t *testing.T) {
 	if err := a.Ask("udp", "[fd00:1::b]:7", "straight", answer); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Purge(10); err != nil {
+	l.s.Ports = slices.DeleteFunc(l.s.Ports, func(p vswitch.Port) bool { return p.ID == 10 })
+	l.apply(d)
+	if _, err := d.Sweep(); err != nil {
 		t.Fatal(err)
 	}
 	end("port gone", "[fd00:1::b]:7", "port-gone")

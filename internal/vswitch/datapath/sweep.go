@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -95,7 +96,8 @@ func (r SweepResult) next() time.Duration {
 }
 
 // Sweep removes the flows of which both directions are idle for longer than
-// their state allows, and the counters of services that are gone. Run calls it.
+// their state allows, those through ports that are gone, and the counters of
+// services that are gone. Run calls it.
 func (d *Datapath) Sweep() (SweepResult, error) {
 	now, err := monotonicSeconds()
 	if err != nil {
@@ -120,6 +122,13 @@ func (d *Datapath) Sweep() (SweepResult, error) {
 	if err == nil { // a partial walk counts too little
 		err = d.storeTally(&t)
 	}
+	if err == nil {
+		d.mu.Lock()
+		for p := range o.gone {
+			delete(d.gone, p)
+		}
+		d.mu.Unlock()
+	}
 	err = errors.Join(err, d.sweepServices())
 	if err != nil {
 		return r, fmt.Errorf("sweep flows: %w", err)
@@ -129,7 +138,10 @@ func (d *Datapath) Sweep() (SweepResult, error) {
 
 // ending is how conversations end now: watched or not.
 func (d *Datapath) ending(now uint32) *ending {
-	o := &ending{now: now}
+	o := &ending{now: now, stillGone: d.stillGone}
+	d.mu.Lock()
+	o.gone = maps.Clone(d.gone)
+	d.mu.Unlock()
 	if d.watchers.flows() {
 		o.ended = func(c Conversation, why string) {
 			d.publish(Event{Kind: EventFlowEnd, Since: time.Duration(now) * time.Second, Port: c.In, Flow: c, Why: why})
@@ -156,7 +168,7 @@ func sweepTable[K comparable, V any](t flowTable[K, V], q queue[K], first bool, 
 	err = t.walk(func(k *K, v *V) bool {
 		n++
 		h := t.half(v)
-		if h.expired(now, crowded) {
+		if h.expired(now, crowded) || h.orphaned(o.gone) {
 			over = append(over, candidate{*k, h})
 		} else {
 			o.count(h.state, h.reply, h.nat)
@@ -187,8 +199,10 @@ func sweepTable[K comparable, V any](t flowTable[K, V], q queue[K], first bool, 
 		if !ok {
 			continue // removed together with its pair
 		}
-		gone := h.expired(now, crowded)
-		if gone {
+		why, gone := whyIdle, h.expired(now, crowded)
+		if h.orphaned(o.gone) && o.stillGone(h.in, h.out) {
+			why, gone = whyGone, true
+		} else if gone {
 			p, ok, err := t.get(&h.pair)
 			if err != nil {
 				return removed, n, isCrowded, err
@@ -202,7 +216,7 @@ func sweepTable[K comparable, V any](t flowTable[K, V], q queue[K], first bool, 
 			}
 			continue
 		}
-		k, err := t.end(c.key, h, whyIdle, o)
+		k, err := t.end(c.key, h, why, o)
 		removed += k
 		if err != nil {
 			return removed, n, isCrowded, err
@@ -241,43 +255,23 @@ func (d *Datapath) storeTally(t *tally) error {
 	return nil
 }
 
-// Purge removes the flows through a port that is gone, so that its number can be
-// used again. Translated connections in TIME_WAIT stay their time: the other
-// side must not see the NAT port again before.
-func (d *Datapath) Purge(port vswitch.PortID) error {
-	now, err := monotonicSeconds()
-	if err != nil {
-		return err
+// noteGone remembers ports for the next sweep, and forgets those that are there
+// again. Called with d.mu.
+func (d *Datapath) noteGone(ports []vswitch.PortID) {
+	for _, p := range ports {
+		d.gone[p] = true
 	}
-	o := d.ending(now)
-	if err := errors.Join(purgeTable(d.flow4(), port, o), purgeTable(d.flow6(), port, o)); err != nil {
-		return fmt.Errorf("purge flows of port %d: %w", port, err)
-	}
-	return nil
+	maps.DeleteFunc(d.gone, func(p vswitch.PortID, _ bool) bool {
+		_, back := d.tables.Port(p)
+		return back
+	})
 }
 
-func purgeTable[K comparable, V any](t flowTable[K, V], port vswitch.PortID, o *ending) error {
-	type candidate struct {
-		key K
-		half[K]
-	}
-	var found []candidate
-	err := t.walk(func(k *K, v *V) bool {
-		h := t.half(v)
-		if (h.in == port || h.out == port) && !(h.nat && h.state == bpf.SwitchGhFlowStateGH_FLOW_TW) {
-			found = append(found, candidate{*k, h})
-		}
-		return true
-	})
-	if err != nil {
-		return err
-	}
-	for _, c := range found {
-		if _, err := t.end(c.key, c.half, whyGone, o); err != nil {
-			return err
-		}
-	}
-	return nil
+// stillGone reports whether one of two ports has not come back.
+func (d *Datapath) stillGone(a, b vswitch.PortID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.gone[a] || d.gone[b]
 }
 
 // monotonicSeconds is the clock the programs stamp flows with. It does not jump

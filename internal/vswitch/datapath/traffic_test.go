@@ -101,12 +101,12 @@ func TestTraffic(t *testing.T) {
 	if err := a.Ask("udp", "10.1.0.11:7", "gone", 300*time.Millisecond); err == nil {
 		t.Error("a removed port answers")
 	}
-	if err := d.Purge(11); err != nil {
+	if _, err := d.Sweep(); err != nil {
 		t.Error(err)
 	}
 	_ = d.Flows(func(f Flow) bool {
 		if (f.In == 11 || f.Out == 11) && f.State != "tw" {
-			t.Errorf("after Purge: %+v", f)
+			t.Errorf("after the sweep: %+v", f)
 		}
 		return true
 	})
