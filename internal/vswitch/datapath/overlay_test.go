@@ -198,7 +198,9 @@ func (n *node) drops() map[string]uint64 {
 	}
 	sum := map[string]uint64{}
 	for _, d := range list {
-		sum[d.Reason] += d.Packets
+		if d.Port != 0 { // devices that are no port: the anchor, which the kernel greets its neighbours by
+			sum[d.Reason] += d.Packets
+		}
 	}
 	return sum
 }
