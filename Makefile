@@ -45,7 +45,7 @@ e2e: build ## only the end-to-end tests, verbosely, as root
 
 test-vm: build ## the kernel's tests on Debian 12's kernel in a VM, CGROUP=v2|v1|hybrid, VM="dir:regexp ..."
 	@scripts/setup.sh vm
-	$(SUDO) scripts/test-vm.sh $(VM)
+	$(SUDO) scripts/test-vm.sh $(foreach v,$(VM),'$(v)')
 
 check: generate-check ## vet, format, static checks, architecture, generated files
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt -w'; exit 1; }

@@ -259,7 +259,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	beside, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var g errgroup.Group
-	g.Go(func() error { return done(d.dp.Run(beside)) })
+	g.Go(func() error { return d.runDatapath(beside) })
 	g.Go(func() error { d.watch(beside); return nil })
 	g.Go(func() error { d.tellDamages(beside); return nil })
 	g.Go(func() error { return done(d.hcs.Run(beside)) })
@@ -281,6 +281,23 @@ func (d *daemon) serve(ctx context.Context) error {
 	}
 	stop()
 	return errors.Join(err, g.Wait())
+}
+
+// runDatapath runs what the data plane needs beside it: the sweep, repairs, the
+// reader of events. Without them the switch goes on, but nobody would notice, so
+// one that ends early is told of and begun again.
+func (d *daemon) runDatapath(ctx context.Context) error {
+	for {
+		err := done(d.dp.Run(ctx))
+		if ctx.Err() != nil {
+			return err
+		}
+		d.log.Error("sweeps, repairs and events of the switch ended; they begin again", "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 // done drops the error that says no more than that the daemon stops.

@@ -83,7 +83,9 @@ func (c *Compiler) compileACLs(s State, _ Facts, t *Tables) error {
 		x.round = c.round
 		if x.form == nil || !equalACLSet(&x.was, a) {
 			m.release(x)
-			*x = aclSetMemo{was: cloneACLSet(a), round: c.round}
+			// Another memo: Tables handed out point into the old one.
+			x = &aclSetMemo{was: cloneACLSet(a), round: c.round}
+			m.sets[a.ID] = x
 			changed = append(changed, i)
 		}
 	}

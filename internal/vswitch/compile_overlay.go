@@ -271,6 +271,9 @@ func (c *Compiler) compileOverlay(_ State, _ Facts, t *Tables) error {
 	for i := range m.was.networks {
 		nets[m.was.networks[i].ID] = c.nets[m.was.networks[i].ID].context
 	}
+	if err := c.checkTunnels(t); err != nil {
+		return err
+	}
 	if !m.again && maps.Equal(nets, m.nets) && (len(m.was.remotes) == 0 || maps.Equal(c.addrOwner, m.ports)) {
 		return nil
 	}
@@ -321,23 +324,36 @@ func keep[K comparable](was, is map[K]*block) map[K]*block {
 	return is
 }
 
+// checkTunnels holds tunnels against ports and uplinks, which may be new where
+// the tunnels are not.
+func (c *Compiler) checkTunnels(t *Tables) error {
+	for i := range c.overlay.was.tunnels {
+		tu, ifindex := &c.overlay.was.tunnels[i], c.overlay.was.ifindex[i]
+		if c.ports[tu.ID] != nil {
+			return invalid("Tunnels[%d]: ID %d is also that of a port", i, tu.ID)
+		}
+		if o, ours := c.ifindexOwner[uint32(ifindex)]; ifindex != 0 && ours {
+			return invalid("Tunnels[%d]: Interface %q is the device of port %d", i, tu.Interface, o)
+		}
+		for _, u := range t.Uplinks {
+			if ifindex != 0 && u.Ifindex == ifindex {
+				return invalid("Tunnels[%d]: Interface %q is the uplink %s", i, tu.Interface, u.Name)
+			}
+		}
+	}
+	return nil
+}
+
 func (c *Compiler) compileTunnels(t *Tables) error {
 	m := &c.overlay
 	tunnels := map[PortID]*block{}
 	taken := map[int]bool{}
 	for i := range m.was.tunnels {
 		tu, ifindex := &m.was.tunnels[i], m.was.ifindex[i]
-		if c.ports[tu.ID] != nil {
-			return invalid("Tunnels[%d]: ID %d is also that of a port", i, tu.ID)
-		}
 		b := &block{global: true, epochPorts: []PortID{tu.ID}}
 		row := PortRow{Ifindex: uint32(ifindex), Kind: uint8(PortTunnel)}
 		if ifindex != 0 {
-			o, ours := c.ifindexOwner[uint32(ifindex)]
-			switch {
-			case ours:
-				return invalid("Tunnels[%d]: Interface %q is the device of port %d", i, tu.Interface, o)
-			case ifindex < 0 || taken[ifindex]:
+			if ifindex < 0 || taken[ifindex] {
 				return invalid("Tunnels[%d]: Interface %q: ifindex %d is negative or another tunnel's", i, tu.Interface, ifindex)
 			}
 			taken[ifindex] = true

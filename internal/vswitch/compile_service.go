@@ -149,14 +149,9 @@ func (c *Compiler) checkTunnelPorts() error {
 		}
 		for _, vip := range vips {
 			f := Frontend{Addr: vip, Port: tu.udp(), Proto: protoUDP}
-			id, ok := c.services.owner[svcKey(f, zoneHost)]
-			if !ok {
-				continue
-			}
-			for _, x := range c.services.all[id].was.Frontends {
-				if x.Addr == vip && x.Port == f.Port && x.Proto == f.Proto && x.Network == 0 && x.Scope&ScopeOutside != 0 {
-					return invalid("Tunnels[%d]: udp %d on %s is that of %s; one of them needs another port", i, f.Port, vip, c.services.name(id))
-				}
+			k := svcKey(f, zoneHost)
+			if id, ok := c.services.owner[k]; ok && c.services.outside(id, k) {
+				return invalid("Tunnels[%d]: udp %d on %s is that of %s; one of them needs another port", i, f.Port, vip, c.services.name(id))
 			}
 		}
 	}
@@ -227,6 +222,16 @@ func (m *servicesMemo) release(x *serviceMemo) {
 	x.block = nil
 }
 
+// outside reports whether outside asks a service by the frontend of a key.
+func (m *servicesMemo) outside(id ServiceID, k SvcKey) bool {
+	for i, e := range m.all[id].block.svc {
+		if e.Key == k {
+			return m.all[id].was.Frontends[i].Scope&ScopeOutside != 0
+		}
+	}
+	return false
+}
+
 func (c *Compiler) claimService(x *serviceMemo) error {
 	m := &c.services
 	for i, e := range x.block.svc {
@@ -248,7 +253,7 @@ func (c *Compiler) claimService(x *serviceMemo) error {
 			if f.Addr == a {
 				k.Vip.B = anyAddr(a).As16()
 			}
-			if o, ok := m.owner[k]; ok {
+			if o, ok := m.owner[k]; ok && m.outside(o, k) {
 				return invalid("Frontends[%d]: %s %d is that of %s on every address, and %s is an address of outbound NAT; take another port", i,
 					protoName(f.Proto), f.Port, m.name(o), a)
 			}

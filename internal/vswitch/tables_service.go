@@ -35,7 +35,8 @@ type served struct {
 
 // same reports whether two blocks of services are interchangeable.
 func (b *block) same(o *block) bool {
-	return b.equal(&o.rows) && b.served.object == o.served.object && b.served.name == o.served.name
+	return b.equal(&o.rows) && b.served.object == o.served.object && b.served.name == o.served.name &&
+		b.served.wide == o.served.wide && slices.Equal(b.served.nets, o.served.nets)
 }
 
 // staleService marks what the flows of a service must be looked at again for:

@@ -117,6 +117,7 @@ __noinline int gh_acl_search(__u32 set, __u32 list)
 	if (!s)
 		return GH_ACL_GONE;
 	a = &s->acl;
+	a->rule = 0;
 	h = bpf_map_lookup_elem(&aclset, &k);
 	if (!h)
 		return GH_ACL_GONE;
@@ -124,7 +125,6 @@ __noinline int gh_acl_search(__u32 set, __u32 list)
 	a->key.list = list;
 	a->key.zero = 0;
 	a->rank = ~0U;
-	a->rule = 0;
 	a->action = h->action;
 	if (h->stage && h->stage == a->stage)
 		return GH_ACL_PASS; /* allowed by an earlier set of the stage */

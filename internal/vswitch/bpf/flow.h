@@ -95,6 +95,11 @@ static __always_inline void *gh_pair(void *f, int fam)
 			       __builtin_offsetof(struct gh_flow6, pair));
 }
 
+static __always_inline __u16 gh_pair_zone(void *f, int fam)
+{
+	return fam == 4 ? ((struct gh_fkey4 *)gh_pair(f, 4))->zone : ((struct gh_fkey6 *)gh_pair(f, 6))->zone;
+}
+
 /* BPF has no fence; an atomic add that returns its operand is one. */
 static __always_inline void gh_fence(struct gh_track *t)
 {

@@ -272,8 +272,10 @@ static __always_inline int gh_try(struct gh_scratch *s, __u16 cand, int fam)
 	r = gh_flow_get(&s->rkey, fam);
 	if (!r)
 		return GH_TRY_TAKEN;
-	/* Ours, or plain and of the same two ends, or dead: take its place. */
-	if (gh_key_eq(gh_pair(r, fam), &s->key, fam) || (!nat && !gh_track(r, fam)->nat) ||
+	/* Ours, or plain and of the same two ends, or dead: take its place. Zones may
+	 * use the same addresses; outside, the answer's key does not tell them apart. */
+	if (gh_key_eq(gh_pair(r, fam), &s->key, fam) ||
+	    (!nat && !gh_track(r, fam)->nat && gh_pair_zone(r, fam) == p->zone) ||
 	    gh_dead(r, &s->rkey, fam, p->now_s))
 		return bpf_map_update_elem(gh_table(fam), &s->rkey, &s->rval, BPF_ANY) ? GH_TRY_FULL :
 											   GH_TRY_CLAIMED;

@@ -182,3 +182,26 @@ func TestNoNATRoutes(t *testing.T) {
 		}
 	}
 }
+
+// Two networks may use the same addresses. Where neither is translated, the
+// second one's conversation gets another source port; the first one's answers stay its own.
+func TestSameTupleOfTwoZones(t *testing.T) {
+	l := newLab(t, true)
+	for _, f := range fams() {
+		l.reset()
+		for _, id := range []uint32{1, 2} {
+			l.setNet(id, func(n *Net) { n.Flags &^= uint32(SwitchGhNetFlagsGH_NET_SNAT) })
+		}
+		l.put("portip", PortIPKey{Port: uint16(l.port("c").id), Addr: addr(f.a)}, uint8(1))
+		tuple := fmt.Sprintf("%s.5000 > %s.53: udp", f.a, f.x)
+		_, first := l.send(t, "a", tuple)
+		_, second := l.send(t, "c", tuple)
+		if first == nil || second == nil || first.SrcPort != 5000 || second.SrcPort == 5000 {
+			t.Fatalf("%s: left as %v and %v", f.name, first, second)
+		}
+		o, r := l.send(t, "x", first.Reverse().String())
+		if r == nil || o.res.OutPort != uint32(l.port("a").id) {
+			t.Errorf("%s: the answer goes to port %d", f.name, o.res.OutPort)
+		}
+	}
+}

@@ -125,10 +125,6 @@ static __always_inline int gh_to_uplink(struct __sk_buff *skb, const struct gh_p
 		return GH_NO(GH_DROP_NO_ROUTE, GH_LAYER_ROUTE, GH_REJECT_ROUTE);
 	id = gh_port_of(fib.ifindex);
 	w->e_out = gh_epoch_at(id);
-	/* Without its neighbour an old kernel does not tell the route's MTU: let the
-	 * next packet ask again. */
-	if (ret == BPF_FIB_LKUP_RET_NO_NEIGH)
-		w->e_out--;
 	q = gh_port_get(id);
 	if (!id || !q || q->kind != GH_PORT_UPLINK || !(q->flags & GH_PORT_UP))
 		return GH_NO(GH_DROP_NO_ROUTE, GH_LAYER_ROUTE, GH_REJECT_ROUTE);

@@ -78,7 +78,9 @@ func (d *Datapath) apply(ctx context.Context, t vswitch.Tables) error {
 		if err := d.switchTo(ctx, t); err != nil {
 			return err
 		}
-		d.live, d.tables = true, t
+		gone := vswitch.Diff(d.last, t).Gone
+		d.live, d.tables, d.last = true, t, vswitch.Tables{}
+		d.noteGone(gone)
 		return d.forgetRules(vswitch.Tables{}, t, true)
 	}
 	if err := d.bump(delta.Epochs); err != nil {
@@ -140,9 +142,14 @@ func (d *Datapath) renew() error {
 	if err != nil {
 		return err
 	}
+	if d.live {
+		d.last = d.tables
+	}
 	old := d.gen
 	d.gen, d.live, d.dirty, d.tables = g, false, false, vswitch.Tables{}
-	return old.close() // its pins keep it alive
+	// What packets meet is kept alive by its pins. What failed before it was
+	// attached would stay for nothing, once for every try.
+	return errors.Join(old.close(), d.removeGenerations(g))
 }
 
 // switchTo leads packets into the filled generation and removes the others.

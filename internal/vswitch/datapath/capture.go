@@ -60,8 +60,10 @@ const (
 	// CPU after the other, and the drop of a packet comes after the packet.
 	captureHold = 60 * time.Millisecond
 	capturePoll = 20 * time.Millisecond
-	// captureQueue is how many portions wait for a slow taker.
+	// captureQueue is how many portions, and captureHeld how many bytes, wait for a
+	// slow taker.
 	captureQueue = 64
+	captureHeld  = 32 << 20
 )
 
 // capture is one who captures.
@@ -69,6 +71,7 @@ type capture struct {
 	ports map[vswitch.PortID]vswitch.MAC
 	snap  uint16
 	out   chan []Sample
+	held  atomic.Int64 // bytes in out
 	lost  atomic.Uint64
 	gone  chan struct{} // closed when a port went
 	once  sync.Once
@@ -128,6 +131,9 @@ func (c *capture) run(ctx context.Context, take func(Captured) error) error {
 		told = c.lost.Load()
 		if err := take(Captured{got, told}); err != nil {
 			return err
+		}
+		for i := range got {
+			c.held.Add(-int64(len(got[i].Data)))
 		}
 	}
 }
@@ -355,6 +361,7 @@ func (cs *captures) release(waiting []held, d *Datapath) []held {
 	defer cs.mu.Unlock()
 	for c := range cs.all {
 		var mine []Sample
+		size := int64(0)
 		for i := range waiting[:n] {
 			s := waiting[i].Sample
 			if _, ok := c.ports[s.Port]; !ok {
@@ -362,16 +369,21 @@ func (cs *captures) release(waiting []held, d *Datapath) []held {
 			}
 			s.Data = s.Data[:min(len(s.Data), int(c.snap))]
 			mine = append(mine, s)
+			size += int64(len(s.Data))
 		}
 		if len(mine) == 0 {
 			continue
 		}
-		select {
-		case c.out <- mine:
-		default:
-			c.lost.Add(uint64(len(mine)))
-			d.count.samplesLost.Add(int64(len(mine)))
+		if c.held.Add(size) <= captureHeld {
+			select {
+			case c.out <- mine:
+				continue
+			default:
+			}
 		}
+		c.held.Add(-size)
+		c.lost.Add(uint64(len(mine)))
+		d.count.samplesLost.Add(int64(len(mine)))
 	}
 	return slices.Delete(waiting, 0, n)
 }

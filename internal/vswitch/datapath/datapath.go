@@ -67,16 +67,18 @@ type Datapath struct {
 	// mu serialises Apply and guards what follows.
 	mu       sync.Mutex
 	closed   bool
-	gen      *generation             // what Apply writes to
-	live     bool                    // gen is attached
-	dirty    bool                    // the maps of gen may differ from tables
-	tables   vswitch.Tables          // what gen's maps hold
-	gone     map[vswitch.PortID]bool // ports whose flows the next sweep takes
-	moved    map[string]moves        // by what was moved to the front
-	preceded map[int]bool            // devices of ports where another's program comes first
-	carry    []*carryover            // until the first switch: state of other versions
-	shared   bool                    // programs used our state maps before the switch
-	base     vswitch.Tables          // what Apply was asked for: tables without who looks
+	gen      *generation               // what Apply writes to
+	live     bool                      // gen is attached
+	dirty    bool                      // the maps of gen may differ from tables
+	tables   vswitch.Tables            // what gen's maps hold
+	last     vswitch.Tables            // what an earlier gen's held that was live, until this one is
+	gone     map[vswitch.PortID]uint64 // ports whose flows the next sweep takes, and the number of their going
+	going    uint64
+	moved    map[string]moves // by what was moved to the front
+	preceded map[int]bool     // devices of ports where another's program comes first
+	carry    []*carryover     // until the first switch: state of other versions
+	shared   bool             // programs used our state maps before the switch
+	base     vswitch.Tables   // what Apply was asked for: tables without who looks
 
 	count counters
 }
@@ -95,7 +97,7 @@ func Open(o Options) (*Datapath, error) {
 
 func open(o Options) (_ *Datapath, err error) {
 	d := &Datapath{o: o, log: o.Log, damages: make(chan Damage, damageBuffer),
-		moved: map[string]moves{}, state: map[string]*ebpf.Map{}, view: map[string]*ebpf.Map{}, gone: map[vswitch.PortID]bool{}}
+		moved: map[string]moves{}, state: map[string]*ebpf.Map{}, view: map[string]*ebpf.Map{}, gone: map[vswitch.PortID]uint64{}}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}

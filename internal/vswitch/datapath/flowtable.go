@@ -140,15 +140,15 @@ type ending struct {
 	now   uint32
 	ended func(c Conversation, why string) // nil = nobody wants to know
 	found flowsFound
-	gone  map[vswitch.PortID]bool // ports that are no more
+	gone  map[vswitch.PortID]uint64 // ports that are no more
 	// stillGone asks again whether one of two ports is: a number may be given anew.
 	stillGone func(a, b vswitch.PortID) bool
 }
 
 // orphaned reports whether a flow has lost an end. Translated connections in
 // TIME_WAIT stay their time: the other side must not see the NAT port again before.
-func (h *half[K]) orphaned(gone map[vswitch.PortID]bool) bool {
-	return (gone[h.in] || gone[h.out]) && !(h.nat && h.state == bpf.SwitchGhFlowStateGH_FLOW_TW)
+func (h *half[K]) orphaned(gone map[vswitch.PortID]uint64) bool {
+	return (gone[h.in] != 0 || gone[h.out] != 0) && !(h.nat && h.state == bpf.SwitchGhFlowStateGH_FLOW_TW)
 }
 
 // count adds what is known of a half that stays.

@@ -124,8 +124,10 @@ func (d *Datapath) Sweep() (SweepResult, error) {
 	}
 	if err == nil {
 		d.mu.Lock()
-		for p := range o.gone {
-			delete(d.gone, p)
+		for p, n := range o.gone {
+			if d.gone[p] == n { // it may have come and gone again
+				delete(d.gone, p)
+			}
 		}
 		d.mu.Unlock()
 	}
@@ -259,9 +261,10 @@ func (d *Datapath) storeTally(t *tally) error {
 // again. Called with d.mu.
 func (d *Datapath) noteGone(ports []vswitch.PortID) {
 	for _, p := range ports {
-		d.gone[p] = true
+		d.going++
+		d.gone[p] = d.going
 	}
-	maps.DeleteFunc(d.gone, func(p vswitch.PortID, _ bool) bool {
+	maps.DeleteFunc(d.gone, func(p vswitch.PortID, _ uint64) bool {
 		_, back := d.tables.Port(p)
 		return back
 	})
@@ -271,7 +274,7 @@ func (d *Datapath) noteGone(ports []vswitch.PortID) {
 func (d *Datapath) stillGone(a, b vswitch.PortID) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.gone[a] || d.gone[b]
+	return d.gone[a] != 0 || d.gone[b] != 0
 }
 
 // monotonicSeconds is the clock the programs stamp flows with. It does not jump

@@ -5,9 +5,11 @@ package datapath
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
+	"gatehouse.dev/gatehouse/internal/vswitch"
 	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
 )
 
@@ -222,8 +224,8 @@ func TestGonePortKeepsTimeWait(t *testing.T) {
 	put(3, 10, 12, bpf.SwitchGhFlowStateGH_FLOW_TW, 0)
 	put(4, 12, 10, bpf.SwitchGhFlowStateGH_FLOW_EST, 0)
 	put(5, 12, 13, bpf.SwitchGhFlowStateGH_FLOW_EST, 0)
-	d.gone[10] = true
-	if r, err := d.Sweep(); err != nil || r.Removed != 3 || d.gone[10] {
+	d.gone[10] = 1
+	if r, err := d.Sweep(); err != nil || r.Removed != 3 || len(d.gone) > 0 {
 		t.Fatalf("%+v, %v, still to go: %v", r, err, d.gone)
 	}
 	var left []byte
@@ -274,4 +276,31 @@ func FuzzDecodeEvent(f *testing.F) {
 	f.Add(make([]byte, 128))
 	f.Add([]byte{1})
 	f.Fuzz(func(t *testing.T, b []byte) { _, _ = decodeEvent(b) })
+}
+
+// What went and what is there again is known also when Apply begins anew.
+func TestGoneOverRenewal(t *testing.T) {
+	l := newLab(t)
+	l.container(10)
+	d := l.open()
+	l.apply(d)
+	with := l.s.Ports
+	without := slices.DeleteFunc(slices.Clone(with), func(p vswitch.Port) bool { return p.ID == 10 })
+	for _, dirty := range []bool{false, true} {
+		l.s.Ports = without
+		d.dirty = dirty
+		l.apply(d)
+		if d.gone[10] == 0 || len(d.gone) != 1 {
+			t.Errorf("dirty %v, port 10 went: %v", dirty, d.gone)
+		}
+		l.s.Ports = with
+		d.dirty = dirty
+		l.apply(d)
+		if len(d.gone) != 0 {
+			t.Errorf("dirty %v, port 10 is there again: %v", dirty, d.gone)
+		}
+	}
+	if all, err := d.generations(); err != nil || len(all) != 1 {
+		t.Errorf("generations %v, %v", all, err)
+	}
 }

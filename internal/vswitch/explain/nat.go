@@ -103,7 +103,7 @@ func (w *walk) free(cand uint16) bool {
 	nat := w.nsrc != w.k.src || w.ndst != w.k.dst || w.ndport != w.k.dport || cand != w.k.sport
 	k := w.rkey(cand)
 	r := w.m.get(k)
-	return r == nil || r.pair == w.k || !nat && !r.nat || w.m.dead(k, r, w.now)
+	return r == nil || r.pair == w.k || !nat && !r.nat && r.pair.zone == w.k.zone || w.m.dead(k, r, w.now)
 }
 
 // commit is stages new4 and new6: a new conversation.
