@@ -395,8 +395,11 @@ static __always_inline void gh_renew(struct gh_scratch *s, int fam)
 	gh_track(hd, fam)->net = s->w.net;
 	gh_track(hd, fam)->rule = s->w.rule;
 	gh_touch(gh_track(hd, fam), s->p.now_s);
-	/* Full barrier, then a new incarnation: the increment stays in its half. */
-	__sync_val_compare_and_swap(&hd->tag, tag | 1, (tag & 0xffff0000U) | ((tag + 2) & 0xfffe));
+	/* Full barrier, then a new incarnation: the increment stays in its half. Had
+	 * the element become another flow's meanwhile, that one bears our line now:
+	 * nobody may go by it. */
+	if (__sync_val_compare_and_swap(&hd->tag, tag | 1, (tag & 0xffff0000U) | ((tag + 2) & 0xfffe)) != (tag | 1))
+		__sync_fetch_and_or(&hd->tag, 1);
 }
 
 #endif /* GH_NAT_H */

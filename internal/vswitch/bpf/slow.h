@@ -77,6 +77,12 @@ static __always_inline int gh_depart(struct __sk_buff *skb, struct gh_scratch *s
 	return gh_leave(skb, fam);
 }
 
+/* The service and the backend that were chosen are there still. */
+static __always_inline int gh_svc_there(struct gh_scratch *s)
+{
+	return gh_svc_seen() && s->sv.id == s->w.svc && gh_member_get(s->w.svc, s->w.backend);
+}
+
 /* gh_slow() is stages v4 and v6. */
 static __always_inline int gh_slow(struct __sk_buff *skb, int fam)
 {
@@ -109,6 +115,9 @@ static __always_inline int gh_slow(struct __sk_buff *skb, int fam)
 		gh_unlink_key(fam);
 		return gh_stage(skb, s, fam == 4 ? GH_STAGE_NEW4 : GH_STAGE_NEW6);
 	}
+	/* As in gh_new(): the backend may have gone before the epochs were read. */
+	if (!w->reply && w->svc && !gh_svc_there(s))
+		return gh_depart(skb, s, fam);
 	gh_renew(s, fam);
 	/* The state stage finds the entry valid now and sends the packet. */
 	if (f && gh_changes_state(gh_track(f, fam), &s->p.h))
@@ -130,7 +139,7 @@ static __always_inline int gh_new(struct __sk_buff *skb, int fam)
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_PORT);
 	/* The service was read before the epochs that guard it: where it leads was not
 	 * known yet. Had it gone in between, nobody would notice later. */
-	if (s->w.svc && (!gh_svc_seen() || s->sv.id != s->w.svc || !gh_member_get(s->w.svc, s->w.backend)))
+	if (s->w.svc && !gh_svc_there(s))
 		return gh_drop(skb, s, GH_DROP_NO_BACKEND, GH_LAYER_LB);
 	ret = gh_commit(s, in, s->w.first_be, skb->len, fam);
 	if (ret)
