@@ -223,7 +223,7 @@ static __always_inline void gh_acl_view(struct gh_acl_ask *a, const struct gh_pk
 	const struct gh_addr *src, *dst;
 	__u16 sport, dport;
 
-	if (w->reply) {
+	if (w->reply && !w->aside) {
 		src = list == GH_ACL_IN ? &p->dst : &w->ndst;
 		sport = list == GH_ACL_IN ? p->dport_be : w->ndport_be;
 		dst = translated ? &p->src : &w->nsrc;
@@ -254,20 +254,22 @@ __noinline int gh_layer_acl(struct __sk_buff *skb, __u32 layer)
 	struct gh_scratch *s = gh_scratch_get();
 	__u32 id, reason = GH_DROP_ACL_IN;
 	const struct gh_port *q;
-	int ret;
+	int ret, back;
 
 	if (!s)
 		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_ACL_IN, GH_REJECT_NONE);
 	/* An error about no flow ends anyway. */
 	if (s->p.icmp_off && !s->w.keep)
 		return 0;
+	/* Only where its conversation came from is an answer one. */
+	back = s->w.reply && !s->w.aside;
 	if (layer == GH_LAYER_ACL_IN) {
 		/* What reaches itself by a published port did not come from outside. */
 		if (s->w.out_port == s->p.in_port)
 			return 0;
-		id = s->w.reply ? s->p.in_port : s->w.out_port;
+		id = back ? s->p.in_port : s->w.out_port;
 	} else {
-		id = s->w.reply ? s->w.okey_port : s->p.in_port;
+		id = back ? s->w.okey_port : s->p.in_port;
 	}
 	q = gh_port_get(id);
 	if (!q || !q->acl[0])

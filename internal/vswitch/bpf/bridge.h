@@ -73,12 +73,14 @@ __noinline int gh_layer_switch(struct __sk_buff *skb)
 	struct gh_pkt *p;
 	struct gh_walk *w;
 	__u8 macs[2 * ETH_ALEN];
+	__u16 from;
 	int ret;
 
 	if (!s)
 		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_ROUTE, GH_REJECT_NONE);
 	p = &s->p;
 	w = &s->w;
+	from = w->okey_port;
 	w->net = p->net;
 	w->routed = 0;
 	w->first_be = w->nsport_be;
@@ -104,6 +106,7 @@ __noinline int gh_layer_switch(struct __sk_buff *skb)
 	} else {
 		w->how = GH_TO_PORT;
 		ret = gh_to_port(w, w->target, in);
+		w->aside = w->reply && w->target != from;
 		if (!ret && p->kind == GH_PORT_WIRE && (n->flags & GH_NET_MAC_REWRITE)) {
 			w->frame = GH_OP_DMAC;
 			return 0;

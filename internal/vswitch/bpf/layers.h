@@ -51,6 +51,7 @@ __noinline int gh_layer_begin(void)
 	w->target = 0;
 	w->host = 0;
 	w->no_nat = 0;
+	w->aside = 0;
 	w->dsr = 0;
 	/* A later fragment whose ports nobody knows: only what needs none. */
 	w->blind = p->h.frag == GH_FRAG_LATER && (p->kflags & GH_FKEY_L3);

@@ -869,10 +869,11 @@ type SwitchGhScratch struct {
 		Host       uint8
 		Blind      uint8
 		NoNat      uint8
+		Aside      uint8
 		Held       uint8
 		Copy       uint8
 		Dsr        uint8
-		_          [3]byte
+		_          [2]byte
 	}
 	Sv  SwitchGhSvcVal
 	Acl struct {

@@ -36,9 +36,10 @@ func (w *walk) acl(layer bpf.Layer) *no {
 			return nil // what reaches itself did not come from outside
 		}
 	}
-	if (layer == layACLIn) != w.reply { // the port at the other end of the conversation
+	back := w.reply && !w.aside
+	if (layer == layACLIn) != back { // the port at the other end of the conversation
 		id = w.outPort
-		if w.reply {
+		if back {
 			id = w.okeyPort
 		}
 	}
@@ -55,7 +56,7 @@ func (w *walk) question(list bpf.ACLList) vswitch.ACLQuestion {
 	// The tuple in the direction it was begun, before and after translation.
 	src, dst, sport, dport := w.k.src, w.k.dst, w.k.sport, w.k.dport
 	nsrc, ndst, nsport, ndport := w.nsrc, w.ndst, w.nsport, w.ndport
-	if w.reply {
+	if w.reply && !w.aside {
 		src, dst, sport, dport, nsrc, ndst, nsport, ndport = ndst, nsrc, ndport, nsport, dst, src, dport, sport
 	}
 	q := vswitch.ACLQuestion{List: uint8(list), Proto: w.k.proto, IPv4: w.k.fam == 4, Blind: w.blind}
@@ -107,7 +108,9 @@ func (w *walk) aclSets(layer bpf.Layer, reason bpf.DropReason, id uint16, list b
 				rule = r.String()
 			}
 		}
-		if w.reply {
+		if w.aside {
+			why += "; it goes elsewhere than its conversation came from, so asked as a new one"
+		} else if w.reply {
 			why += "; an answer, so asked as its conversation began"
 		}
 		switch a.Action {

@@ -59,6 +59,7 @@ func (w *walk) switched(netid uint16) *no {
 		w.note(layRoute, w.netName(w.net), rule, "drop", format, args...)
 		return &no{r, layRoute, rejectNone}
 	}
+	from := w.okeyPort
 	w.wnet, w.routed, w.snat = netid, false, false
 	w.frameOps = bpf.SwitchGhOpGH_OP_HOP
 	nr := w.netRow(w.net)
@@ -92,6 +93,7 @@ func (w *walk) switched(netid uint16) *no {
 		if n := w.toPort(target); n != nil {
 			return n
 		}
+		w.aside = w.reply && target != from
 		if w.wire() && nr.Flags&netRewrite != 0 {
 			w.frameOps = bpf.SwitchGhOpGH_OP_DMAC
 			return w.finish(how)

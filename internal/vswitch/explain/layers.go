@@ -130,7 +130,7 @@ func (w *walk) reset() {
 	w.nsrc, w.ndst, w.nsport, w.ndport = w.k.src, w.k.dst, w.k.sport, w.k.dport
 	w.ozone, w.okeyPort = w.k.zone, 0
 	w.svc, w.backend = 0, 0
-	w.reply, w.keep, w.routed, w.held = false, false, false, false
+	w.reply, w.aside, w.keep, w.routed, w.held = false, false, false, false, false
 	w.otun, w.ovtep, w.frameOps = 0, 0, 0
 }
 

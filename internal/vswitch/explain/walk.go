@@ -92,6 +92,7 @@ type walk struct {
 	dmac, smac     [6]byte
 	routed         bool
 	reply          bool
+	aside          bool // an answer that goes elsewhere than its conversation came from
 	keep           bool
 	held           bool // the entry is a NAT binding in TIME_WAIT
 	snat           bool
