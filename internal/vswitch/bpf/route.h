@@ -11,6 +11,16 @@
 #define GH_FIB_SKIP_NEIGH (1U << 2)
 #define GH_EINVAL 22
 
+/* gh_fib() asks the host's routing table: 1 when it has a forwarding route. */
+static __always_inline int gh_fib(struct __sk_buff *skb, struct bpf_fib_lookup *fib)
+{
+	int ret = bpf_fib_lookup(skb, fib, sizeof(*fib), GH_FIB_SKIP_NEIGH);
+
+	if (ret == -GH_EINVAL)
+		ret = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
+	return ret == BPF_FIB_LKUP_RET_SUCCESS || ret == BPF_FIB_LKUP_RET_NO_NEIGH;
+}
+
 /* A refusal in one number: reason, layer and what the sender is told. */
 #define GH_NO(reason, layer, how) (-(int)((reason) | (layer) << 8 | (how) << 16))
 
@@ -100,7 +110,6 @@ static __always_inline int gh_to_uplink(struct __sk_buff *skb, const struct gh_p
 	const struct gh_cfg *c = gh_config();
 	const struct gh_port *q;
 	__u32 id;
-	int ret;
 
 	if (!c)
 		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_ROUTE, GH_REJECT_NONE);
@@ -118,10 +127,7 @@ static __always_inline int gh_to_uplink(struct __sk_buff *skb, const struct gh_p
 		__builtin_memcpy(fib.ipv6_src, src, 16);
 		__builtin_memcpy(fib.ipv6_dst, dst, 16);
 	}
-	ret = bpf_fib_lookup(skb, &fib, sizeof(fib), GH_FIB_SKIP_NEIGH);
-	if (ret == -GH_EINVAL)
-		ret = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
-	if (ret != BPF_FIB_LKUP_RET_SUCCESS && ret != BPF_FIB_LKUP_RET_NO_NEIGH)
+	if (!gh_fib(skb, &fib))
 		return GH_NO(GH_DROP_NO_ROUTE, GH_LAYER_ROUTE, GH_REJECT_ROUTE);
 	id = gh_port_of(fib.ifindex);
 	w->e_out = gh_epoch_at(id);

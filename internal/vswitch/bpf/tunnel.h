@@ -120,7 +120,6 @@ static __always_inline __u16 gh_far_mtu(struct __sk_buff *skb, const struct gh_v
 	struct bpf_fib_lookup fib = {};
 	const struct gh_cfg *c = gh_config();
 	__u32 overhead = GH_OVERHEAD6;
-	int ret;
 
 	if (!c)
 		return v->mtu;
@@ -135,10 +134,7 @@ static __always_inline __u16 gh_far_mtu(struct __sk_buff *skb, const struct gh_v
 		fib.family = GH_AF_INET6;
 		__builtin_memcpy(fib.ipv6_dst, &v->addr, 16);
 	}
-	ret = bpf_fib_lookup(skb, &fib, sizeof(fib), GH_FIB_SKIP_NEIGH);
-	if (ret == -GH_EINVAL)
-		ret = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
-	if (ret != BPF_FIB_LKUP_RET_SUCCESS && ret != BPF_FIB_LKUP_RET_NO_NEIGH)
+	if (!gh_fib(skb, &fib))
 		return v->mtu;
 	if (fib.mtu_result > 1 + overhead && fib.mtu_result - overhead < v->mtu)
 		return fib.mtu_result - overhead;

@@ -4,6 +4,7 @@
 package explain
 
 import (
+	"errors"
 	"net/netip"
 	"testing"
 
@@ -31,7 +32,7 @@ func TestAside(t *testing.T) {
 		b.port(bedA).AnyIP = true
 		b.state.ACLs = []vswitch.ACLSet{{ID: 1, Name: "closed", DefaultIn: vswitch.ACLBlock}}
 		c.ACLs = []vswitch.ACLID{1}
-		if err = errorsJoin(l.apply(vswitch.Tables{}), l.clear(), b.compile()); err != nil {
+		if err = errors.Join(l.apply(vswitch.Tables{}), l.clear(), b.compile()); err != nil {
 			return
 		}
 		for _, s := range []struct {

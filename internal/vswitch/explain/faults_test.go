@@ -4,6 +4,7 @@
 package explain
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -193,7 +194,7 @@ func faults() []fault {
 			v := b.rows.Port[bedA]
 			v.MaxFlows = 1
 			b.rows.Port[bedA] = v
-			return errorsJoin(b.coll.Maps["port"].Put(uint32(bedA), v), b.coll.Maps["pflows"].Put(uint32(bedA), uint32(1)))
+			return errors.Join(b.coll.Maps["port"].Put(uint32(bedA), v), b.coll.Maps["pflows"].Put(uint32(bedA), uint32(1)))
 		}, reason: "PORT_QUOTA", layer: "L7 NAT"},
 		{name: "blocked where it was sent to, before load balancing", ask: ask(askHost), seed: func(b *sickbed) {
 			b.rule(bedA, vswitch.ACLOut, vswitch.ViewOriginal, "10.0.0.4/32")
@@ -249,15 +250,6 @@ func tiny(f []byte) []byte {
 	return parts[0].Bytes()
 }
 
-func errorsJoin(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // drop removes a port from the State.
 func (b *sickbed) drop(id vswitch.PortID) {
 	for i := range b.state.Ports {
@@ -308,7 +300,7 @@ func TestFaults(t *testing.T) {
 				if seeded && f.seed != nil {
 					f.seed(b)
 				}
-				if err := errorsJoin(l.apply(vswitch.Tables{}), l.clear(), b.compile()); err != nil {
+				if err := errors.Join(l.apply(vswitch.Tables{}), l.clear(), b.compile()); err != nil {
 					return tr, err
 				}
 				if seeded && f.poke != nil {
