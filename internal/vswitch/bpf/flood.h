@@ -158,6 +158,8 @@ static __always_inline int gh_flood(struct __sk_buff *skb)
 			return gh_flood_end(skb, host, 0, 0);
 		return gh_drop(skb, s, GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE);
 	}
+	if (wire && !gh_group_read(skb))
+		return gh_flood_end(skb, host, 0, 0);
 	if (gh_is_endpoint(s->p.kind) && !gh_own_mac(skb, in_port, in))
 		return gh_drop(skb, s, GH_DROP_SPOOF_MAC, GH_LAYER_SPOOF);
 	/* ARP and ND came by their own stages, which looked at the sender. */

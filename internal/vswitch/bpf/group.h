@@ -9,8 +9,47 @@
 #define GH_GROUP_H
 
 #include "acl.h"
+#include "fast.h"
 #include "parse.h"
 #include "spoof.h"
+
+/*
+ * gh_group_read() reads what rules ask about from a frame that a wire brought to a
+ * group: 0 for what no port may get, because nobody could judge it. What is a
+ * neighbour's must have come from one (RFC 4861 section 7.1).
+ */
+__noinline int gh_group_read(struct __sk_buff *skb)
+{
+	struct gh_scratch *s = gh_scratch_get();
+	__u32 want = skb->len < GH_PULL_BYTES ? skb->len : GH_PULL_BYTES;
+	struct gh_hdr h __attribute__((aligned(8))) = {};
+	struct gh_in in = {};
+	int next;
+
+	if (!s || (gh_scattered(skb) && bpf_skb_pull_data(skb, want)))
+		return 0;
+	in.in_port = s->p.in_port;
+	in.port = s->p.port;
+	in.zone = s->p.zone;
+	in.net = s->p.net;
+	in.kind = s->p.kind;
+	h.group = 1;
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct gh_fkey4 k __attribute__((aligned(8))) = {};
+
+		next = gh_parse4(skb, &k, &h);
+		gh_save4(&s->p, &in, &k, &h);
+		return next >= 0;
+	}
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		struct gh_fkey6 k __attribute__((aligned(8))) = {};
+
+		next = gh_parse6(skb, &k, &h);
+		gh_save6(&s->p, &in, &k, &h);
+		return next >= 0 && (next != GH_NEXT_ND || (h.ttl == 255 && !h.opts));
+	}
+	return skb->protocol == bpf_htons(ETH_P_ARP);
+}
 
 /* Not asked about: ARP, neighbour discovery, and DHCP between clients and servers. */
 static __always_inline int gh_group_asked(const struct gh_pkt *p)

@@ -116,8 +116,13 @@ func (s *scene) randomACL(r *rand.Rand, id vswitch.ACLID) vswitch.ACLSet {
 
 // aclNotes are words for the frames that rules dropped, to be counted.
 func aclNotes(t Trace, group bool) (notes []string) {
-	if t.Verdict == Flood && slices.ContainsFunc(t.Steps, func(s Step) bool { return s.Verdict == "drop" }) {
-		return []string{"flood but for whom rules bar"}
+	if slices.ContainsFunc(t.Steps, func(s Step) bool { return s.Verdict == "drop" }) {
+		switch t.Verdict {
+		case Flood:
+			return []string{"flood but for whom rules bar"}
+		case Pass: // and to the host, whose wire brought it
+			return []string{"pass flood but for whom rules bar"}
+		}
 	}
 	if t.Reason == "FRAG_ORDER" {
 		return []string{"drop FRAG_ORDER at " + t.Layer}

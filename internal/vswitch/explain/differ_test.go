@@ -54,7 +54,7 @@ func TestDifferential(t *testing.T) {
 		"service by affinity", "service drains", "service gone", "service elsewhere", "service direct", "service by client", "service silent", "announced",
 		"drop ACL_OUT_PRE", "drop ACL_OUT", "drop ACL_IN", "drop FRAG_ORDER at L8 inbound rules",
 		"drop ACL_OUT answered", "drop ACL_IN answered", "drop ACL_IN of an answer", "drop ACL_OUT of an answer",
-		"drop ACL_OUT of a group", "flood but for whom rules bar",
+		"drop ACL_OUT of a group", "flood but for whom rules bar", "pass flood but for whom rules bar",
 		"wire new kind 2", "wire hit kind 2", "wire revalidated kind 2", "wire new kind 2 tagged", "wire hit kind 2 tagged", "wire new kind 3",
 		"wire  kind 2", "wire  kind 2 tagged", "forward new from outside", "forward hit from outside", "forward  from outside", "pass flood",
 		"drop VLAN", "drop RA_GUARD", "drop DHCP_GUARD"}

@@ -3,6 +3,18 @@
 
 package explain
 
+// groupRead reads what rules ask about from a frame that a wire brought to a
+// group: false for what no port may get, because nobody could judge it.
+func (w *walk) groupRead() bool {
+	proto := w.ether()
+	if proto != ethIP && proto != ethIP6 {
+		return proto == ethARP
+	}
+	n := w.parse(proto)
+	w.describe()
+	return n >= 0 && (n != nextND || w.h.ttl == 255 && !w.h.opts)
+}
+
 // groupAsked: rules are asked about frames to groups, but not about ARP,
 // neighbour discovery and DHCP.
 func (w *walk) groupAsked() bool {

@@ -224,6 +224,14 @@ func (w *walk) flood() {
 		}
 		return
 	}
+	if w.wire() && !w.groupRead() {
+		if host {
+			w.pass("rules cannot be asked about it: the host's alone")
+		} else {
+			w.consumed("the host's own, turned round; rules cannot be asked about it")
+		}
+		return
+	}
 	if w.endpoint() && !w.ownMAC(w.frame[6:12]) {
 		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_SPOOF_MAC, laySpoof, 0}, "source MAC %s is not the port's", vswitch.MAC(w.frame[6:12]))
 		return
