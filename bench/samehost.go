@@ -78,7 +78,18 @@ func benchSameHost(b *bench, r *report, rounds int) error {
 	if s.err != nil {
 		return s.err
 	}
-	return both(r, rounds, func(int) *contest {
+	full, bridge := *paths[0], paths[1]
+	full.name, full.flush = "gatehouse vSwitch, flow tables full", h.fillFlows
+	err := both(r, rounds, func(int) *contest {
+		s.fail(h.forgetFlows())
+		return &contest{
+			title: "Container to container, every packet a miss", paths: []*path{&full, bridge},
+			metrics: []metric{metricPPS},
+			goals:   []goal{{colKpps, full.name, bridge.name, 0.85}},
+		}
+	})
+	s.fail(h.forgetFlows())
+	return errors.Join(err, s.err, both(r, rounds, func(int) *contest {
 		return &contest{
 			title: "Container to container on one host", paths: paths,
 			metrics: []metric{metricPPS, metricTCP, metricRR, metricCRR, metricFlows},
@@ -92,12 +103,12 @@ func benchSameHost(b *bench, r *report, rounds int) error {
 				{colGbit, ours, "veth + bridge", 1.00},
 				{colP50, ours, "veth + bridge", 1.05},
 				{colCRR, ours, "veth + bridge", 0},
-				// The miss path with both inserts, for every packet.
-				{colFlows, ours, "veth + bridge", 0.85},
+				// Both entries are made, in tables that no cache holds; a bridge makes none.
+				{colFlows, ours, "veth + bridge", 0},
 				{colCPU, ours, "veth + bridge", 0},
 			},
 		}
-	})
+	}))
 }
 
 // benchHostVNIC: a process of the host to a container.
