@@ -54,8 +54,10 @@ func checkBridge(n *Network) error {
 	switch {
 	case !l2 && n.Flags&needL2 != 0:
 		return invalid("Flags %s: %s need l2, as the others know no MACs", n.Flags, n.Flags&needL2)
-	case l2 && n.Flags&(NetSNAT|NetUplink) != 0:
-		return invalid("Flags %s: l2 reaches outside by the uplink that Uplink names, not by %s", n.Flags, n.Flags&(NetSNAT|NetUplink))
+	case l2 && n.Flags&NetUplink != 0:
+		return invalid("Flags %s: l2 reaches outside by the uplink that Uplink names, not by uplink", n.Flags)
+	case l2 && n.Flags&NetSNAT != 0 && !bound:
+		return invalid("Flags %s: snat needs an Uplink, as nothing leaves", n.Flags)
 	case l2 && n.Overlay != (Overlay{}):
 		return invalid("Overlay: what other hosts have is routed to, which l2 does not do")
 	case bound && !l2:

@@ -31,7 +31,7 @@ func (w *world) changeBridge(op, n byte) {
 			x.Flags |= NetL2 | NetARPPass
 			x.Uplink, x.VLAN = "eth0", uint16(n/64)
 		case 3:
-			x.Flags |= NetL2 | NetMACRewrite
+			x.Flags |= NetL2 | NetMACRewrite | NetSNAT&NetFlags(n>>5)
 			x.Uplink, x.VLAN = "eth2", uint16(n/64)
 		case 4:
 			x.Flags |= NetL2 | NetMACRewrite | NetNoLocal
@@ -68,7 +68,8 @@ func TestInvalidBridge(t *testing.T) {
 		change     func(*State)
 	}{
 		{"flags without l2", "Flags arp-pass: arp-pass need l2", net(func(a, _ *Network) { a.Flags, a.Uplink = NetARPPass, "" })},
-		{"l2 and nat", "l2 reaches outside by the uplink that Uplink names, not by snat", net(func(a, _ *Network) { a.Flags |= NetSNAT })},
+		{"l2 and routed", "l2 reaches outside by the uplink that Uplink names, not by uplink", net(func(a, _ *Network) { a.Flags |= NetSNAT | NetUplink })},
+		{"nat of nothing", "snat needs an Uplink", net(func(a, _ *Network) { a.Flags, a.Uplink = NetL2|NetSNAT, "" })},
 		{"uplink without l2", `Uplink "eth0": only networks with the flag l2`, net(func(a, _ *Network) { a.Flags = NetFlood })},
 		{"large vlan", "VLAN 4095: tags are 1 to 4094", net(func(a, _ *Network) { a.VLAN = 4095 })},
 		{"vlan of nothing", "VLAN 5: there is no uplink", net(func(a, _ *Network) { a.Uplink, a.VLAN = "", 5 })},

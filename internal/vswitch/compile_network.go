@@ -134,7 +134,7 @@ func networkBlock(n *Network, x *netContext, nat poolRef, routes []Entry[RouteKe
 	for _, sub := range n.Subnets {
 		route(sub.Prefix, routeLocal)
 	}
-	if n.Flags&NetUplink != 0 {
+	if n.Flags&NetUplink != 0 || n.Flags&(NetL2|NetSNAT) == NetL2|NetSNAT {
 		// Both families: a source of a family without subnet is refused as spoofed.
 		// Where a subnet is itself a default route, local wins.
 		for _, p := range []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)} {

@@ -94,7 +94,8 @@ type Network struct {
 	// With NetSNAT, what leaves by an uplink shows an address of NATPool; 0, or a
 	// pool without addresses of the family: the uplink's own. Destinations in
 	// NATExceptions see the endpoint's own address instead; where NATDestinations
-	// are given only these see the pool's. The longer prefix decides.
+	// are given only these see the pool's. The longer prefix decides. With NetL2 the
+	// host's routes lead what is translated; the rest goes by MAC, like the subnets.
 	NATPool         NATPoolID
 	NATExceptions   []netip.Prefix
 	NATDestinations []netip.Prefix

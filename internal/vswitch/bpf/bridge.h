@@ -37,6 +37,23 @@ static __always_inline __u32 gh_switch(const struct gh_pkt *p, const struct gh_n
 	return gh_fdb_get(p->zone, dmac);
 }
 
+/*
+ * gh_in_name_of_host(): what would go by the uplink, or to the host behind it to be
+ * sent on, is routed and bears an address of the host's or of a pool instead. A
+ * network's own prefixes and the exceptions of its NAT are none of that, nor are
+ * answers, whose conversation began with the endpoint's own address.
+ */
+static __always_inline int gh_in_name_of_host(const struct gh_pkt *p, const struct gh_walk *w, const struct gh_port *in,
+					      const struct gh_net *n)
+{
+	const struct gh_route_val *rt;
+
+	if (!(n->flags & GH_NET_SNAT) || !gh_is_endpoint(p->kind) || w->reply || gh_unroutable(&p->dst, p->fam))
+		return 0;
+	rt = gh_route_get(in, p->in_port, p->zone, &p->dst);
+	return rt && rt->kind == GH_ROUTE_UPLINK && !(rt->flags & GH_ROUTE_NO_NAT);
+}
+
 /* gh_to_wire() fills how a frame leaves by the uplink of n, or enters the host's stack there. */
 static __always_inline int gh_to_wire(struct gh_walk *w, const struct gh_pkt *p, const struct gh_net *n)
 {
@@ -95,6 +112,11 @@ __noinline int gh_layer_switch(struct __sk_buff *skb)
 	if (w->target && w->target == p->in_port)
 		return GH_NO(GH_DROP_LOOP, GH_LAYER_ROUTE, GH_REJECT_NONE);
 	q = gh_port_get(w->target);
+	if ((!w->target || (q && q->kind == GH_PORT_UPLINK && !gh_is_host(&p->dst))) && gh_in_name_of_host(p, w, in, n)) {
+		w->how = GH_TO_UPLINK;
+		w->frame = 0;
+		return 0;
+	}
 	if (!w->target || !q) {
 		if (p->kind == GH_PORT_WIRE || !n->uplink)
 			return GH_NO(GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE, GH_REJECT_NONE);

@@ -4,6 +4,7 @@
 package bpf
 
 import (
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -13,7 +14,8 @@ import (
 
 // The part of the test bed that forwards by MAC, at uplink z of its own: network
 // 4 shows its MACs there untagged; 5 stands behind z's MAC on VLAN 7; 6 likewise
-// on VLAN 8 and switches nothing here; 7 is bound to nothing.
+// on VLAN 8 and switches nothing here; 7 is bound to nothing; 8 stands behind z's MAC
+// untagged, and in the host's name where its NAT has no exception.
 func bridgePorts() []*labPort {
 	port := func(name string, id uint32, net uint16, kind PortKind, n byte, addrs ...string) *labPort {
 		return &labPort{name: name, id: id, kind: kind, net: net, mac: mac(n), gw: mac(0x99), addrs: addrs}
@@ -29,6 +31,8 @@ func bridgePorts() []*labPort {
 		port("n2", 161, 6, container, 0x62, "10.6.0.12", "fd00:6::12"),
 		port("p1", 170, 7, container, 0x71, "10.7.0.11", "fd00:7::11"),
 		port("p2", 171, 7, container, 0x72, "10.7.0.12", "fd00:7::12"),
+		port("o1", 180, 8, container, 0x81, "10.8.0.11", "fd00:8::11"),
+		port("o2", 181, 8, vm, 0x82, "10.8.0.12", "fd00:8::12"), // has an address of its own outside
 		{name: "z", id: bridgeUplink, kind: SwitchGhPortKindGH_PORT_UPLINK, addrs: []string{"10.4.0.4", "fd00:4::4"}, mac: mac(0xf3), gw: mac(0xf3)},
 	}
 }
@@ -59,6 +63,7 @@ func bridgeVLAN(net uint16) uint16 {
 func (l *lab) configureBridge() {
 	for id, flags := range map[uint32]uint32{
 		4: netL2 | netFlood | netARPPass, 5: netL2 | netFlood | netRewrite, 6: netL2 | netFlood | netRewrite | netNoLocal, 7: netL2 | netFlood,
+		8: netL2 | netFlood | netRewrite | uint32(SwitchGhNetFlagsGH_NET_SNAT),
 	} {
 		n := Net{Flags: flags, Zone: uint16(id), Mtu: 1500, Vlan: bridgeVLAN(uint16(id))}
 		if id != 7 {
@@ -73,13 +78,27 @@ func (l *lab) configureBridge() {
 			continue
 		}
 		l.put("fdb", FdbKey{Zone: p.net, Mac: p.mac}, p.id)
-		if p.net == 5 || p.net == 6 {
+		if p.net == 5 || p.net == 6 || p.net == 8 {
 			for _, a := range append(p.addrs, "fe80::ff:fe00:"+strconv.FormatInt(int64(p.mac[5]), 16)) {
 				l.put("wireip", WireIPKey{Uplink: bridgeUplink, Vlan: bridgeVLAN(p.net), Addr: addr(a)}, p.id)
 			}
 		}
 	}
 	l.put("fdb", FdbKey{Zone: 4, Mac: mac(0x4a)}, uint32(140)) // a further MAC of t1
+	for prefix, v := range map[string]RouteVal{
+		"0.0.0.0/0": {Kind: 2}, "::/0": {Kind: 2}, "10.8.0.0/24": {Kind: 1}, "fd00:8::/64": {Kind: 1},
+		"10.244.0.0/16": {Kind: 2, Flags: 1}, "fd00:244::/32": {Kind: 2, Flags: 1}, // exceptions
+	} {
+		p := netip.MustParsePrefix(prefix)
+		k := RouteKey{Prefixlen: uint32(32 + p.Bits()), Zone: 8, Addr: addr(p.Addr().String())}
+		if p.Addr().Is4() {
+			k.Prefixlen += 96
+		}
+		l.put("route", k, v)
+	}
+	for id, a := range map[uint32]string{5: "192.0.2.50", 6: "2001:db8:9::50"} {
+		l.put("natpool", id, NATPool{Addr: addr(a), Lo: 40000, Hi: 49999, Count: 1})
+	}
 }
 
 // frameWords takes "vlan N", "from MAC" and "to MAC" from the front of a packet,

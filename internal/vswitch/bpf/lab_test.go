@@ -235,6 +235,8 @@ func (l *lab) configure() {
 			row.Flags = 0
 		case "free":
 			row.Flags |= uint8(SwitchGhPortFlagsGH_PORT_ANY_MAC | SwitchGhPortFlagsGH_PORT_ANY_IP)
+		case "o2":
+			row.Natpool4, row.Natpool6 = 5, 6
 		case "z":
 			row.Flags |= uint8(SwitchGhPortFlagsGH_PORT_WIRES)
 		}

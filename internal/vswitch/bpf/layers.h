@@ -13,19 +13,6 @@
 #include "tunnel.h"
 
 /*
- * Multicast, loopback, and in IPv6 link-local destinations end at the network.
- * 169.254.0.0/16 is routed: clouds keep their metadata there.
- */
-static __always_inline int gh_unroutable(const struct gh_addr *dst, int fam)
-{
-	__u32 first = bpf_ntohl(gh_word(dst, fam == 4 ? 3 : 0));
-
-	if (fam == 4)
-		return first >> 28 >= 0xe || first >> 24 == 127 || !(first >> 24);
-	return first >> 24 == 0xff || first >> 22 == 0xfe80 >> 6 || !first;
-}
-
-/*
  * The layers. Each is a global function: the verifier walks it once, by itself,
  * with nothing known but that scratch holds a packet and a walk. So their costs
  * add up instead of multiplying. They return 0 (go on), GH_NO(), or
@@ -367,13 +354,11 @@ static __always_inline int gh_walk_layers(struct __sk_buff *skb, struct gh_scrat
 		return ret;
 	if (!w->reply && (ret = gh_layer_acl(skb, GH_LAYER_ACL_OUT)))
 		return ret;
-	if (w->how == GH_TO_NOBODY && gh_by_mac(s))
-		ret = gh_layer_switch(skb);
-	else if (w->how == GH_TO_NOBODY && (ret = gh_layer_route()))
+	if (w->how == GH_TO_NOBODY && gh_by_mac(s) && (ret = gh_layer_switch(skb)))
 		return ret;
-	else
-		ret = gh_layer_deliver(skb);
-	if (ret)
+	if (w->how == GH_TO_NOBODY && (ret = gh_layer_route()))
+		return ret;
+	if (!w->frame && (ret = gh_layer_deliver(skb)))
 		return ret;
 	if (w->out_kind == GH_OUT_TUNNEL && (ret = gh_layer_tunnel(skb)))
 		return ret;

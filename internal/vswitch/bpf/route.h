@@ -40,6 +40,19 @@ static __always_inline const struct gh_route_val *gh_route_get(const struct gh_p
 	return rt ? rt : bpf_map_lookup_elem(&route, &k);
 }
 
+/*
+ * Multicast, loopback, and in IPv6 link-local destinations end at the network.
+ * 169.254.0.0/16 is routed: clouds keep their metadata there.
+ */
+static __always_inline int gh_unroutable(const struct gh_addr *dst, int fam)
+{
+	__u32 first = bpf_ntohl(gh_word(dst, fam == 4 ? 3 : 0));
+
+	if (fam == 4)
+		return first >> 28 >= 0xe || first >> 24 == 127 || !(first >> 24);
+	return first >> 24 == 0xff || first >> 22 == 0xfe80 >> 6 || !first;
+}
+
 static __always_inline const struct gh_nh *gh_nh_get(__u32 id)
 {
 	return bpf_map_lookup_elem(&nh, &id);

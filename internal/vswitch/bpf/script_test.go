@@ -65,6 +65,7 @@ type exchange struct {
 	in, out    *labPort
 	sent, seen *pkt.Packet
 	tag        uint16 // seen with it
+	routed     bool   // its MACs are the kernel's to fill
 }
 
 func TestScripts(t *testing.T) {
@@ -124,6 +125,10 @@ func familyWords() [][3]string {
 		{"@l2", "10.5.0.12", "fd00:5::12"},
 		{"@n1", "10.6.0.11", "fd00:6::11"},
 		{"@n2", "10.6.0.12", "fd00:6::12"},
+		{"@o1", "10.8.0.11", "fd00:8::11"},
+		{"@o2", "10.8.0.12", "fd00:8::12"},
+		{"@pod", "10.244.3.7", "fd00:244:3::7"}, // an exception of network 8's NAT
+		{"@own", "192.0.2.50", "2001:db8:9::50"},
 		{"@p1", "10.7.0.11", "fd00:7::11"},
 		{"@p2", "10.7.0.12", "fd00:7::12"},
 		{"@zz", "10.4.0.4", "fd00:4::4"}, // the host at uplink z
@@ -300,7 +305,7 @@ func (r *scriptRun) out(p *labPort, text string) {
 	if SwitchGhResultVerdict(res.Verdict) != SwitchGhResultVerdictGH_RESULT_FORWARD || res.OutPort != p.id || r.o.ret != 7 {
 		r.fail("got %s", r.show())
 	}
-	if r.from.l2() || p.l2() {
+	if (r.from.l2() || p.l2()) && OutKind(res.OutKind) != SwitchGhOutKindGH_OUT_NEIGH {
 		r.checkFrame(p, &text)
 	} else {
 		r.checkDelivery(p, &text)
@@ -311,7 +316,8 @@ func (r *scriptRun) out(p *labPort, text string) {
 		if r.tci > 0 {
 			tag = uint16(r.tci)
 		}
-		r.forwarded = append(r.forwarded, exchange{in: r.from, out: p, sent: r.sent, seen: r.got, tag: tag})
+		r.forwarded = append(r.forwarded, exchange{in: r.from, out: p, sent: r.sent, seen: r.got, tag: tag,
+			routed: OutKind(res.OutKind) == SwitchGhOutKindGH_OUT_NEIGH})
 	}
 }
 
@@ -464,7 +470,7 @@ func (r *scriptRun) answer(e exchange) {
 	}
 	a := e.seen.Reverse()
 	a.From, a.To = pkt.MAC{}, pkt.MAC{}
-	if e.in.l2() || e.out.l2() {
+	if (e.in.l2() || e.out.l2()) && !e.routed {
 		a.From, a.To = e.seen.To, e.seen.From
 	}
 	frame := r.l.frame(e.out, a)

@@ -99,6 +99,7 @@ func (f *fabric) host(i int, n vswitch.Network) *wireHost {
 	address(h.ns, "up", i+1)
 	nettest.Veth(t, h.ns, "anchor", h.ns, "anchorp")
 	h.join("anchor")
+	h.ns.Exec("sysctl", "-qw", "net.ipv4.conf.anchor.forwarding=1", "net.ipv6.conf.anchor.forwarding=1")
 	h.facts.Anchor = h.link("anchor").Attrs().Index
 	up := h.link("up").Attrs()
 	u := vswitch.Uplink{Name: "up", Ifindex: up.Index, MAC: vswitch.MAC(up.HardwareAddr), MTU: 1500}

@@ -74,6 +74,12 @@ func (w *walk) switched(netid uint16) *no {
 		rule = fmt.Sprintf("fdb zone %d %s -> port %d", w.k.zone, dmac, target)
 	}
 	q := w.s.Rows.Port[uint32(target)]
+	behind := bpf.PortKind(q.Kind) == bpf.SwitchGhPortKindGH_PORT_UPLINK && !w.isHost(w.k.dst)
+	if (target == 0 || behind) && w.inNameOfHost(nr) {
+		w.frameOps = 0
+		w.note(layRoute, w.netName(w.net), "", "pass", "outside the network and the exceptions of its NAT: routed, in the host's name")
+		return w.deliver(toUplink, 0, netid)
+	}
 	how := toPort
 	switch {
 	case target != 0 && target == w.inPort:
@@ -107,6 +113,16 @@ func (w *walk) switched(netid uint16) *no {
 		w.smac = [6]byte(w.frame[6:12])
 	}
 	return w.finish(how)
+}
+
+// inNameOfHost: what would leave by the uplink, or be the host's to send on, is
+// routed and gets another source instead.
+func (w *walk) inNameOfHost(nr vswitch.NetRow) bool {
+	if nr.Flags&netSNAT == 0 || !w.endpoint() || w.reply || unroutable(w.k.dst) {
+		return false
+	}
+	rt, _, ok := w.routeOf(w.in, w.inPort, w.k.zone, w.k.dst)
+	return ok && rt.Kind == routeUplink && rt.Flags&routeNoNAT == 0
 }
 
 // toWire is how a frame leaves by the uplink of a network, or enters the host there.

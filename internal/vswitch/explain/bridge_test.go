@@ -25,6 +25,9 @@ func (s *scene) bridge(r *rand.Rand, n *vswitch.Network) {
 	if !one(r, 4) {
 		n.Flags |= vswitch.NetFlood
 	}
+	if one(r, 3) {
+		n.Flags |= vswitch.NetSNAT
+	}
 	taken := slices.ContainsFunc(s.state.Networks, func(o vswitch.Network) bool {
 		return o.Uplink == n.Uplink && o.VLAN == n.VLAN && (n.Flags|o.Flags)&vswitch.NetMACRewrite == 0
 	})

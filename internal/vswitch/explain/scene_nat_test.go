@@ -93,10 +93,16 @@ func (t *traffic) mark(tr Trace) {
 	if t.rows.Port[uint32(tr.In)].Shaper != 0 {
 		t.seen["from a shaper"]++
 	}
+	if t.rows.Port[uint32(tr.In)].Kind == uint8(vswitch.PortUplink) && tr.Flow == "hit" && t.rows.Net[uint32(t.rows.Port[uint32(tr.Out)].Net)].Flags&(netL2|netSNAT) == netL2|netSNAT {
+		t.seen["answer to nat by MAC"]++
+	}
 	for _, s := range tr.Steps {
 		var entry int
 		if _, err := fmt.Sscanf(s.Rule, "natpool %d", &entry); err == nil && entry >= 256 {
 			t.seen["nat pool"]++
+			if t.rows.Net[uint32(t.rows.Port[uint32(tr.In)].Net)].Flags&netL2 != 0 {
+				t.seen["nat pool by MAC"]++
+			}
 			if entry%8 != 0 {
 				t.seen["second address of a pool"]++
 			}

@@ -208,6 +208,9 @@ func (s *scene) change(r *rand.Rand) error {
 		n := &st.Networks[r.IntN(len(st.Networks))]
 		if n.Flags&vswitch.NetL2 != 0 {
 			n.Flags ^= vswitch.NetFlood
+			if n.Uplink != "" && one(r, 2) {
+				n.Flags ^= vswitch.NetSNAT
+			}
 			break
 		}
 		n.Flags ^= pickOf(r, []vswitch.NetFlags{vswitch.NetSNAT, vswitch.NetUplink, vswitch.NetFlood})
