@@ -23,8 +23,8 @@ func bridgePorts() []*labPort {
 	const container, vm = SwitchGhPortKindGH_PORT_CONTAINER, SwitchGhPortKindGH_PORT_VM
 	return []*labPort{
 		port("t1", 140, 4, container, 0x41, "10.4.0.11", "fd00:4::11"),
-		port("t2", 141, 4, vm, 0x42, "10.4.0.12", "fd00:4::12"),
-		port("free", 142, 4, container, 0x43, "10.4.0.13"), // may use any MAC and address
+		port("t2", 141, 4, vm, 0x42, "10.4.0.12", "fd00:4::12", "10.40.0.12", "fd00:40::12"), // in two subnets
+		port("free", 142, 4, container, 0x43, "10.4.0.13"),                                   // may use any MAC and address
 		port("l1", 150, 5, container, 0x51, "10.5.0.11", "fd00:5::11"),
 		port("l2", 151, 5, container, 0x52, "10.5.0.12", "fd00:5::12"),
 		port("n1", 160, 6, container, 0x61, "10.6.0.11", "fd00:6::11"),
@@ -73,6 +73,11 @@ func (l *lab) configureBridge() {
 		l.put("net", id, n)
 	}
 	l.put("segment", SegmentKey{Uplink: bridgeUplink}, uint32(4))
+	for _, subnet := range []string{"10.4.0.0/24", "10.40.0.0/24", "fd00:4::/64", "fd00:40::/64"} {
+		p := netip.MustParsePrefix(subnet)
+		bits := uint32(32 + 128 - p.Addr().BitLen() + p.Bits())
+		l.put("route", RouteKey{Prefixlen: bits, Zone: 4, Addr: addr(p.Addr().String())}, RouteVal{Kind: uint16(SwitchGhRouteKindGH_ROUTE_LOCAL)})
+	}
 	for _, p := range l.ports {
 		if !p.l2() {
 			continue

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Copyright The gatehouse authors */
 
-/* L1: an endpoint speaks for itself only, and so does the host. */
+/* L1: an endpoint speaks for itself only, and so does the host; nobody on a wire for an endpoint. */
 #ifndef GH_SPOOF_H
 #define GH_SPOOF_H
 
-#include "lb.h"
+#include "outside.h"
 
 #define GH_DHCP_SERVER bpf_htons(67)
 #define GH_DHCP6_SERVER bpf_htons(547)
@@ -44,18 +44,6 @@ static __always_inline int gh_link_local(const struct gh_addr *a)
 	return a->b[0] == 0xfe && (a->b[1] & 0xc0) == 0x80;
 }
 
-/*
- * The link-local address that follows from the vNIC's MAC (RFC 4291 appendix A):
- * the one such address a port has without being told.
- */
-static __always_inline int gh_eui64(const struct gh_addr *a, const __u8 *mac)
-{
-	return a->b[0] == 0xfe && a->b[1] == 0x80 &&
-	       !(a->b[2] | a->b[3] | a->b[4] | a->b[5] | a->b[6] | a->b[7]) && a->b[8] == (mac[0] ^ 2) &&
-	       a->b[9] == mac[1] && a->b[10] == mac[2] && a->b[11] == 0xff && a->b[12] == 0xfe &&
-	       a->b[13] == mac[3] && a->b[14] == mac[4] && a->b[15] == mac[5];
-}
-
 /* An address that the port may speak with where frames go by MAC. */
 static __always_inline int gh_speaks_for(__u32 port_id, const struct gh_port *in, const struct gh_addr *a)
 {
@@ -73,6 +61,8 @@ static __always_inline int gh_spoof(struct __sk_buff *skb, const struct gh_pkt *
 {
 	if (p->kind == GH_PORT_HOST)
 		return gh_is_host(&p->src) || (in->flags & GH_PORT_FORWARD) ? 0 : GH_DROP_SPOOF_IP;
+	if (p->kind == GH_PORT_WIRE)
+		return gh_impostor(p->zone, p->net, 0) ? GH_DROP_SPOOF_IP : 0;
 	if (!gh_is_endpoint(p->kind))
 		return 0;
 	if (!gh_own_mac(skb, p->in_port, in))

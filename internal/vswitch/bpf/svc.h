@@ -5,6 +5,7 @@
 #ifndef GH_SVC_H
 #define GH_SVC_H
 
+#include "outside.h"
 #include "recall.h"
 
 #define GH_NOT_OURS 1 /* uplinks only: left to the host */
@@ -189,6 +190,8 @@ __noinline int gh_layer_lb(void)
 		q = gh_port_get(w->target);
 		w->net = q ? q->net : 0;
 		w->e_net = gh_epoch_net(w->net);
+		if (q && gh_impostor(q->zone, w->net, 1))
+			return GH_NO(GH_DROP_SPOOF_IP, GH_LAYER_LB, GH_REJECT_NONE);
 	}
 	return 0;
 }

@@ -183,6 +183,8 @@ static __always_inline int gh_control(struct __sk_buff *skb)
 	r = bpf_map_lookup_elem(&rate, &at);
 	if (!in || !n || !r || bpf_skb_load_bytes(skb, 0, dmac, sizeof(dmac)))
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
+	if (p->kind == GH_PORT_WIRE && gh_usurps(skb, p->zone, p->net))
+		return gh_drop(skb, s, GH_DROP_SPOOF_ARP, GH_LAYER_SPOOF);
 	if ((dmac[0] & 1) && !(n->flags & GH_NET_MAC_REWRITE))
 		return gh_stage(skb, s, GH_STAGE_FLOOD);
 	if (dmac[0] & 1) {
@@ -234,6 +236,8 @@ static __always_inline int gh_proxied(struct __sk_buff *skb, struct gh_scratch *
 
 	if (!q)
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
+	if (gh_usurps(skb, q->zone, q->net))
+		return gh_drop(skb, s, GH_DROP_SPOOF_ARP, GH_LAYER_SPOOF);
 	no = gh_hand_over(q, in, &hd.out_kind, &hd.out_ifindex, hd.dmac, hd.smac);
 	if (no)
 		return gh_drop(skb, s, -no & 0xff, GH_LAYER_ROUTE);

@@ -44,9 +44,10 @@ func (w *walk) ownMAC(mac []byte) bool {
 }
 
 // eui64: the link-local address that follows from the vNIC's MAC.
-func (w *walk) eui64(a addr) bool {
-	m := w.in.Mac
-	return a == addr{0: 0xfe, 1: 0x80, 8: m[0] ^ 2, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe, 13: m[3], 14: m[4], 15: m[5]}
+func (w *walk) eui64(a addr) bool { return a == eui64(w.in.Mac) }
+
+func eui64(m [6]byte) addr {
+	return addr{0: 0xfe, 1: 0x80, 8: m[0] ^ 2, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe, 13: m[3], 14: m[4], 15: m[5]}
 }
 
 func (w *walk) speaksFor(a addr) bool {

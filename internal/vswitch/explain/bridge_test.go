@@ -101,6 +101,13 @@ func (t *traffic) bound(at scenePort, k *pkt.Packet) {
 		if n.Flags&vswitch.NetMACRewrite == 0 {
 			k.To = pkt.MAC(p.MAC)
 		}
+		if q := pickOf(t.r, t.state.Ports); q.Network == p.Network && one(t.r, 3) { // in the name of a neighbour here
+			for _, a := range q.Addrs {
+				if a.Is4() == k.Dst.Is4() {
+					k.Src = a
+				}
+			}
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,6 +58,7 @@ func TestDifferential(t *testing.T) {
 		"drop ACL_OUT of a group", "flood but for whom rules bar", "pass flood but for whom rules bar",
 		"wire new kind 2", "wire hit kind 2", "wire revalidated kind 2", "wire new kind 2 tagged", "wire hit kind 2 tagged", "wire new kind 3",
 		"wire  kind 2", "wire  kind 2 tagged", "forward new from outside", "forward hit from outside", "forward  from outside", "pass flood",
+		"drop SPOOF_IP from outside at L1 anti-spoof", "drop SPOOF_ARP from outside at L1 anti-spoof", "drop SPOOF_IP from outside at L4 services",
 		"drop VLAN", "drop RA_GUARD", "drop DHCP_GUARD"}
 	missing := func() bool { return slices.ContainsFunc(wanted, func(w string) bool { return seen[w] == 0 }) }
 	// What is rare is looked for a little longer.
@@ -187,6 +189,9 @@ func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte, seen ma
 		}
 	case Drop:
 		what += " " + t.Reason
+		if at.uplink && strings.HasPrefix(t.Reason, "SPOOF") {
+			what += " from outside at " + t.Layer
+		}
 	case Forward:
 		what += " " + t.Flow
 		if p := s.rows.Port[uint32(t.Out)]; bpf.PortKind(p.Kind) == bpf.SwitchGhPortKindGH_PORT_UPLINK && t.Raw.OutKind != bpf.SwitchGhOutKindGH_OUT_NEIGH {

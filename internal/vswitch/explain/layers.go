@@ -101,6 +101,8 @@ func (w *walk) spoof() (bpf.DropReason, string) {
 			return 0, ""
 		}
 		return bpf.SwitchGhDropReasonGH_DROP_SPOOF_IP, fmt.Sprintf("%s is no address of the host, which speaks for itself only", ip(w.k.src))
+	case w.wire() && w.impostor(w.k.zone, w.net, w.k.dst):
+		return bpf.SwitchGhDropReasonGH_DROP_SPOOF_IP, fmt.Sprintf("source %s, from outside, is an endpoint's here", ip(w.k.src))
 	case !w.endpoint():
 		return 0, ""
 	case !w.ownMAC(w.frame[6:12]):

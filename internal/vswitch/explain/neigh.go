@@ -236,10 +236,15 @@ func (w *walk) flood() {
 		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_SPOOF_MAC, laySpoof, 0}, "source MAC %s is not the port's", vswitch.MAC(w.frame[6:12]))
 		return
 	}
+	nd := w.k.proto == protoICMP6 && w.h.icmpType >= ndRS && w.h.icmpType <= ndRedirect
+	if w.wire() && (w.k.fam == 0 || nd) && w.usurps(w.k.zone, w.net) {
+		w.usurped()
+		return
+	}
 	if w.k.fam != 0 {
 		var r bpf.DropReason
 		why := ""
-		if w.k.proto != protoICMP6 || w.h.icmpType < ndRS || w.h.icmpType > ndRedirect { // ND was looked at
+		if !nd { // it was looked at
 			r, why = w.spoof()
 		}
 		if r == 0 && isTunnel(w.kind) {

@@ -281,6 +281,9 @@ func (w *walk) balance(netid uint16) (how way, target, net uint16, n *no) {
 	if w.uplink() {
 		netid = w.s.Rows.Port[uint32(m.Port)].Net
 		w.eNet = w.epochNet(netid)
+		if w.impostor(w.s.Rows.Port[uint32(m.Port)].Zone, netid, w.ndst) {
+			return end(bpf.SwitchGhDropReasonGH_DROP_SPOOF_IP, rejectNone, sv.String(), "source %s, from outside, is an endpoint's here", ip(w.k.src))
+		}
 	}
 	return toPort, m.Port, netid, nil
 }

@@ -160,6 +160,10 @@ func (w *walk) sent(out uint16, k bpf.OutKind, ifindex uint32, dmac, smac [6]byt
 func (w *walk) controlled() {
 	nr := w.netRow(w.net)
 	dmac, smac := [6]byte(w.frame[:6]), [6]byte(w.frame[6:12])
+	if w.wire() && w.usurps(w.k.zone, w.net) {
+		w.usurped()
+		return
+	}
 	if dmac[0]&1 != 0 && nr.Flags&netRewrite == 0 {
 		w.flood()
 		return
@@ -203,6 +207,10 @@ func (w *walk) controlled() {
 // proxied gives a port what came for it in the uplink's name.
 func (w *walk) proxied(id uint16) {
 	q := w.s.Rows.Port[uint32(id)]
+	if w.usurps(q.Zone, q.Net) {
+		w.usurped()
+		return
+	}
 	k, ifindex, dmac, _, n := handOver(q, w.in)
 	if n != nil {
 		w.drop(no{n.reason, layRoute, 0}, "%s is not up", w.portName(id))
