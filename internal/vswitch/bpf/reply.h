@@ -55,11 +55,23 @@ static __always_inline const __u8 *gh_proxy_mac(const struct gh_scratch *s, cons
 }
 
 /*
+ * A question from nobody's address is a probe (RFC 5227, RFC 4862 section 5.4):
+ * its sender means to have the address it asks for. For another's it is refused
+ * where others would hear it, as who is probing too would give the address up.
+ */
+static __always_inline int gh_probes(const struct gh_pkt *p, const struct gh_port *in, const struct gh_addr *target)
+{
+	return gh_is_endpoint(p->kind) && !gh_speaks_for(p->in_port, in, target);
+}
+
+/*
  * A question nobody can answer: on to the wire where the network is bound to
  * one, or to the other ports where it floods.
  */
-static __always_inline int gh_unanswered(struct __sk_buff *skb, struct gh_scratch *s, const struct gh_net *n)
+static __always_inline int gh_unanswered(struct __sk_buff *skb, struct gh_scratch *s, const struct gh_net *n, int probes)
 {
+	if (probes)
+		return gh_drop(skb, s, GH_DROP_SPOOF_ARP, GH_LAYER_SPOOF);
 	if (n->uplink)
 		return gh_stage(skb, s, GH_STAGE_CONTROL);
 	if ((n->flags & GH_NET_FLOOD) && s->p.h.group)
@@ -114,6 +126,7 @@ static __always_inline int gh_arp_answer(struct __sk_buff *skb)
 	const struct gh_net *n;
 	__u32 sip4, tip4;
 	__u8 mac[ETH_ALEN];
+	int probes;
 
 	if (!s)
 		return TC_ACT_SHOT;
@@ -136,8 +149,9 @@ static __always_inline int gh_arp_answer(struct __sk_buff *skb)
 		    (sip4 && !(in->flags & GH_PORT_ANY_IP) && !gh_owns_ip(p->in_port, &sip)))
 			return gh_drop(skb, s, GH_DROP_SPOOF_ARP, GH_LAYER_SPOOF);
 	}
+	probes = !sip4 && gh_probes(p, in, &tip);
 	if (n->flags & GH_NET_ARP_PASS)
-		return gh_stage(skb, s, GH_STAGE_CONTROL);
+		return probes ? gh_drop(skb, s, GH_DROP_SPOOF_ARP, GH_LAYER_SPOOF) : gh_stage(skb, s, GH_STAGE_CONTROL);
 	/* Announcements and answers teach nobody anything: addresses are configured. */
 	if (a.op != GH_ARP_REQUEST || sip4 == tip4)
 		return gh_consumed(skb, GH_LAYER_L2);
@@ -147,7 +161,7 @@ static __always_inline int gh_arp_answer(struct __sk_buff *skb)
 	if (!gh_whose(n, v, &tip, mac)) {
 		far = v ? NULL : gh_proxy_mac(s, in, &tip);
 		if (!far)
-			return gh_unanswered(skb, s, n);
+			return gh_unanswered(skb, s, n, probes);
 		__builtin_memcpy(mac, far, ETH_ALEN);
 	}
 	gh_arp_turn(&a, mac, sip4, tip4);
@@ -296,7 +310,7 @@ static __always_inline int gh_nd_answer(struct __sk_buff *skb)
 	struct gh_nd_frame *f;
 	__u8 mac[ETH_ALEN];
 	struct gh_pkt *p;
-	int bad;
+	int bad, probes;
 
 	if (!s)
 		return TC_ACT_SHOT;
@@ -334,8 +348,9 @@ static __always_inline int gh_nd_answer(struct __sk_buff *skb)
 		    ((n->flags & GH_NET_L2) || !gh_link_local(&target)))
 			return gh_drop(skb, s, GH_DROP_SPOOF_ARP, GH_LAYER_SPOOF);
 	}
+	probes = p->h.icmp_type == GH_ND_NS && gh_addr_zero(&p->src) && gh_probes(p, in, &target);
 	if (n->flags & GH_NET_ARP_PASS)
-		return gh_stage(skb, s, GH_STAGE_CONTROL);
+		return probes ? gh_drop(skb, s, GH_DROP_SPOOF_ARP, GH_LAYER_SPOOF) : gh_stage(skb, s, GH_STAGE_CONTROL);
 	if (p->h.icmp_type == GH_ND_NA)
 		return gh_consumed(skb, GH_LAYER_L2);
 	v = gh_addr_get(p->zone, &target);
@@ -347,7 +362,7 @@ static __always_inline int gh_nd_answer(struct __sk_buff *skb)
 			/* Duplicate address detection of a link-local address: nobody objects. */
 			if (gh_link_local(&target) && (!n->uplink || gh_addr_zero(&p->src)))
 				return gh_consumed(skb, GH_LAYER_L2);
-			return gh_unanswered(skb, s, n);
+			return gh_unanswered(skb, s, n, probes);
 		}
 		__builtin_memcpy(mac, far, ETH_ALEN);
 	}

@@ -119,3 +119,17 @@ func (t *traffic) network(id vswitch.NetworkID) *vswitch.Network {
 	}
 	return &vswitch.Network{}
 }
+
+// probeWord is a word for ARP and ND that asks in nobody's name.
+func probeWord(t Trace, frame []byte) (string, bool) {
+	if k, err := pkt.Decode(frame); err != nil || !k.Src.IsUnspecified() || k.Ether != pkt.EtherARP && k.Type != ndNS {
+		return "", false
+	}
+	switch {
+	case t.Verdict == Drop && t.Reason == "SPOOF_ARP":
+		return "a probe for another's address", true
+	case t.Verdict == Flood:
+		return "a probe that others hear", true
+	}
+	return "", false
+}

@@ -58,7 +58,7 @@ func TestDifferential(t *testing.T) {
 		"drop ACL_OUT of a group", "flood but for whom rules bar", "pass flood but for whom rules bar",
 		"wire new kind 2", "wire hit kind 2", "wire revalidated kind 2", "wire new kind 2 tagged", "wire hit kind 2 tagged", "wire new kind 3",
 		"wire  kind 2", "wire  kind 2 tagged", "forward new from outside", "forward hit from outside", "forward  from outside", "pass flood",
-		"drop SPOOF_IP from outside at L1 anti-spoof", "drop SPOOF_ARP from outside at L1 anti-spoof", "drop SPOOF_IP from outside at L4 services",
+		"drop SPOOF_IP from outside at L1 anti-spoof", "drop SPOOF_ARP from outside at L1 anti-spoof", "drop SPOOF_IP from outside at L4 services", "a probe for another's address", "a probe that others hear",
 		"drop VLAN", "drop RA_GUARD", "drop DHCP_GUARD"}
 	missing := func() bool { return slices.ContainsFunc(wanted, func(w string) bool { return seen[w] == 0 }) }
 	// What is rare is looked for a little longer.
@@ -180,6 +180,9 @@ func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte, seen ma
 	tr.mark(t)
 	for _, note := range aclNotes(t, in[0]&1 != 0) {
 		seen[note]++
+	}
+	if probe, ok := probeWord(t, in); ok {
+		seen[probe]++
 	}
 	what := string(t.Verdict)
 	switch t.Verdict {

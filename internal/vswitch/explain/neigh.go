@@ -49,15 +49,33 @@ func (w *walk) arp() {
 			return
 		}
 	}
+	probes := sip == addr4(0) && w.probes(tip)
 	if w.netRow(w.net).Flags&netARPPass != 0 {
-		w.controlled()
+		w.passed(tip, probes)
 		return
 	}
 	if u16(b[6:]) != 1 || sip == tip {
 		w.consumed("announcements and answers teach nobody: addresses are configured")
 		return
 	}
-	w.whoHas(tip, "ARP")
+	w.whoHas(tip, "ARP", probes)
+}
+
+// probes: an endpoint that asks for target in nobody's name means to have it, and
+// may not.
+func (w *walk) probes(target addr) bool { return w.endpoint() && !w.speaksFor(target) }
+
+// passed ends ARP and ND that are forwarded: others would hear a probe.
+func (w *walk) passed(target addr, probes bool) {
+	if probes {
+		w.probed(target)
+		return
+	}
+	w.controlled()
+}
+
+func (w *walk) probed(target addr) {
+	w.drop(no{bpf.SwitchGhDropReasonGH_DROP_SPOOF_ARP, laySpoof, 0}, "a probe for %s, which is not its own", ip(target))
 }
 
 // whose is the MAC that a port must address for target, which v holds if ok.
@@ -70,7 +88,7 @@ func (w *walk) whose(v vswitch.AddrRow, ok bool, target addr) (mac [6]byte, port
 }
 
 // whoHas answers or does not.
-func (w *walk) whoHas(target addr, what string) {
+func (w *walk) whoHas(target addr, what string, probes bool) {
 	v, ok := w.addrRow(w.k.zone, target)
 	mac, port, known := w.whose(v, ok, target)
 	nr := w.netRow(w.net)
@@ -85,6 +103,8 @@ func (w *walk) whoHas(target addr, what string) {
 		w.consumed("a probe for its own address: it is free")
 	case !known && what == "ND" && target[0] == 0xfe && target[1]&0xc0 == 0x80 && (nr.Uplink == 0 || w.k.src == (addr{})):
 		w.consumed("duplicate address detection of a link-local address: nobody objects")
+	case !known && probes:
+		w.probed(target)
 	case !known && nr.Uplink != 0:
 		w.note(layL2, "", "", "miss", "nobody here has %s; the question goes to the wire", ip(target))
 		w.controlled()
@@ -179,15 +199,16 @@ func (w *walk) nd() {
 			return
 		}
 	}
+	probes := w.h.icmpType == ndNS && w.k.src == (addr{}) && w.probes(target)
 	if nr.Flags&netARPPass != 0 {
-		w.controlled()
+		w.passed(target, probes)
 		return
 	}
 	if w.h.icmpType == ndNA {
 		w.consumed("only solicitations are answered")
 		return
 	}
-	w.whoHas(target, "ND")
+	w.whoHas(target, "ND", probes)
 }
 
 // floodSource: it may speak to groups although its source is not in the port's set.

@@ -319,6 +319,9 @@ func (t *traffic) protocol(k *pkt.Packet) {
 				if k.Target.Is4() {
 					k.Target = k.Dst
 				}
+				if k.Type == 135 && one(r, 4) { // a probe
+					k.Src = netip.IPv6Unspecified()
+				}
 				if one(r, 2) {
 					m := pickOf(r, t.ports).mac
 					link := pkt.MAC(m)
@@ -392,6 +395,9 @@ func (t *traffic) frame(at scenePort, k *pkt.Packet) []byte {
 			to = k.To
 		}
 		k = &pkt.Packet{From: k.From, To: to, Ether: pkt.EtherARP, Src: k.Src, Dst: k.Dst, Op: pickOf(r, []uint16{1, 1, 1, 2}), ArpSrc: k.From}
+		if one(r, 6) { // a probe
+			k.Src = netip.IPv4Unspecified()
+		}
 		if one(r, 10) {
 			k.ArpSrc = pkt.MAC{2, 0, 0, 0, 0, 0x66}
 		}
