@@ -197,13 +197,13 @@ func (c *Compiler) staleFor(m *servicesMemo) func(*Service) bool {
 		return func(*Service) bool { return false }
 	}
 	return func(s *Service) bool {
-		return nat || slices.ContainsFunc(s.Backends, func(b Backend) bool { return b.At != 0 && ports[b.At] }) ||
+		return nat || slices.ContainsFunc(s.Backends, func(b Backend) bool { return b.At != 0 && ports[b.At] || b.Network != 0 && zones[b.Network] }) ||
 			slices.ContainsFunc(s.Frontends, func(f Frontend) bool { return f.Network != 0 && zones[f.Network] })
 	}
 }
 
 func equalService(a, b *Service) bool {
-	return a.ID == b.ID && a.Object == b.Object && a.Name == b.Name && a.Affinity == b.Affinity && a.Flags == b.Flags &&
+	return a.ID == b.ID && a.Object == b.Object && a.Name == b.Name && a.Affinity == b.Affinity && a.Flags == b.Flags && a.SourceVIP == b.SourceVIP &&
 		slices.Equal(a.Frontends, b.Frontends) && slices.Equal(a.Backends, b.Backends)
 }
 
@@ -293,6 +293,11 @@ func (c *Compiler) checkService(s *Service) error {
 			}
 		}
 	}
+	if s.SourceVIP.IsValid() {
+		if err := checkUnicast(s.SourceVIP); err != nil {
+			return invalid("SourceVIP %w", err)
+		}
+	}
 	for i, b := range s.Backends {
 		p := c.ports[b.At]
 		switch err := checkUnicast(b.Addr); {
@@ -309,9 +314,12 @@ func (c *Compiler) checkService(s *Service) error {
 		case b.At != 0 && !slices.Contains(p.was.Addrs, b.Addr):
 			return invalid("Backends[%d].Addr %q: not an address of port %d", i, b.Addr, b.At)
 		}
+		if err := c.checkElsewhere(s, b); err != nil {
+			return invalid("Backends[%d].%w", i, err)
+		}
 	}
 	switch {
-	case s.Flags >= ServiceDSR<<1:
+	case s.Flags >= ServiceLocalInside<<1:
 		return invalid("Flags %#x: not known", s.Flags)
 	case s.Flags&ServiceDSR != 0 && s.Flags&ServiceConsistent == 0:
 		return invalid("Flags: ServiceDSR needs ServiceConsistent, or two hosts would choose two backends")
@@ -377,7 +385,10 @@ func (c *Compiler) serviceBlock(s *Service) (*block, error) {
 	var in, out []choice
 	unit := 0
 	for i, x := range backends {
-		row := MemberRow{PortBe: be16(x.Port), Port: uint16(x.At), State: memberActive}
+		row := MemberRow{PortBe: be16(x.Port), Port: uint16(x.At), State: memberActive, Net: uint16(x.Network)}
+		if p := c.ports[x.At]; p != nil {
+			row.Net = uint16(p.was.Network)
+		}
 		row.Addr.B = x.Addr.As16()
 		if x.State == BackendDraining {
 			row.State = memberDraining
@@ -388,7 +399,9 @@ func (c *Compiler) serviceBlock(s *Service) (*block, error) {
 		}
 		one := choice{ids[i], int(max(x.Weight, 1)), hashes[i]}
 		unit = gcd(unit, one.weight)
-		in = append(in, one)
+		if s.Flags&ServiceLocalInside == 0 || x.At != 0 {
+			in = append(in, one)
+		}
 		if s.Flags&ServiceLocal == 0 || x.At != 0 {
 			out = append(out, one)
 		}
@@ -397,9 +410,15 @@ func (c *Compiler) serviceBlock(s *Service) (*block, error) {
 	if err != nil {
 		return nil, err
 	}
-	outBank, _ := s.slots(out, unit) // never more than bank
+	outBank, err := s.slots(out, unit)
+	if err != nil {
+		return nil, err
+	}
 	row := SvcRow{Id: id, Count: uint16(len(bank)), Bank: bankOf(bank), OutCount: uint16(len(outBank)), AffinityS: s.Affinity, Flags: s.rowFlags()}
 	row.OutBank = row.Bank
+	if s.SourceVIP.IsValid() {
+		row.Source.B = s.SourceVIP.As16()
+	}
 	if s.Flags&ServiceConsistent != 0 {
 		row.AffinityS = 0
 	}
@@ -449,7 +468,7 @@ func (s *Service) rowFlags() uint16 {
 	for _, x := range []struct {
 		is  ServiceFlags
 		row svcFlags
-	}{{ServiceDrop, svcDrop}, {ServiceLocal, svcLocal}, {ServiceDSR, svcDSR}} {
+	}{{ServiceDrop, svcDrop}, {ServiceLocal, svcLocal}, {ServiceDSR, svcDSR}, {ServiceLocalInside, svcLocalIn}} {
 		if s.Flags&x.is != 0 {
 			flags |= x.row
 		}

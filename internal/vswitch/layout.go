@@ -68,6 +68,7 @@ const (
 	svcLocal    = bpf.SwitchGhSvcFlagsGH_SVC_LOCAL
 	svcDSR      = bpf.SwitchGhSvcFlagsGH_SVC_DSR
 	svcByClient = bpf.SwitchGhSvcFlagsGH_SVC_BY_CLIENT
+	svcLocalIn  = bpf.SwitchGhSvcFlagsGH_SVC_LOCAL_IN
 
 	memberActive   = uint8(bpf.SwitchGhMemberStateGH_MEMBER_ACTIVE)
 	memberDraining = uint8(bpf.SwitchGhMemberStateGH_MEMBER_DRAINING)

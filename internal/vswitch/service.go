@@ -40,6 +40,11 @@ type Service struct {
 	// the client's address decides.
 	Affinity uint32
 	Flags    ServiceFlags
+	// SourceVIP is what backends with a Network see instead of clients outside, so
+	// that they answer to this host: an address in that network which is this host's
+	// alone, and which the other hosts have as a Remote behind its tunnel end, or
+	// reach by a route. Nobody answers at it. Not needed with ServiceLocal.
+	SourceVIP netip.Addr
 }
 
 // Scope says who sees a frontend (the first flags of enum gh_svc_flags).
@@ -75,8 +80,11 @@ type Backend struct {
 	Weight uint16
 	State  BackendState
 	// At is the switch port that holds Addr; 0 = not on this host: the client's
-	// network finds the way, and for clients outside the host's routing table.
+	// network finds the way, and for clients outside Network does.
 	At PortID
+	// Network is the overlay by which clients outside reach a backend that is not on
+	// this host; 0 = the host's routing table.
+	Network NetworkID
 }
 
 // BackendState says what a backend still gets.
@@ -109,6 +117,10 @@ const (
 	// host must have the same service, gives it to its backend, and answers the
 	// client itself. Needs ServiceConsistent, by which both choose alike.
 	ServiceDSR ServiceFlags = 1 << 3
+	// ServiceLocalInside: endpoints and processes of this host get its own backends
+	// only (Kubernetes' internalTrafficPolicy Local), as ServiceLocal has it for clients
+	// outside (externalTrafficPolicy).
+	ServiceLocalInside ServiceFlags = 1 << 4
 )
 
 // Announcement makes the host answer ARP and neighbour solicitations for an

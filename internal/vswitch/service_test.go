@@ -165,7 +165,7 @@ func TestInvalidService(t *testing.T) {
 		{"backend multicast", "not a unicast address", func(_ *State, x *Service) { x.Backends[1].Addr = addr("224.0.0.1") }},
 		{"weights", "need 5001 slots, over 4096", func(_ *State, x *Service) { x.Backends[0].Weight, x.Backends[1].Weight = 5000, 1 }},
 		{"sctp", "it must equal Frontends[0].Port 80", func(_ *State, x *Service) { x.Frontends[0].Proto = 132 }},
-		{"flags", "Flags 0x10: not known", func(_ *State, x *Service) { x.Flags = 16 }},
+		{"flags", "Flags 0x20: not known", func(_ *State, x *Service) { x.Flags = 32 }},
 		{"dsr alone", "ServiceDSR needs ServiceConsistent", func(_ *State, x *Service) { x.Flags = ServiceDSR }},
 		{"dsr and local", "which ServiceLocal excludes", func(_ *State, x *Service) { x.Flags = ServiceDSR | ServiceConsistent | ServiceLocal }},
 		{"announced", "Announced[0] (lb1): Addr \"224.0.0.1\": not a unicast address", func(s *State, _ *Service) {

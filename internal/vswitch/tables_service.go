@@ -51,7 +51,7 @@ func staleService(a, b *block, epochs map[uint32]bool) {
 	all := false
 	for _, e := range a.svc {
 		now, ok := fronts[e.Key]
-		all = all || !ok || now.Id != e.Value.Id || now.Flags != e.Value.Flags
+		all = all || !ok || now.Id != e.Value.Id || now.Flags != e.Value.Flags || now.Source != e.Value.Source
 	}
 	for _, e := range a.member {
 		if now, ok := members[e.Key]; ok && now == e.Value && !all {
@@ -68,7 +68,8 @@ func staleService(a, b *block, epochs map[uint32]bool) {
 		for _, n := range a.served.nets {
 			epochs[EpochNet+uint32(n)] = true
 		}
-		epochs[EpochNet] = true // clients outside are of no network
+		// Clients outside are of no network, or of the one that has the backend.
+		epochs[EpochNet+uint32(e.Value.Net)] = true
 	}
 }
 
@@ -89,10 +90,13 @@ func (b *block) printService(add func(string, ...any)) {
 		if v.AffinityS > 0 {
 			s += fmt.Sprintf(" affinity %ds", v.AffinityS)
 		}
+		if v.Source.B != [16]byte{} {
+			s += fmt.Sprintf(" source %s", ip(v.Source.B))
+		}
 		for _, f := range []struct {
 			is   svcFlags
 			name string
-		}{{svcDrop, " drop"}, {svcLocal, " local"}, {svcDSR, " dsr"}, {svcByClient, " by-client"}} {
+		}{{svcDrop, " drop"}, {svcLocal, " local"}, {svcDSR, " dsr"}, {svcByClient, " by-client"}, {svcLocalIn, " local-inside"}} {
 			if v.Flags&uint16(f.is) != 0 {
 				s += f.name
 			}
@@ -106,6 +110,9 @@ func (b *block) printService(add func(string, ...any)) {
 		s := fmt.Sprintf("member %d %d %s %d", e.Key.Svc, e.Key.Id, ip(e.Value.Addr.B), be16(e.Value.PortBe))
 		if e.Value.Port != 0 {
 			s += fmt.Sprintf(" port %d", e.Value.Port)
+		}
+		if e.Value.Net != 0 && e.Value.Port == 0 {
+			s += fmt.Sprintf(" net %d", e.Value.Net)
 		}
 		if e.Value.State == memberDraining {
 			s += " draining"

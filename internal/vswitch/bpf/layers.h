@@ -168,6 +168,23 @@ static __always_inline int gh_by_route(const struct gh_pkt *p, struct gh_walk *w
 	return 0;
 }
 
+/* L6 of what comes from outside for a backend of another host. */
+static __always_inline int gh_elsewhere(const struct gh_pkt *p, struct gh_walk *w, __u16 zone)
+{
+	const struct gh_port *in = gh_port_get(p->in_port);
+	struct gh_far f = {};
+
+	if (!w->net) {
+		w->how = GH_TO_UPLINK;
+		return 0;
+	}
+	if (!in || !gh_far_find(in, 0, zone, &w->ndst, &f))
+		return GH_NO(GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE, GH_REJECT_HOST);
+	w->target = f.port;
+	w->how = GH_TO_PORT;
+	return 0;
+}
+
 /* L6: where it goes, of what no service has decided. */
 __noinline int gh_layer_route(void)
 {
@@ -187,10 +204,8 @@ __noinline int gh_layer_route(void)
 	if (!n)
 		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_ROUTE, GH_REJECT_NONE);
 	w->routed = w->svc != 0;
-	if (p->kind == GH_PORT_UPLINK) { /* on to a backend elsewhere */
-		w->how = GH_TO_UPLINK;
-		return 0;
-	}
+	if (p->kind == GH_PORT_UPLINK) /* on to a backend elsewhere */
+		return gh_elsewhere(p, w, n->zone);
 	/* The packet's own destination, or the backend that a service put in its place. */
 	dst = &w->ndst;
 	host = w->svc ? gh_is_host(dst) : w->host;
@@ -284,6 +299,12 @@ __noinline int gh_layer_nat(void)
 		w->nat_lo = np->lo;
 		w->nat_hi = np->hi;
 		w->pool_busy = 1;
+		w->snat = GH_SNAT_FIXED;
+	} else if (p->kind == GH_PORT_UPLINK && w->out_kind == GH_OUT_TUNNEL) {
+		/* The backend's host knows no way back to the client but by us. */
+		want = &s->sv.source;
+		if (gh_addr_zero(want))
+			return GH_NO(GH_DROP_NO_ROUTE, GH_LAYER_NAT, GH_REJECT_ROUTE);
 		w->snat = GH_SNAT_FIXED;
 	} else if (w->svc && w->how == GH_TO_PORT && (gh_is_endpoint(p->kind) || p->kind == GH_PORT_TUNNEL)) {
 		if (w->out_port == p->in_port) {

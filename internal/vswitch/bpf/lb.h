@@ -84,7 +84,8 @@ static __always_inline __u32 gh_slot_get(__u32 svc_id, __u16 bank, __u16 i)
 /* May a new conversation go to mb? outside: of a client there. */
 static __always_inline int gh_member_open(const struct gh_member *mb, __u16 flags, int outside)
 {
-	return mb && mb->state == GH_MEMBER_ACTIVE && (mb->port || !outside || !(flags & GH_SVC_LOCAL));
+	return mb && mb->state == GH_MEMBER_ACTIVE &&
+	       (mb->port || !(flags & (outside ? GH_SVC_LOCAL : GH_SVC_LOCAL_IN)));
 }
 
 /*

@@ -308,6 +308,7 @@ enum gh_svc_flags {
 	GH_SVC_LOCAL = 1 << 4,	  /* outside clients get backends of this host only */
 	GH_SVC_DSR = 1 << 5,	  /* what outside clients send to backends elsewhere keeps its destination */
 	GH_SVC_BY_CLIENT = 1 << 6, /* the hash is of the client's address alone */
+	GH_SVC_LOCAL_IN = 1 << 7, /* all other clients get backends of this host only */
 };
 struct gh_svc_key {
 	struct gh_addr vip; /* any-v4: ::ffff:0.0.0.0, any-v6: :: */
@@ -325,6 +326,7 @@ struct gh_svc_val {
 	__u16 out_bank;
 	__u16 flags;
 	__u16 zero;
+	struct gh_addr source; /* of outside clients, as backends of overlays on other hosts see them */
 };
 
 /* configuration */
@@ -373,7 +375,8 @@ struct gh_member {
 	__u16 port_be;
 	__u16 port; /* switch port; 0 = not on this host, L6 finds the way */
 	__u8 state;
-	__u8 zero[3];
+	__u8 zero;
+	__u16 net;  /* of port, or the overlay by which it is reached; 0 = by the host's routing table */
 };
 
 /* configuration */

@@ -28,7 +28,7 @@ static __always_inline int gh_eui64(const struct gh_addr *a, const __u8 *mac)
 	       a->b[13] == mac[3] && a->b[14] == mac[4] && a->b[15] == mac[5];
 }
 
-/* An endpoint of this host has the address in zone. */
+/* An endpoint of this host, or of an overlay's other hosts, has the address in zone. */
 static __always_inline int gh_endpoint_has(__u16 zone, const struct gh_addr *a)
 {
 	__u8 mac[ETH_ALEN] = { a->b[8] ^ 2, a->b[9], a->b[10], a->b[13], a->b[14], a->b[15] };
@@ -36,7 +36,7 @@ static __always_inline int gh_endpoint_has(__u16 zone, const struct gh_addr *a)
 	__u32 id = v ? v->port : gh_eui64(a, mac) ? gh_fdb_get(zone, mac) : 0;
 	const struct gh_port *q = gh_port_get(id);
 
-	return q && gh_is_endpoint(q->kind);
+	return q && (gh_is_endpoint(q->kind) || q->kind == GH_PORT_TUNNEL);
 }
 
 /* The prefix of the network that a is in; NULL when it is in none. */

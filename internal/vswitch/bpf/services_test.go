@@ -25,7 +25,11 @@ func (l *lab) service(vip string, port uint16, proto uint8, zone uint16, flags S
 	v := SvcVal{Id: id, Bank: 7, OutBank: 8, Flags: uint16(flags)}
 	for i, b := range backends {
 		n := uint32(i + 1)
-		l.put("member", MemberKey{Svc: id, Id: n}, Member{Addr: addr(b.addr), PortBe: be(b.to), Port: b.port, State: 1})
+		var p Port
+		if err := l.coll.Maps["port"].Lookup(uint32(b.port), &p); err != nil {
+			panic(err)
+		}
+		l.put("member", MemberKey{Svc: id, Id: n}, Member{Addr: addr(b.addr), PortBe: be(b.to), Port: b.port, Net: p.Net, State: 1})
 		l.put("slot", SlotKey{Svc: id, Bank: v.Bank, I: v.Count}, n)
 		v.Count++
 		if flags&SwitchGhSvcFlagsGH_SVC_LOCAL == 0 || b.port != 0 {

@@ -124,7 +124,7 @@ __noinline int gh_layer_lb(void)
 	struct gh_scratch *s = gh_scratch_get();
 	const struct gh_addr_val *av = NULL;
 	const struct gh_member *mb;
-	const struct gh_port *q;
+	const struct gh_net *n;
 	struct gh_pkt *p;
 	struct gh_walk *w;
 	int uplink, seen, host;
@@ -183,16 +183,15 @@ __noinline int gh_layer_lb(void)
 	gh_addr_set(&w->ndst, &mb->addr);
 	w->ndport_be = mb->port_be;
 	w->target = mb->port;
-	if (!w->target)
-		return 0; /* L6 */
-	w->how = GH_TO_PORT;
 	if (uplink) {
-		q = gh_port_get(w->target);
-		w->net = q ? q->net : 0;
+		w->net = mb->net;
 		w->e_net = gh_epoch_net(w->net);
-		if (q && gh_impostor(q->zone, w->net, 1))
+		n = gh_net_get(w->net);
+		if (n && gh_impostor(n->zone, w->net, 1))
 			return GH_NO(GH_DROP_SPOOF_IP, GH_LAYER_LB, GH_REJECT_NONE);
 	}
+	if (w->target) /* else L6 */
+		w->how = GH_TO_PORT;
 	return 0;
 }
 

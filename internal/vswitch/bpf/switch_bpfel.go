@@ -509,7 +509,8 @@ type SwitchGhMember struct {
 	PortBe uint16
 	Port   uint16
 	State  uint8
-	Zero   [3]uint8
+	Zero   uint8
+	Net    uint16
 }
 
 type SwitchGhMemberKey struct {
@@ -990,6 +991,7 @@ const (
 	SwitchGhSvcFlagsGH_SVC_LOCAL     SwitchGhSvcFlags = 16
 	SwitchGhSvcFlagsGH_SVC_DSR       SwitchGhSvcFlags = 32
 	SwitchGhSvcFlagsGH_SVC_BY_CLIENT SwitchGhSvcFlags = 64
+	SwitchGhSvcFlagsGH_SVC_LOCAL_IN  SwitchGhSvcFlags = 128
 )
 
 type SwitchGhSvcKey struct {
@@ -1011,6 +1013,7 @@ type SwitchGhSvcVal struct {
 	OutBank   uint16
 	Flags     uint16
 	Zero      uint16
+	Source    SwitchGhAddr
 }
 
 type SwitchGhSvcstat struct {

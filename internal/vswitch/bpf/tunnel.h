@@ -162,7 +162,7 @@ __noinline int gh_layer_tunnel(struct __sk_buff *skb)
 	if (!in || !n)
 		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_ROUTE, GH_REJECT_NONE);
 	if (!w->reply) /* a kept conversation may have gone elsewhere before */
-		w->ozone = p->zone;
+		w->ozone = n->zone;
 	if (!gh_far_find(in, p->in_port, w->ozone, &w->ndst, &f) || f.port != w->out_port)
 		return GH_NO(GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE, GH_REJECT_HOST);
 	v = gh_vtep_get(f.vtep);

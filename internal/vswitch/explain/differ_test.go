@@ -52,7 +52,7 @@ func TestDifferential(t *testing.T) {
 		"forward revalidated from tunnel", "reply from tunnel", "flood from tunnel", "drop TUN_PEER", "drop TUN_PEER from tunnel",
 		"drop TUN_VNI from tunnel", "drop SPOOF_IP from tunnel", "drop MTU from tunnel",
 		"mirrored forward", "mirrored drop", "mirrored reply", "mirrored flood",
-		"service by affinity", "service drains", "service gone", "service elsewhere", "service direct", "service by client", "service silent", "announced",
+		"service by affinity", "service drains", "service gone", "service elsewhere", "service in an overlay", "forward new from outside tunnel", "forward hit from outside tunnel", "forward revalidated from tunnel out", "forward hit from tunnel out", "service direct", "service by client", "service silent", "announced",
 		"drop ACL_OUT_PRE", "drop ACL_OUT", "drop ACL_IN", "drop FRAG_ORDER at L8 inbound rules",
 		"drop ACL_OUT answered", "drop ACL_IN answered", "drop ACL_IN of an answer", "drop ACL_OUT of an answer",
 		"drop ACL_OUT of a group", "flood but for whom rules bar", "pass flood but for whom rules bar",
@@ -211,6 +211,9 @@ func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte, seen ma
 	}
 	if p.Tunnel != nil {
 		what += " from tunnel"
+		if t.Raw.OutKind == bpf.SwitchGhOutKindGH_OUT_NEIGH {
+			what += " out"
+		}
 	}
 	if len(t.Raw.Mirrors) > 0 {
 		seen["mirrored "+string(t.Verdict)]++
@@ -233,7 +236,11 @@ func (tr *traffic) remember(t Trace, out []byte) {
 	row := tr.rows.Port[uint32(t.Out)]
 	for _, p := range tr.ports {
 		if p.device == int(row.Ifindex) {
-			tr.sent = append(tr.sent, sentPacket{p, k})
+			sent := sentPacket{port: p, p: k}
+			if t.Raw.VTEP != 0 {
+				sent.shell = &Outer{VNI: t.Raw.VNI, From: ip(tr.rows.VTEP[uint32(t.Raw.VTEP)].Addr.B)}
+			}
+			tr.sent = append(tr.sent, sent)
 		}
 	}
 	if len(tr.sent) > 64 {

@@ -224,6 +224,17 @@ func faults() []fault {
 				{Addr: netip.MustParseAddr("10.96.0.1"), Port: 80, Proto: 6, Scope: vswitch.ScopeCluster}},
 				Backends: []vswitch.Backend{{Addr: b.port(bedB).Addrs[0], Port: 80, At: bedB, State: vswitch.BackendDraining}}})
 		}, reason: "NO_BACKEND", layer: "L4 services"},
+		{name: "backend of an overlay on no known host", ask: arrive("203.0.113.77.40000 > 10.96.0.1.80: tcp S"), seed: func(b *sickbed) {
+			b.facts.Ifindex[tunnelDev] = b.index[tunnelDev]
+			b.state.Tunnels = []vswitch.Tunnel{{ID: labTunnel, Interface: tunnelDev, Up: true}}
+			b.net(1).Tunnel = labTunnel
+			for i := range b.net(1).Subnets {
+				b.net(1).Subnets[i].VNI = uint32(5000 + i)
+			}
+			b.state.Services = append(b.state.Services, vswitch.Service{ID: 1, Name: "far", SourceVIP: netip.MustParseAddr("192.168.100.250"),
+				Frontends: []vswitch.Frontend{{Addr: netip.MustParseAddr("10.96.0.1"), Port: 80, Proto: 6, Scope: vswitch.ScopeOutside}},
+				Backends:  []vswitch.Backend{{Addr: netip.MustParseAddr("192.168.100.77"), Port: 80, Network: 1}}})
+		}, reason: "UNKNOWN_DST", layer: "L6 route"},
 		{name: "route that rejects", ask: ask(askOutside), seed: func(b *sickbed) {
 			b.net(1).Routes = []vswitch.Route{{Prefix: netip.MustParsePrefix("8.8.8.0/24"), To: vswitch.RouteReject}}
 		}, reason: "NO_ROUTE", layer: "L6 route"},

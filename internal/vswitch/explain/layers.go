@@ -284,8 +284,7 @@ func (w *walk) route(netid uint16, how *way, target *uint16) *no {
 	dst := ip(w.ndst)
 	w.routed = w.svc != 0
 	if w.uplink() {
-		*how = toUplink
-		return nil
+		return w.elsewhere(nr, netid, how, target)
 	}
 	host := w.host
 	if w.svc != 0 {
@@ -490,6 +489,12 @@ func (w *walk) nat(how way) *no {
 		}
 		want, w.natLo, w.natHi, w.poolBusy, w.snat = p.Addr.B, p.Lo, p.Hi, true, true
 		rule, why = fmt.Sprintf("natpool %d %s %d-%d", pool, ip(p.Addr.B), p.Lo, p.Hi), "outside sees "+whose
+	case w.uplink() && w.outKind == bpf.SwitchGhOutKindGH_OUT_TUNNEL:
+		want = w.sv.Source.B
+		if want == (addr{}) {
+			return fail(bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE, rejectRoute, "%s has no address of this host that the backend could answer to", w.sv.name)
+		}
+		w.snat, why = true, "the backend's host knows no way back to the client but by us"
 	case w.svc != 0 && how == toPort && (w.endpoint() || isTunnel(w.kind)) && w.outPort == w.inPort:
 		want = nr.Hairpin4.B
 		if w.k.fam == 6 {

@@ -5,7 +5,7 @@ package explain
 
 import "gatehouse.dev/gatehouse/internal/vswitch/bpf"
 
-// endpointHas: an endpoint of this host has the address in zone.
+// endpointHas: an endpoint of this host, or of an overlay's other hosts, has the address in zone.
 func (w *walk) endpointHas(zone uint16, a addr) bool {
 	v, ok := w.addrRow(zone, a)
 	id := v.Port
@@ -13,7 +13,8 @@ func (w *walk) endpointHas(zone uint16, a addr) bool {
 	if !ok && a == eui64(mac) {
 		id = w.fdb(zone, mac[:])
 	}
-	return isEndpoint(bpf.PortKind(w.s.Rows.Port[uint32(id)].Kind))
+	kind := bpf.PortKind(w.s.Rows.Port[uint32(id)].Kind)
+	return isEndpoint(kind) || isTunnel(kind)
 }
 
 // impostor: a packet from outside to dst, of network id, bears the source of an

@@ -28,7 +28,7 @@ func sceneEnds() []netip.Addr {
 func (l *lab) addOverlay(r *rand.Rand, s *scene) {
 	s.facts.Ifindex[tunnelDev] = l.index[tunnelDev]
 	s.state.Tunnels = []vswitch.Tunnel{{ID: labTunnel, Interface: tunnelDev, UDPPort: pickOf(r, []uint16{0, 0, 12345}), Up: !one(r, 10)}}
-	at := scenePort{ifindex: l.index[tunnelDev], mac: vswitch.MAC{2, 7, 0, 0, 0, 1}, gw: vswitch.MAC{2, 7, 0, 0, 0, 2}}
+	at := scenePort{ifindex: l.index[tunnelDev], device: l.index[tunnelDev], mac: vswitch.MAC{2, 7, 0, 0, 0, 1}, gw: vswitch.MAC{2, 7, 0, 0, 0, 2}}
 	for i := range s.state.Networks {
 		n := &s.state.Networks[i]
 		if one(r, 3) || len(n.Subnets) == 0 {
@@ -158,6 +158,9 @@ func (t *traffic) atTunnel(k *pkt.Packet) {
 // outer makes up the shell of a tunnelled frame, now and then a wrong one.
 func (t *traffic) outer() *Outer {
 	r := t.r
+	if t.shell != nil && !one(r, 8) {
+		return t.shell
+	}
 	o := &Outer{VNI: uint32(r.IntN(3)), From: pickOf(r, sceneEnds())}
 	if one(r, 40) {
 		return o

@@ -32,7 +32,7 @@ func (s *scene) serve(r *rand.Rand) {
 	}
 	for range r.IntN(8) {
 		x := vswitch.Service{ID: vswitch.ServiceID(len(s.state.Services) + 1), Affinity: pickOf(r, []uint32{0, 0, 10, 1000})}
-		x.Flags = pickOf(r, []vswitch.ServiceFlags{0, 0, vswitch.ServiceDrop, vswitch.ServiceLocal, vswitch.ServiceConsistent,
+		x.Flags = pickOf(r, []vswitch.ServiceFlags{0, 0, vswitch.ServiceDrop, vswitch.ServiceLocal, vswitch.ServiceLocalInside, vswitch.ServiceConsistent,
 			vswitch.ServiceConsistent | vswitch.ServiceDSR, vswitch.ServiceDSR | vswitch.ServiceConsistent | vswitch.ServiceDrop})
 		is4 := !one(r, 3)
 		for range 1 + r.IntN(3) {
@@ -60,8 +60,28 @@ func (s *scene) serve(r *rand.Rand) {
 		for range r.IntN(5) {
 			x.Backends = append(x.Backends, s.backend(r, is4))
 		}
+		s.sourceVIP(r, &x)
 		s.keep(x, len(s.state.Services))
 	}
+	s.serveElsewhere(r)
+}
+
+// serveElsewhere adds a service whose backends are all in an overlay.
+func (s *scene) serveElsewhere(r *rand.Rand) {
+	x := vswitch.Service{ID: vswitch.ServiceID(len(s.state.Services) + 1), Flags: pickOf(r, []vswitch.ServiceFlags{0, 0, vswitch.ServiceConsistent})}
+	vip := pickOf(r, sceneVIPs())
+	for range 3 {
+		b := vswitch.Backend{Port: pickOf(r, scenePorts())}
+		if s.remote(r, &b, vip.Is4()); b.Addr.IsValid() {
+			x.Backends = append(x.Backends, b)
+		}
+	}
+	if len(x.Backends) == 0 {
+		return
+	}
+	x.Frontends = []vswitch.Frontend{{Addr: vip, Port: 9091, Proto: 6, Scope: vswitch.ScopeAll}, {Addr: vip, Port: 9091, Proto: 17, Scope: vswitch.ScopeAll}}
+	s.sourceVIP(r, &x)
+	s.keep(x, len(s.state.Services))
 }
 
 // backend is one of an endpoint, or of somewhere else.
@@ -80,12 +100,49 @@ func (s *scene) backend(r *rand.Rand, is4 bool) vswitch.Backend {
 			b.At = 0 // found by its address
 		}
 	}
+	if b.At == 0 && one(r, 3) {
+		s.remote(r, &b, is4)
+	}
 	elsewhere := []string{"10.0.0.9", "203.0.113.9", "203.0.114.9", "198.51.100.9", "8.8.8.8", "192.168.100.99", "10.0.0.4",
 		"fd00:a0::9", "2001:db8:1::8", "2001:db8::8", "2001:db8:2::8"}
 	for !b.Addr.IsValid() || b.Addr.Is4() != is4 {
 		b.Addr = netip.MustParseAddr(pickOf(r, elsewhere))
 	}
 	return b
+}
+
+// remote makes b one of an overlay.
+func (s *scene) remote(r *rand.Rand, b *vswitch.Backend, is4 bool) {
+	if len(s.state.Remotes) == 0 {
+		return
+	}
+	x := pickOf(r, s.state.Remotes)
+	if b.Addr.IsValid() || x.Addr.Is4() != is4 {
+		return
+	}
+	b.Addr, b.Network = x.Addr, x.Network
+	if one(r, 6) { // by a route, or on no way at all
+		b.Addr = netip.MustParseAddr("10.77.0.9")
+		if !is4 {
+			b.Addr = netip.MustParseAddr("fd00:77::9")
+		}
+	}
+}
+
+// sourceVIP gives x the address that backends in an overlay answer to.
+func (s *scene) sourceVIP(r *rand.Rand, x *vswitch.Service) {
+	for _, b := range x.Backends {
+		if b.Network == 0 {
+			continue
+		}
+		for _, sub := range s.state.Networks[slices.IndexFunc(s.state.Networks, func(n vswitch.Network) bool { return n.ID == b.Network })].Subnets {
+			if a := sub.Prefix.Addr().AsSlice(); sub.Prefix.Addr().Is4() == b.Addr.Is4() {
+				a[len(a)-1] = 250
+				x.SourceVIP, _ = netip.AddrFromSlice(a)
+				s.addrs = append(s.addrs, x.SourceVIP)
+			}
+		}
+	}
 }
 
 // keep puts x at place i, if Compile takes it.
@@ -149,7 +206,11 @@ func (s *scene) changeService(r *rand.Rand) {
 // askService turns k into a packet to a service of its family, if there is one.
 func (t *traffic) askService(at scenePort, k *pkt.Packet) {
 	r := t.r
-	f := pickOf(r, pickOf(r, t.state.Services).Frontends)
+	x := pickOf(r, t.state.Services)
+	if at.uplink && one(r, 2) {
+		x = t.state.Services[len(t.state.Services)-1] // of backends elsewhere, mostly
+	}
+	f := pickOf(r, x.Frontends)
 	if f.Addr.IsUnspecified() && len(t.facts.HostAddrs) > 0 {
 		f.Addr = pickOf(r, t.facts.HostAddrs)
 	}
@@ -160,7 +221,7 @@ func (t *traffic) askService(at scenePort, k *pkt.Packet) {
 	if f.Proto == pkt.TCP {
 		k.Flags = pickOf(r, []uint8{pkt.SYN, pkt.SYN, pkt.ACK})
 	}
-	if t.asked = append(t.asked, sentPacket{at, k}); len(t.asked) > 8 {
+	if t.asked = append(t.asked, sentPacket{port: at, p: k}); len(t.asked) > 8 {
 		t.asked = t.asked[1:]
 	}
 }
@@ -198,6 +259,9 @@ func (t *traffic) askNeighbour(at scenePort) []byte {
 // serviceWords are what of services a trace shows.
 func serviceWords(t Trace) (all []string) {
 	for _, s := range t.Steps {
+		if s.Layer == layerName(layNAT) && strings.Contains(s.Reason, "but by us") {
+			all = append(all, "service in an overlay")
+		}
 		if s.Verdict == "reply" && strings.HasPrefix(s.Rule, "vip ") {
 			all = append(all, "announced")
 		}

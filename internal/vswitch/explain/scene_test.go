@@ -253,18 +253,23 @@ type traffic struct {
 	// Of the packet that was made last.
 	tagged bool
 	tci    uint16
+	shell  *Outer // of what is answered
 }
 
 type sentPacket struct {
-	port scenePort
-	p    *pkt.Packet
+	port  scenePort
+	p     *pkt.Packet
+	shell *Outer // it went into a tunnel with
 }
 
 // next is one packet at one port.
 func (t *traffic) next() (scenePort, []byte) {
 	r := t.r
+	t.shell = nil
 	if len(t.sent) > 0 && one(r, 3) {
-		return t.followUp(pickOf(r, t.sent))
+		s := pickOf(r, t.sent)
+		t.shell = s.shell
+		return t.followUp(s)
 	}
 	if len(t.asked) > 0 && one(r, 6) {
 		return t.askAgain(pickOf(r, t.asked))
@@ -405,7 +410,7 @@ func (t *traffic) frame(at scenePort, k *pkt.Packet) []byte {
 		if parts := k.Fragments(uint32(r.IntN(4)), pickOf(r, []int{8, 24, 32, 600})); len(parts) > 0 {
 			k = pickOf(r, parts[:min(len(parts), 3)])
 			if k.Frag.Off == 0 {
-				t.first = &sentPacket{at, k}
+				t.first = &sentPacket{port: at, p: k}
 			}
 		}
 	}

@@ -21,6 +21,7 @@ const (
 	svcLocal    = uint16(bpf.SwitchGhSvcFlagsGH_SVC_LOCAL)
 	svcDSR      = uint16(bpf.SwitchGhSvcFlagsGH_SVC_DSR)
 	svcByClient = uint16(bpf.SwitchGhSvcFlagsGH_SVC_BY_CLIENT)
+	svcLocalIn  = uint16(bpf.SwitchGhSvcFlagsGH_SVC_LOCAL_IN)
 
 	memberActive = uint8(bpf.SwitchGhMemberStateGH_MEMBER_ACTIVE)
 )
@@ -85,7 +86,11 @@ func (r *Switch) member(svc, id uint32) (vswitch.MemberRow, bool) {
 }
 
 func open(m vswitch.MemberRow, flags uint16, outside bool) bool {
-	return m.State == memberActive && (m.Port != 0 || !outside || flags&svcLocal == 0)
+	local := svcLocalIn
+	if outside {
+		local = svcLocal
+	}
+	return m.State == memberActive && (m.Port != 0 || flags&local == 0)
 }
 
 // pick is the backend for a new conversation, 0 for none, and why it is that.
@@ -200,6 +205,7 @@ func (w *walk) balance(netid uint16) (how way, target, net uint16, n *no) {
 	w.host = w.kind != bpf.SwitchGhPortKindGH_PORT_HOST && (!held || av.Flags&addrGateway != 0) && w.isHost(w.k.dst)
 	hosts := w.uplink() && w.host
 	sv := w.svcSeen()
+	w.sv = sv
 	if w.keep && w.svc != 0 {
 		if ok, why := w.legal(sv); !ok {
 			w.note(layLB, "", "", "miss", "the conversation does not go on: %s", why)
@@ -275,15 +281,15 @@ func (w *walk) balance(netid uint16) (how way, target, net uint16, n *no) {
 		}
 	}
 	w.step(Step{Layer: layerName(layLB), Object: object, Rule: sv.String(), Verdict: "rewrite", Before: &before, After: &after, Reason: reason})
-	if m.Port == 0 {
-		return toNobody, 0, netid, nil
-	}
 	if w.uplink() {
-		netid = w.s.Rows.Port[uint32(m.Port)].Net
+		netid = m.Net
 		w.eNet = w.epochNet(netid)
-		if w.impostor(w.s.Rows.Port[uint32(m.Port)].Zone, netid, w.ndst) {
+		if w.impostor(w.netRow(netid).Zone, netid, w.ndst) {
 			return end(bpf.SwitchGhDropReasonGH_DROP_SPOOF_IP, rejectNone, sv.String(), "source %s, from outside, is an endpoint's here", ip(w.k.src))
 		}
+	}
+	if m.Port == 0 {
+		return toNobody, 0, netid, nil
 	}
 	return toPort, m.Port, netid, nil
 }

@@ -188,10 +188,25 @@ func (w *walk) byRoute(nr vswitch.NetRow, netid uint16, how *way, target *uint16
 	return nil
 }
 
+// elsewhere is L6 of what comes from outside for a backend of another host.
+func (w *walk) elsewhere(nr vswitch.NetRow, netid uint16, how *way, target *uint16) *no {
+	if netid == 0 {
+		*how = toUplink
+		return nil
+	}
+	f, ok := w.findFar(0, nr.Zone, w.ndst)
+	if !ok {
+		w.note(layRoute, w.netName(netid), f.rule, "drop", "%s is on no other host, as far as known here", ip(w.ndst))
+		return &no{bpf.SwitchGhDropReasonGH_DROP_UNKNOWN_DST, layRoute, rejectHost}
+	}
+	*how, *target = toPort, f.port
+	return nil
+}
+
 // intoTunnel is L9 for tunnels: outer destination, inner MACs, how much fits.
 func (w *walk) intoTunnel() *no {
 	if !w.reply {
-		w.ozone = w.k.zone
+		w.ozone = w.s.Rows.Net[uint32(w.wnet)].Zone
 	}
 	f, ok := w.findFar(w.inPort, w.ozone, w.ndst)
 	if !ok || f.port != w.outPort {

@@ -87,6 +87,7 @@ type walk struct {
 	natLo, natHi   uint16
 	first          uint16
 	svc, backend   uint32
+	sv             *service // that publishes its destination
 	eIn, eOut      uint32
 	eNet           uint32
 	dmac, smac     [6]byte

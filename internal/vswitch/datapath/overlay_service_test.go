@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package datapath
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/netip"
+	"testing"
+	"time"
+
+	"gatehouse.dev/gatehouse/internal/nettest"
+	"gatehouse.dev/gatehouse/internal/vswitch"
+)
+
+// farFamily is one address family of a test of services whose backends are on
+// another host of an overlay.
+type farFamily struct {
+	vip, source, host, client string // VIP; this host's own address in the overlay; on the wire: node 1, and the client
+	bits                      int
+}
+
+func farFamilies() []farFamily {
+	return []farFamily{
+		{"198.51.100.80", "10.1.1.250", "192.0.2.1", "192.0.2.9", 32},
+		{"2001:db8:80::80", "fd00:1:1::fa", "2001:db8::1", "2001:db8::9", 128},
+	}
+}
+
+// service is asked by everybody at VIP and, from outside, at port 30000 more of every address of the host.
+func (f farFamily) service(id vswitch.ServiceID, port uint16, flags vswitch.ServiceFlags, backends ...vswitch.Backend) vswitch.Service {
+	s := vswitch.Service{ID: id, Name: fmt.Sprint("far", id), Flags: flags, Backends: backends, SourceVIP: netip.MustParseAddr(f.source)}
+	any := netip.IPv4Unspecified()
+	if f.bits == 128 {
+		any = netip.IPv6Unspecified()
+	}
+	for _, proto := range []uint8{6, 17} {
+		s.Frontends = append(s.Frontends, vswitch.Frontend{Addr: netip.MustParseAddr(f.vip), Port: port, Proto: proto, Scope: vswitch.ScopeAll})
+		if flags&vswitch.ServiceDSR == 0 {
+			s.Frontends = append(s.Frontends, vswitch.Frontend{Addr: any, Port: 30000 + port, Proto: proto, Scope: vswitch.ScopeOutside})
+		}
+	}
+	return s
+}
+
+// farLab is two hosts of an overlay and a client outside that reaches the VIPs
+// by the first.
+type farLab struct {
+	n1, n2       *node
+	a, b, c, out *nettest.NS
+	at, by, far  []netip.Addr // of a and b, on the first host, and c, on the second
+}
+
+func newFarLab(t *testing.T, six bool) *farLab {
+	wire := newWire(t)
+	l := &farLab{n1: newNode(t, wire, 1, blueSubnets()...), n2: newNode(t, wire, 2, blueSubnets()...), out: nettest.NewNS(t)}
+	l.a, l.at = l.n1.container(0, 11)
+	l.b, l.by = l.n1.container(0, 13)
+	l.c, l.far = l.n2.container(0, 12)
+	l.n1.knows(six, l.n2)
+	l.n2.knows(six, l.n1)
+	plug(t, wire, l.out, 9)
+	for _, f := range farFamilies() {
+		l.out.Route(fmt.Sprintf("%s/%d", f.vip, f.bits), f.host, "")
+		l.n2.s.Remotes = append(l.n2.s.Remotes, vswitch.Remote{Network: 1, Addr: netip.MustParseAddr(f.source), MAC: l.n1.s.Networks[0].RouterMAC, VTEP: l.n1.vtep(six)})
+	}
+	nameServer(l.a, "[::]:7", "a")
+	nameServer(l.c, "[::]:7", "c")
+	return l
+}
+
+// ask expects an answer of who, which sees the client as one of sees.
+func (l *farLab) ask(t *testing.T, what string, from *nettest.NS, addr string, port int, who, sees string) {
+	t.Helper()
+	for _, network := range []string{"tcp", "udp"} {
+		is, seen := whoIs(t, from, network, netip.AddrPortFrom(netip.MustParseAddr(addr), uint16(port)).String())
+		if at := netip.MustParseAddrPort(seen); is != who || at.Addr().Unmap().String() != sees {
+			t.Errorf("%s by %s: %s answers and sees %s; want %s and %s", what, network, is, seen, who, sees)
+		}
+	}
+}
+
+// TestOverlayServiceOutside: a client outside, at one host, a backend in an
+// overlay on another.
+func TestOverlayServiceOutside(t *testing.T) {
+	for _, six := range []bool{false, true} {
+		t.Run(map[bool]string{false: "over IPv4", true: "over IPv6"}[six], func(t *testing.T) {
+			l := newFarLab(t, six)
+			for i, f := range farFamilies() {
+				here := vswitch.Backend{Addr: l.at[i], Port: 7, At: 10}
+				there := vswitch.Backend{Addr: l.far[i], Port: 7, Network: 1}
+				id := vswitch.ServiceID(10 * i)
+				l.n1.s.Services = append(l.n1.s.Services,
+					f.service(id+1, 80, 0, there),
+					f.service(id+2, 81, 0, here),
+					f.service(id+3, 82, vswitch.ServiceLocal, here, there),
+					f.service(id+4, 83, vswitch.ServiceLocal, there),
+					f.service(id+6, 85, vswitch.ServiceLocalInside, here, there),
+					f.service(id+5, 84, 0, vswitch.Backend{Addr: l.far[i], Port: 2000, Network: 1}))
+			}
+			l.n1.apply()
+			l.n2.apply()
+			for i, f := range farFamilies() {
+				for _, at := range []struct {
+					addr string
+					more int
+				}{{f.vip, 0}, {f.host, 30000}} {
+					l.ask(t, "on another host", l.out, at.addr, at.more+80, "c", f.source)
+					l.ask(t, "on this host", l.out, at.addr, at.more+81, "a", f.client)
+					for range 8 {
+						l.ask(t, "local ones only", l.out, at.addr, at.more+82, "a", f.client)
+					}
+					if _, err := dial(t, l.out, "tcp", netip.AddrPortFrom(netip.MustParseAddr(at.addr), uint16(at.more+83)).String()); err == nil {
+						t.Errorf("%s: there is no local backend, and it connects", at.addr)
+					}
+				}
+				l.ask(t, "from inside", l.a, f.vip, 80, "c", l.at[i].String())
+				for range 8 {
+					l.ask(t, "from inside, local ones only", l.b, f.vip, 85, "a", l.by[i].String())
+				}
+				// What fits on the wire does not fit into the tunnel: the client hears it.
+				if err := upload(l.out, l.c, f.vip, 84, 2000, 1<<20); err != nil {
+					t.Errorf("1 MiB to %s: %v", f.vip, err)
+				}
+				// The conversation stays while the daemon is away, and a new one begins.
+				c, err := dial(t, l.out, "tcp", netip.AddrPortFrom(netip.MustParseAddr(f.vip), 80).String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				l.n1.dp.Close()
+				l.n1.dp = nil
+				if who, _, err := c.say(); who != "c" {
+					t.Errorf("without a daemon: %q, %v", who, err)
+				}
+				l.ask(t, "without a daemon", l.out, f.vip, 80, "c", f.source)
+				l.n1.apply()
+				if who, _, err := c.say(); who != "c" {
+					t.Errorf("with a new daemon: %q, %v", who, err)
+				}
+			}
+			for reason, k := range l.n2.drops() {
+				if reason != "unknown_dst" {
+					t.Errorf("node 2 dropped %d for %s", k, reason)
+				}
+			}
+		})
+	}
+}
+
+// upload sends size bytes by TCP to a service, which a backend's socket takes.
+func upload(from, to *nettest.NS, vip string, port, backend uint16, size int) error {
+	ln := to.Listen(fmt.Sprintf("[::]:%d", backend))
+	defer ln.Close()
+	got := make(chan int64, 1)
+	go func() {
+		c, err := ln.Accept()
+		if err != nil {
+			got <- -1
+			return
+		}
+		defer c.Close()
+		n, _ := io.Copy(io.Discard, c)
+		got <- n
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), answer)
+	defer cancel()
+	c, err := from.Dial(ctx, "tcp", netip.AddrPortFrom(netip.MustParseAddr(vip), port).String())
+	if err != nil {
+		return err
+	}
+	_ = c.SetDeadline(time.Now().Add(4 * answer))
+	if _, err = c.Write(make([]byte, size)); err != nil {
+		return err
+	}
+	c.Close()
+	select {
+	case n := <-got:
+		if n != int64(size) {
+			return fmt.Errorf("%d of %d bytes arrived", n, size)
+		}
+	case <-time.After(4 * answer):
+		return fmt.Errorf("timed out")
+	}
+	return nil
+}
