@@ -105,7 +105,7 @@ __noinline int gh_acl_probe(__u32 bits, __u32 how)
 	return 0;
 }
 
-/* gh_acl_search() is one list of one set: an action, GH_ACL_BLIND or GH_ACL_GONE. */
+/* gh_acl_search() is one list of one set: an action, with the rule that decided if one did, GH_ACL_BLIND or GH_ACL_GONE. */
 __noinline int gh_acl_search(__u32 set, __u32 list)
 {
 	struct gh_acl_set_key k = { .set = set, .list = list };
@@ -134,11 +134,15 @@ __noinline int gh_acl_search(__u32 set, __u32 list)
 
 		if (i >= h->tuples || t->best >= a->rank)
 			break;
-		if (gh_acl_probe(w[0], (w[1] & 0xffff) | i << 16))
+		if (gh_acl_probe(w[0], (w[1] & 0xffff) | i << 16)) {
+			a->rule = 0; /* one that was found has not decided */
 			return GH_ACL_BLIND;
+		}
 	}
-	if (bpf_map_lookup_elem(&aclset, &k) != h)
+	if (bpf_map_lookup_elem(&aclset, &k) != h) {
+		a->rule = 0;
 		return GH_ACL_GONE; /* rows of a set go after its head */
+	}
 	if (a->rule && a->action == GH_ACL_ALLOW)
 		a->stage = h->stage;
 	return a->action;
@@ -271,6 +275,7 @@ __noinline int gh_layer_acl(struct __sk_buff *skb, __u32 layer)
 	} else {
 		id = back ? s->w.okey_port : s->p.in_port;
 	}
+	s->w.judge = id;
 	q = gh_port_get(id);
 	if (!q || !q->acl[0])
 		return 0;

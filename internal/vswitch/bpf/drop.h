@@ -62,6 +62,8 @@ enum gh_layer {
 	GH_LAYER_FLOW = 11, /* on a cached flow, no layer was walked */
 };
 
+#define GH_LAYERS_ACL (1U << GH_LAYER_ACL_PRE | 1U << GH_LAYER_ACL_OUT | 1U << GH_LAYER_ACL_IN)
+
 /* gh_result.flow */
 enum gh_via {
 	GH_VIA_NONE = 0,   /* no flow was used or made */

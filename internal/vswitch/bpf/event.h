@@ -142,7 +142,7 @@ static __always_inline void gh_account(struct __sk_buff *skb, struct gh_scratch 
 	struct gh_drop_key k = { .port = s->p.in_port, .reason = s->reason, .layer = s->layer };
 	struct gh_drop_val *v, first = {};
 	const struct gh_cfg *c = gh_config();
-	__u32 in = s->p.in_port, n;
+	__u32 in = s->p.in_port, judge, n;
 	struct gh_pstats *st;
 	struct gh_event *e;
 	__u64 now;
@@ -151,8 +151,14 @@ static __always_inline void gh_account(struct __sk_buff *skb, struct gh_scratch 
 	if (st)
 		st->tx_drops++;
 	gh_copy(skb, in, GH_COPY(GH_COPY_DROPPED, s->reason, s->layer));
-	if (s->layer == GH_LAYER_ACL_IN) /* the only layer that speaks for the receiver */
-		gh_copy(skb, s->w.out_port, GH_COPY(GH_COPY_REFUSED, s->reason, s->layer));
+	/* Only rules speak for who was to get it: those of the other end. */
+	judge = s->w.judge;
+	if ((1U << s->layer & GH_LAYERS_ACL) && judge != in) {
+		st = bpf_map_lookup_elem(&pstats, &judge);
+		if (st)
+			st->rx_drops++;
+		gh_copy(skb, judge, GH_COPY(GH_COPY_REFUSED, s->reason, s->layer));
+	}
 	v = bpf_map_lookup_elem(&drops, &k);
 	if (!v) {
 		bpf_map_update_elem(&drops, &k, &first, BPF_NOEXIST);

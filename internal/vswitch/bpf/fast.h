@@ -177,6 +177,18 @@ static __always_inline void gh_save_in(struct gh_pkt *p, const struct gh_in *in,
 	p->icmp_off = 0;
 }
 
+/* gh_load_in() is the other way: what an earlier program of the packet's way knew. */
+static __always_inline void gh_load_in(struct gh_in *in, const struct gh_pkt *p)
+{
+	in->in_port = p->in_port;
+	in->port = p->port;
+	in->zone = p->zone;
+	in->net = p->net;
+	in->kind = p->kind;
+	in->tun = p->tun;
+	in->vtep = p->vtep;
+}
+
 static __always_inline void gh_save4(struct gh_pkt *p, const struct gh_in *in, const struct gh_fkey4 *k,
 				     const struct gh_hdr *h)
 {

@@ -260,21 +260,29 @@ static __always_inline int gh_changes_state(const struct gh_track *t, const stru
 
 /* ---- making and removing --------------------------------------------------- */
 
-/* gh_unlink() removes both halves. key is the one f was found by. */
+/*
+ * gh_unlink() removes both halves. key is the one f was found by. The asking half
+ * is what counts: of two CPUs at it only the one that deletes it takes it off.
+ */
 static __always_inline void gh_unlink(void *f, union gh_key *key, union gh_key *tmp, int fam)
 {
 	struct gh_track *t = gh_track(f, fam);
-	__s32 counted = t->reply ? -1 : t->in_port;
+	__s32 own = t->reply ? -1 : t->in_port, other, counted = -1;
+	int ret;
 	void *r;
 
 	gh_key_copy(tmp, gh_pair(f, fam), fam);
 	r = gh_flow_get(tmp, fam);
 	if (r && gh_key_eq(gh_pair(r, fam), key, fam)) {
-		if (!gh_track(r, fam)->reply)
-			counted = gh_track(r, fam)->in_port;
-		bpf_map_delete_elem(gh_table(fam), tmp);
+		t = gh_track(r, fam);
+		other = t->reply ? -1 : t->in_port;
+		ret = bpf_map_delete_elem(gh_table(fam), tmp);
+		if (!ret)
+			counted = other;
 	}
-	bpf_map_delete_elem(gh_table(fam), key);
+	ret = bpf_map_delete_elem(gh_table(fam), key);
+	if (!ret && own >= 0)
+		counted = own;
 	if (counted >= 0)
 		gh_quota(counted, -1, fam);
 }

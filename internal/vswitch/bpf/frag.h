@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Copyright The gatehouse authors */
 
-/* Ports of fragmented packets: learned from the first fragment, asked by later ones. */
+/* What keys of fragmented packets have besides addresses: learned from the first fragment, asked by later ones. */
 #ifndef GH_FRAG_H
 #define GH_FRAG_H
 
@@ -56,7 +56,7 @@ static __always_inline int gh_frag_clash(const struct gh_pkt *p, int fam)
 	gh_frag_key(&k, p, fam);
 	v = fam == 4 ? bpf_map_lookup_elem(&frag4, &k.k4) : bpf_map_lookup_elem(&frag6, &k.k6);
 	return v && (__s32)(p->now_s - v->last_s) <= GH_FRAG_REUSE_S &&
-	       (v->sport_be != p->sport_be || v->dport_be != p->dport_be);
+	       (v->sport_be != p->sport_be || v->dport_be != p->dport_be || v->kflags != p->kflags);
 }
 
 static __always_inline void gh_frag_forget(const struct gh_pkt *p, int fam)
@@ -72,7 +72,8 @@ static __always_inline void gh_frag_forget(const struct gh_pkt *p, int fam)
 
 static __always_inline void gh_frag_put(const struct gh_pkt *p, int fam)
 {
-	struct gh_frag_val v = { .sport_be = p->sport_be, .dport_be = p->dport_be, .last_s = p->now_s };
+	struct gh_frag_val v = { .sport_be = p->sport_be, .dport_be = p->dport_be, .last_s = p->now_s,
+				 .kflags = p->kflags };
 	struct gh_frag_any k;
 
 	gh_frag_key(&k, p, fam);
@@ -82,7 +83,7 @@ static __always_inline void gh_frag_put(const struct gh_pkt *p, int fam)
 		bpf_map_update_elem(&frag6, &k.k6, &v, BPF_ANY);
 }
 
-/* gh_frag_find() fills the ports of a later fragment; 0 when the first was not seen. */
+/* gh_frag_find() fills the ports and flags of a later fragment; 0 when the first was not seen. */
 static __always_inline int gh_frag_find(struct gh_pkt *p, int fam)
 {
 	struct gh_frag_val *v;
@@ -94,6 +95,7 @@ static __always_inline int gh_frag_find(struct gh_pkt *p, int fam)
 		return 0;
 	p->sport_be = v->sport_be;
 	p->dport_be = v->dport_be;
+	p->kflags = v->kflags;
 	p->h.l4 = GH_L4_NONE;
 	return 1;
 }

@@ -133,3 +133,47 @@ func TestFragments(t *testing.T) {
 		})
 	}
 }
+
+// A protocol without ports has one flow for all fragments of a datagram, through
+// NAT too, in whatever order they come.
+func TestFragmentsWithoutPorts(t *testing.T) {
+	l := newLab(t, true)
+	datagram := func(from, to string, proto int) *pkt.Packet {
+		p := pkt.MustParse(fmt.Sprintf("%s > %s: proto %d", from, to, proto))
+		p.Data = make([]byte, 1200)
+		return p
+	}
+	for i, f := range fams() {
+		for _, proto := range []int{47, 50, 253} {
+			for _, c := range []struct{ name, out, from, to string }{{"inside", "b", f.a, f.b}, {"outbound NAT", "x", f.h, f.x}} {
+				for _, order := range [][]int{{0, 2, 1}, {2, 1, 0}} {
+					t.Run(fmt.Sprintf("%s/%d/%s/%v", f.name, proto, c.name, order), func(t *testing.T) {
+						l.reset()
+						in := datagram(f.a, c.to, proto)
+						out, not := l.sendParts(t, "a", in.Fragments(77, 400), order)
+						if len(not) != 0 {
+							t.Fatalf("not forwarded: %+v", not[0].res)
+						}
+						whole, err := pkt.Reassemble(out)
+						if err != nil {
+							t.Fatal(err)
+						}
+						if whole.Src.String() != c.from || whole.Dst.String() != c.to {
+							t.Fatalf("got %v", whole)
+						}
+						back, not := l.sendParts(t, c.out, datagram(c.to, c.from, proto).Fragments(78, 400), order)
+						if len(not) != 0 {
+							t.Fatalf("answer not forwarded: %+v", not[0].res)
+						}
+						if r, err := pkt.Reassemble(back); err != nil || r.Dst.String() != f.a || r.Src.String() != c.to {
+							t.Errorf("answer %v, %v", r, err)
+						}
+						if n := l.counter("fill", uint32(i)); n != 1 {
+							t.Errorf("%d conversations of one", n)
+						}
+					})
+				}
+			}
+		}
+	}
+}

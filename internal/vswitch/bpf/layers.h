@@ -40,8 +40,7 @@ __noinline int gh_layer_begin(void)
 	w->no_nat = 0;
 	w->aside = 0;
 	w->dsr = 0;
-	/* A later fragment whose ports nobody knows: only what needs none. */
-	w->blind = p->h.frag == GH_FRAG_LATER && (p->kflags & GH_FKEY_L3);
+	w->blind = (p->kflags & GH_FKEY_BLIND) != 0; /* only what needs no ports */
 	if (p->fam == 4) {
 		gh_key_make(&s->key, 4, &p->src, &p->dst, p->sport_be, p->dport_be, p->port, p->zone, p->proto,
 			    p->kflags);

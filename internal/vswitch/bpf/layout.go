@@ -6,7 +6,7 @@ package bpf
 // StateLayout is the version of the layout of all state maps: they are pinned
 // under it, and programs with another one carry over what they find. A test holds
 // it against the object and says when it has to grow.
-const StateLayout = "2"
+const StateLayout = "3"
 
 // StateMaps returns the names of the maps that are pinned under StateLayout and
 // survive daemons, programs and configuration.

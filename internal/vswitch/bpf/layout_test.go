@@ -22,6 +22,7 @@ func layoutHashes() map[string]string {
 	return map[string]string{
 		"1": "7595fc64",
 		"2": "354058d9",
+		"3": "9cbc7b99",
 	}
 }
 

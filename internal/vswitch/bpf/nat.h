@@ -247,6 +247,8 @@ static __always_inline int gh_try(struct gh_scratch *s, __u16 cand, int fam)
 	struct gh_head *rh = (struct gh_head *)&s->rval;
 	__u16 port_op = gh_is_echo(p) ? GH_OP_NSPORT : GH_OP_NDPORT;
 	/* Not long, as libbpf says: before Linux 6.4 the upper half of the answer is not the sign's. */
+	struct gh_track *t;
+	__s32 asked;
 	int nat, ret;
 	void *r;
 
@@ -272,14 +274,24 @@ static __always_inline int gh_try(struct gh_scratch *s, __u16 cand, int fam)
 	r = gh_flow_get(&s->rkey, fam);
 	if (!r)
 		return GH_TRY_TAKEN;
-	/* Ours, or plain and of the same two ends, or dead: take its place. Zones may
-	 * use the same addresses; outside, the answer's key does not tell them apart. */
-	if (gh_key_eq(gh_pair(r, fam), &s->key, fam) ||
-	    (!nat && !gh_track(r, fam)->nat && gh_pair_zone(r, fam) == p->zone) ||
-	    gh_dead(r, &s->rkey, fam, p->now_s))
-		return bpf_map_update_elem(gh_table(fam), &s->rkey, &s->rval, BPF_ANY) ? GH_TRY_FULL :
-											   GH_TRY_CLAIMED;
-	return GH_TRY_TAKEN;
+	t = gh_track(r, fam);
+	if (gh_key_eq(gh_pair(r, fam), &s->key, fam)) { /* ours, or its two ends the other way round */
+		asked = t->reply ? -1 : t->in_port;
+		if (bpf_map_update_elem(gh_table(fam), &s->rkey, &s->rval, BPF_ANY))
+			return GH_TRY_FULL;
+		if (asked >= 0)
+			gh_quota(asked, -1, fam);
+		return GH_TRY_CLAIMED;
+	}
+	/* Plain and of the same two ends, or dead: that one ends. Zones may use the
+	 * same addresses; outside, the answer's key does not tell them apart. */
+	if (!(!nat && !t->nat && gh_pair_zone(r, fam) == p->zone) && !gh_dead(r, &s->rkey, fam, p->now_s))
+		return GH_TRY_TAKEN;
+	gh_unlink(r, &s->rkey, (union gh_key *)s->buf, fam);
+	ret = bpf_map_update_elem(gh_table(fam), &s->rkey, &s->rval, BPF_NOEXIST);
+	if (!ret)
+		return GH_TRY_CLAIMED;
+	return ret == -GH_EEXIST ? GH_TRY_TAKEN : GH_TRY_FULL;
 }
 
 /* Global, so that the verifier walks a try once and not 32 times. */
@@ -325,6 +337,26 @@ static __always_inline int gh_claim(struct gh_scratch *s, __u16 first_be, int fa
 }
 
 /*
+ * gh_ask() inserts the asking half from val: 1 when it was not there yet, 0 when
+ * it was, made by another CPU or left behind, or a negative number.
+ */
+static __always_inline int gh_ask(struct gh_scratch *s, int fam)
+{
+	int ret = bpf_map_update_elem(gh_table(fam), &s->key, &s->val, BPF_NOEXIST);
+	int known;
+	void *f;
+
+	if (!ret)
+		return 1;
+	if (ret != -GH_EEXIST)
+		return -1;
+	f = gh_flow_get(&s->key, fam);
+	known = f && !gh_track(f, fam)->reply;
+	ret = bpf_map_update_elem(gh_table(fam), &s->key, &s->val, BPF_ANY);
+	return ret ? -1 : !known;
+}
+
+/*
  * gh_commit() makes both entries of a new conversation. s.key is the packet's
  * key; w holds the whole decision but the source port. Returns 0 or GH_NO().
  */
@@ -335,7 +367,7 @@ static __always_inline int gh_commit(struct gh_scratch *s, const struct gh_port 
 	struct gh_pkt *p = &s->p;
 	struct gh_head *hd = (struct gh_head *)&s->val, *rh = (struct gh_head *)&s->rval;
 	const struct gh_port *out = gh_port_get(w->out_port);
-	int ret, nat;
+	int ret, nat, fresh;
 
 	if (!out)
 		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_NAT, GH_REJECT_NONE);
@@ -360,10 +392,12 @@ static __always_inline int gh_commit(struct gh_scratch *s, const struct gh_port 
 		gh_track_new(gh_track(&s->val, fam), p, w, len, 0, nat);
 		gh_key_copy(gh_pair(&s->val, fam), &s->rkey, fam);
 		hd->tag = gh_tag_new(&s->key, fam);
-		if (!bpf_map_update_elem(gh_table(fam), &s->key, &s->val, BPF_ANY)) {
+		fresh = gh_ask(s, fam);
+		if (fresh >= 0) {
 			gh_settle(&s->rkey, rh->tag, fam);
 			gh_settle(&s->key, hd->tag, fam);
-			gh_quota(p->port, 1, fam);
+			if (fresh)
+				gh_quota(p->port, 1, fam);
 			gh_born(1, fam);
 			w->via = GH_VIA_NEW;
 			return 0;

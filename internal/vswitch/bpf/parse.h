@@ -25,6 +25,13 @@ enum gh_next {
 #define GH_ND_NA 136
 #define GH_ND_REDIRECT 137
 
+/* Keys of this protocol may have more than addresses: only its first fragment tells. */
+static __always_inline int gh_proto_ports(__u8 proto)
+{
+	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP || proto == IPPROTO_ICMP ||
+	       proto == IPPROTO_ICMPV6;
+}
+
 /*
  * gh_parse_l4() fills ports, id and flags. l4 points at the header, of which
  * the caller knows nothing yet. Short means -GH_DROP_PARSE.

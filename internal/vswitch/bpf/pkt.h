@@ -160,6 +160,7 @@ struct gh_walk {
 	__u8 state;
 	__u8 via;	/* enum gh_via */
 	__u16 target;	/* port it goes to */
+	__u16 judge;	/* port whose ACLs were asked last */
 	__u8 how;	/* enum gh_how */
 	__u8 host;	/* the destination is an address of the host */
 	__u8 blind;	/* a later fragment whose ports nobody knows */

@@ -27,9 +27,19 @@ static __always_inline __u32 gh_room(int fam)
 
 static __always_inline void gh_tally(__u32 *n, __s32 d)
 {
-	if (!n || (d < 0 && !GH_READ(*n))) /* the sweeper may have corrected it downwards */
-		return;
-	__sync_fetch_and_add(n, d);
+	if (n)
+		__sync_fetch_and_add(n, d);
+}
+
+/*
+ * A count is below zero when the sweeper has corrected it while some that it did
+ * not see any more were about to be taken away, until it comes again.
+ */
+static __always_inline __u32 gh_tallied(const __u32 *n)
+{
+	__u32 v = n ? GH_READ(*n) : 0;
+
+	return (__s32)v < 0 ? 0 : v;
 }
 
 static __always_inline void gh_quota(__u32 port_id, __s32 d, int fam)
@@ -44,13 +54,13 @@ static __always_inline int gh_crowded(int fam)
 {
 	__u32 i = fam == 6, *n = bpf_map_lookup_elem(&fill, &i);
 
-	return n && GH_READ(*n) > gh_room(fam) / 5 * 4;
+	return gh_tallied(n) > gh_room(fam) / 5 * 4;
 }
 
 /* True when port_id may not begin another conversation. */
 static __always_inline int gh_over_quota(__u32 port_id, __u32 max_flows, int fam)
 {
-	__u32 *n = bpf_map_lookup_elem(&pflows, &port_id), used = n ? GH_READ(*n) : 0;
+	__u32 used = gh_tallied(bpf_map_lookup_elem(&pflows, &port_id));
 
 	if (max_flows && used >= max_flows)
 		return 1;

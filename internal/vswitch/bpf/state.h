@@ -30,7 +30,8 @@ struct {
 /* ---- state ------------------------------------------------------------- */
 
 enum gh_fkey_flags {
-	GH_FKEY_L3 = 1 << 0, /* no ports known (fragment, other protocol) */
+	GH_FKEY_L3 = 1 << 0,	/* no ports (other protocol, or not known) */
+	GH_FKEY_BLIND = 1 << 1, /* a later fragment whose ports nobody knows */
 };
 struct gh_fkey4 {
 	__be32 src_be, dst_be;
@@ -227,7 +228,7 @@ struct {
 	__type(value, struct gh_fkey6);
 } queue6 SEC(".maps");
 
-/* frag4 / frag6: LRU, ports of the first fragment */
+/* frag4 / frag6: LRU, ports of the first fragment, and its enum gh_fkey_flags */
 struct gh_frag4_key {
 	__be32 src_be, dst_be;
 	__u16 id_be;
@@ -245,6 +246,8 @@ struct gh_frag6_key {
 struct gh_frag_val {
 	__be16 sport_be, dport_be;
 	__u32 last_s;
+	__u8 kflags;
+	__u8 zero[3];
 };
 
 /* state */

@@ -57,6 +57,7 @@ const volatile struct gh_types gh_types = {};
 /* gh_switched() is the way of a frame of a port of the switch, by what is in it. */
 static __always_inline int gh_switched(struct __sk_buff *skb, const struct gh_in *in, __u32 proto, __u32 group)
 {
+	struct gh_hdr none = { .group = group };
 	struct gh_scratch *s;
 
 	if (proto == bpf_htons(ETH_P_IP) && !group)
@@ -81,14 +82,7 @@ static __always_inline int gh_switched(struct __sk_buff *skb, const struct gh_in
 		return gh_stage(skb, s, GH_STAGE_FLOOD);
 	}
 	__builtin_memset(&s->p, 0, sizeof(s->p));
-	s->p.in_port = in->in_port;
-	s->p.port = in->port;
-	s->p.zone = in->zone;
-	s->p.net = in->net;
-	s->p.kind = in->kind;
-	s->p.tun = in->tun;
-	s->p.vtep = in->vtep;
-	s->p.h.group = group;
+	gh_save_in(&s->p, in, &none, 0);
 	if (proto == bpf_htons(ETH_P_ARP))
 		return gh_stage(skb, s, GH_STAGE_ARP);
 	return gh_drop(skb, s, proto ? GH_DROP_L2_PROTO : GH_DROP_PARSE, GH_LAYER_PORT);
@@ -249,7 +243,7 @@ int st_fetch(struct __sk_buff *skb)
 
 	if (!s)
 		return TC_ACT_SHOT;
-	in.kind = s->p.kind;
+	gh_load_in(&in, &s->p);
 	if (bpf_skb_pull_data(skb, want))
 		return in.kind == GH_PORT_UPLINK ? gh_pass(skb) : gh_drop(skb, s, GH_DROP_PARSE, GH_LAYER_PORT);
 	if (in.kind == GH_PORT_UPLINK)
@@ -258,10 +252,6 @@ int st_fetch(struct __sk_buff *skb)
 		return gh_stage(skb, s, GH_STAGE_WIRE);
 	if (in.kind == GH_PORT_TUNNEL)
 		return gh_stage(skb, s, GH_STAGE_TUNNEL);
-	in.in_port = s->p.in_port;
-	in.port = s->p.port;
-	in.zone = s->p.zone;
-	in.net = s->p.net;
 	group = s->p.h.group;
 	return gh_switched(skb, &in, s->p.fam == 4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6), group);
 }
@@ -350,11 +340,12 @@ static __always_inline int gh_fragment(struct __sk_buff *skb, struct gh_scratch 
 {
 	struct gh_pkt *p = &s->p;
 
-	if (p->h.frag == GH_FRAG_LATER) {
-		if (!gh_frag_find(p, fam)) {
+	if (p->h.frag == GH_FRAG_LATER && !gh_frag_find(p, fam)) {
+		p->kflags |= GH_FKEY_L3;
+		if (gh_proto_ports(p->proto)) {
 			if (p->kind == GH_PORT_UPLINK)
 				return gh_pass(skb);
-			p->kflags |= GH_FKEY_L3;
+			p->kflags |= GH_FKEY_BLIND;
 		}
 	}
 	gh_key_make(&s->key, fam, &p->src, &p->dst, p->sport_be, p->dport_be, p->port, p->zone, p->proto, p->kflags);
@@ -467,13 +458,9 @@ int st_tunnel(struct __sk_buff *skb)
 	if (!s)
 		return TC_ACT_SHOT;
 	bad = skb->vlan_present ? GH_DROP_VLAN : gh_decap(skb);
-	in.in_port = s->p.in_port;
+	gh_load_in(&in, &s->p);
 	in.port = in.in_port;
 	in.kind = GH_PORT_TUNNEL;
-	in.zone = s->p.zone;
-	in.net = s->p.net;
-	in.tun = s->p.tun;
-	in.vtep = s->p.vtep;
 	if (bad)
 		return gh_drop(skb, s, bad, bad == GH_DROP_VLAN ? GH_LAYER_PORT : GH_LAYER_SPOOF);
 	data = (void *)(long)skb->data;

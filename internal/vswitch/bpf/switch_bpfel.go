@@ -308,7 +308,8 @@ type SwitchGhFkey6 struct {
 type SwitchGhFkeyFlags uint32
 
 const (
-	SwitchGhFkeyFlagsGH_FKEY_L3 SwitchGhFkeyFlags = 1
+	SwitchGhFkeyFlagsGH_FKEY_L3    SwitchGhFkeyFlags = 1
+	SwitchGhFkeyFlagsGH_FKEY_BLIND SwitchGhFkeyFlags = 2
 )
 
 type SwitchGhFloodKey struct {
@@ -484,6 +485,8 @@ type SwitchGhFragVal struct {
 	SportBe uint16
 	DportBe uint16
 	LastS   uint32
+	Kflags  uint8
+	Zero    [3]uint8
 }
 
 type SwitchGhLayer uint32
@@ -866,6 +869,7 @@ type SwitchGhScratch struct {
 		State      uint8
 		Via        uint8
 		Target     uint16
+		Judge      uint16
 		How        uint8
 		Host       uint8
 		Blind      uint8
@@ -874,7 +878,6 @@ type SwitchGhScratch struct {
 		Held       uint8
 		Copy       uint8
 		Dsr        uint8
-		_          [2]byte
 	}
 	Sv  SwitchGhSvcVal
 	Acl struct {

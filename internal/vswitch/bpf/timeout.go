@@ -24,6 +24,10 @@ var flowPairs = [2]uint32{131072, 32768}
 // Crowded reports whether n conversations crowd the table of a family (4 or 6).
 func Crowded(n uint32, family uint8) bool { return n > flowPairs[index(family)]/5*4 }
 
+// Tallied is what a counter of pflows or fill stands for. It may be below zero
+// until the sweeper comes again.
+func Tallied(n uint32) uint32 { return uint32(max(int32(n), 0)) }
+
 // Share is how many conversations a port may have in a crowded table; port 0 is
 // all uplinks together.
 func Share(port uint16, family uint8) uint32 {

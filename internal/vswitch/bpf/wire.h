@@ -125,10 +125,8 @@ static __always_inline int gh_wire(struct __sk_buff *skb)
 
 	if (!s)
 		return TC_ACT_SHOT;
-	in.in_port = s->p.in_port;
+	gh_load_in(&in, &s->p);
 	in.port = GH_PORT_UPLINK_ANY;
-	in.zone = s->p.zone;
-	in.net = s->p.net;
 	in.kind = GH_PORT_WIRE;
 	if (skb->protocol == bpf_htons(ETH_P_IP))
 		return gh_enter4(skb, &in, 0);

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -448,6 +449,76 @@ func TestLiveIsReadOnly(t *testing.T) {
 		}
 		if err := m.Delete(key); !errors.Is(err, unix.EPERM) {
 			t.Errorf("%s: delete: %v; want %v", name, err, unix.EPERM)
+		}
+	}
+}
+
+// What a port's rules deny it is shown at that port, an answer too; what its own
+// rules deny of what it says, at no other.
+func TestCaptureRefused(t *testing.T) {
+	l := newLab(t)
+	a, b := l.container(10), l.container(11)
+	d := l.open()
+	l.apply(d)
+	ca, cancelA := startCapture(t, d, 0, 10)
+	defer cancelA()
+	cb, cancelB := startCapture(t, d, 0, 11)
+	defer cancelB()
+	talk := func(from, to *nettest.NS, listen string) (asks net.Conn, answers func()) {
+		var pc net.PacketConn
+		err := to.Do(func() (err error) { pc, err = net.ListenPacket("udp", listen); return err })
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { pc.Close() })
+		asks, err = from.Dial(context.Background(), "udp", listen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { asks.Close() })
+		if _, err := asks.Write([]byte("question")); err != nil {
+			t.Fatal(err)
+		}
+		if err := pc.SetDeadline(time.Now().Add(answer)); err != nil {
+			t.Fatal(err)
+		}
+		_, peer, err := pc.ReadFrom(make([]byte, 16))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return asks, func() {
+			if _, err := pc.WriteTo([]byte("answer"), peer); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, f := range []struct{ a, b string }{{"10.1.0.10", "10.1.0.11"}, {"[fd00:1::a]", "[fd00:1::b]"}} {
+		l.rules(d)
+		_, bAnswers := talk(a, b, f.b+":9001")
+		bAsks, aAnswers := talk(b, a, f.a+":9002")
+		l.rules(d, vswitch.ACLRule{ID: 1, Name: "no way out", Direction: vswitch.ACLOut, Action: vswitch.ACLBlock},
+			vswitch.ACLRule{ID: 2, Name: "no way in", Direction: vswitch.ACLIn, Action: vswitch.ACLBlock})
+		before, err := d.Stats(10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bAnswers()
+		ca.has(t, "in dropped acl_out udp "+f.b+":9001 > "+f.a)
+		cb.has(t, "out dropped acl_out udp "+f.b+":9001 > "+f.a)
+		if _, err := bAsks.Write([]byte("again")); err != nil {
+			t.Fatal(err)
+		}
+		ca.has(t, "in dropped acl_in udp "+f.b, "> "+f.a+":9002")
+		aAnswers()
+		ca.has(t, "out dropped acl_in udp "+f.a+":9002 > "+f.b)
+		after, err := d.Stats(10)
+		if err != nil || after.RxDrops != before.RxDrops+2 || after.TxDrops < before.TxDrops+1 {
+			t.Errorf("counters of the port whose rules these are: %+v, then %+v, %v", before, after, err)
+		}
+	}
+	for _, s := range cb.samples() {
+		if s.Dropped && !s.Out {
+			t.Errorf("shown to who has no rules: %s", text(s))
 		}
 	}
 }

@@ -196,7 +196,7 @@ func TestHostile(t *testing.T) {
 		{"two VLAN tags", "vlan", raw("10.1.0.10.4000 > 10.1.0.11.7: udp", func(b []byte) []byte {
 			return append(append(bytes.Clone(b[:12]), 0x88, 0xa8, 0, 5, 0x81, 0, 0, 6), b[12:]...)
 		})},
-		{"another protocol", "l2proto", raw("10.1.0.10.4000 > 10.1.0.11.7: udp", func(b []byte) []byte { b[12], b[13] = 0x88, 0xcc; return b })},
+		{"another protocol", "l2_proto", raw("10.1.0.10.4000 > 10.1.0.11.7: udp", func(b []byte) []byte { b[12], b[13] = 0x88, 0xcc; return b })},
 		{"middle of a connection to outside", "nostate", frame("10.1.0.10.4000 > 198.51.100.2.7: tcp .")},
 		{"reset of a connection between others", "spoof_ip", frame("10.1.0.12.7 > 10.1.0.11.4000: tcp R")},
 		{"loopback", "no_route", frame("10.1.0.10.4000 > 127.0.0.1.7: udp")},

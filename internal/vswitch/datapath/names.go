@@ -5,49 +5,10 @@ package datapath
 
 import (
 	"fmt"
+	"strings"
 
 	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
 )
-
-// reasonNames are those of enum gh_drop_reason.
-var reasonNames = [...]string{
-	bpf.SwitchGhDropReasonGH_DROP_PARSE:       "parse",
-	bpf.SwitchGhDropReasonGH_DROP_L2PROTO:     "l2proto",
-	bpf.SwitchGhDropReasonGH_DROP_PORT_DOWN:   "port_down",
-	bpf.SwitchGhDropReasonGH_DROP_VLAN:        "vlan",
-	bpf.SwitchGhDropReasonGH_DROP_SPOOF_MAC:   "spoof_mac",
-	bpf.SwitchGhDropReasonGH_DROP_SPOOF_IP:    "spoof_ip",
-	bpf.SwitchGhDropReasonGH_DROP_SPOOF_ARP:   "spoof_arp",
-	bpf.SwitchGhDropReasonGH_DROP_DHCP_GUARD:  "dhcp_guard",
-	bpf.SwitchGhDropReasonGH_DROP_RA_GUARD:    "ra_guard",
-	bpf.SwitchGhDropReasonGH_DROP_METER:       "meter",
-	bpf.SwitchGhDropReasonGH_DROP_ACL_OUT_PRE: "acl_out_pre",
-	bpf.SwitchGhDropReasonGH_DROP_ACL_OUT:     "acl_out",
-	bpf.SwitchGhDropReasonGH_DROP_ACL_IN:      "acl_in",
-	bpf.SwitchGhDropReasonGH_DROP_NO_BACKEND:  "no_backend",
-	bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE:    "no_route",
-	bpf.SwitchGhDropReasonGH_DROP_NO_NEIGH:    "no_neigh",
-	bpf.SwitchGhDropReasonGH_DROP_UNKNOWN_DST: "unknown_dst",
-	bpf.SwitchGhDropReasonGH_DROP_TTL:         "ttl",
-	bpf.SwitchGhDropReasonGH_DROP_MTU:         "mtu",
-	bpf.SwitchGhDropReasonGH_DROP_FRAG_ORDER:  "frag_order",
-	bpf.SwitchGhDropReasonGH_DROP_FRAG_TINY:   "frag_tiny",
-	bpf.SwitchGhDropReasonGH_DROP_FRAG_TABLE:  "frag_table",
-	bpf.SwitchGhDropReasonGH_DROP_FLOW_FULL:   "flow_full",
-	bpf.SwitchGhDropReasonGH_DROP_PORT_QUOTA:  "port_quota",
-	bpf.SwitchGhDropReasonGH_DROP_NAT_PORTS:   "nat_ports",
-	bpf.SwitchGhDropReasonGH_DROP_NAT_PROTO:   "nat_proto",
-	bpf.SwitchGhDropReasonGH_DROP_NOSTATE:     "nostate",
-	bpf.SwitchGhDropReasonGH_DROP_ICMP_NOFLOW: "icmp_noflow",
-	bpf.SwitchGhDropReasonGH_DROP_ICMP_RATE:   "icmp_rate",
-	bpf.SwitchGhDropReasonGH_DROP_TUN_PEER:    "tun_peer",
-	bpf.SwitchGhDropReasonGH_DROP_TUN_VNI:     "tun_vni",
-	bpf.SwitchGhDropReasonGH_DROP_EXT_HDR:     "ext_hdr",
-	bpf.SwitchGhDropReasonGH_DROP_CSUM:        "csum",
-	bpf.SwitchGhDropReasonGH_DROP_LOOP:        "loop",
-	bpf.SwitchGhDropReasonGH_DROP_TAIL_CALL:   "tail_call",
-	bpf.SwitchGhDropReasonGH_DROP_INTERNAL:    "internal",
-}
 
 // layerNames are those of enum gh_layer.
 var layerNames = [...]string{
@@ -78,11 +39,11 @@ var stateNames = [...]string{
 	bpf.SwitchGhFlowStateGH_FLOW_OTHER: "other",
 }
 
-// ReasonName is the name of a drop reason; a number where a program newer than
-// this process knows more.
-func ReasonName(reason uint8) string { return nameOf(reasonNames[:], reason) }
+// ReasonName is the name of a drop reason, as in drop.h without its prefix, in
+// lower case; with its number where a program newer than this process knows more.
+func ReasonName(reason uint8) string { return strings.ToLower(bpf.DropReason(reason).String()) }
 
-// LayerName is the name of a layer, likewise.
+// LayerName is the name of a layer; a number, likewise.
 func LayerName(layer uint8) string { return nameOf(layerNames[:], layer) }
 
 // FlowStates are the states that a flow can be in.

@@ -104,7 +104,7 @@ func (d *Datapath) PortFlows(port vswitch.PortID) (used, limit uint32, err error
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	row, _ := d.base.Port(port)
-	return used, row.MaxFlows, nil
+	return bpf.Tallied(used), row.MaxFlows, nil
 }
 
 // PortStats count what passed a port since it was first used, seen from the vNIC:

@@ -267,8 +267,8 @@ func be32(b ...byte) uint32 {
 }
 
 func TestNames(t *testing.T) {
-	if ReasonName(6) != "spoof_ip" || ReasonName(200) != "200" || LayerName(0) != "port" || stateName(2) != "est" {
-		t.Error(ReasonName(6), ReasonName(200), LayerName(0), stateName(2))
+	if ReasonName(6) != "spoof_ip" || ReasonName(2) != "l2_proto" || ReasonName(200) != "reason_200" || LayerName(0) != "port" || stateName(2) != "est" {
+		t.Error(ReasonName(6), ReasonName(2), ReasonName(200), LayerName(0), stateName(2))
 	}
 }
 

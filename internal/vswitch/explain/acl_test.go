@@ -5,13 +5,17 @@ package explain
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
+
 	"gatehouse.dev/gatehouse/internal/vswitch"
+	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
 	"gatehouse.dev/gatehouse/internal/vswitch/bpf/pkt"
 )
 
@@ -389,6 +393,25 @@ func aclFragments(t *testing.T, l *aclLab) {
 			t.Errorf("%+v: %s, want %s", c.rules, got, c.want)
 		}
 	}
+	// A rule that is about it but has not decided is not credited.
+	l.rules(vswitch.ACLRule{Priority: 1, Direction: vswitch.ACLIn, Action: vswitch.ACLBlock, Remote: []netip.Prefix{l.prefix("@c")}},
+		vswitch.ACLRule{Priority: 5, Direction: vswitch.ACLIn, Remote: []netip.Prefix{l.prefix("@b")}}, udp, vswitch.ACLRule{Priority: 3, Direction: vswitch.ACLIn, LocalPorts: ports(9)})
+	before := l.credited(2)
+	if got := later(); got != "drop FRAG_ORDER" || l.credited(2) != before {
+		t.Errorf("%s, %d packets credited to a rule that did not decide", got, l.credited(2)-before)
+	}
+}
+
+// credited is how many packets a rule has decided about.
+func (l *aclLab) credited(rule vswitch.RuleID) (n uint64) {
+	var perCPU []bpf.ACLStats
+	if err := l.coll.Maps["aclstats"].Lookup(uint32(rule), &perCPU); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		l.t.Fatal(err)
+	}
+	for _, c := range perCPU {
+		n += c.Packets
+	}
+	return n
 }
 
 // Frames to groups are asked about one by one, but for DHCP.

@@ -59,7 +59,8 @@ func TestDifferential(t *testing.T) {
 		"wire new kind 2", "wire hit kind 2", "wire revalidated kind 2", "wire new kind 2 tagged", "wire hit kind 2 tagged", "wire new kind 3",
 		"wire  kind 2", "wire  kind 2 tagged", "forward new from outside", "forward hit from outside", "forward  from outside", "pass flood",
 		"drop SPOOF_IP from outside at L1 anti-spoof", "drop SPOOF_ARP from outside at L1 anti-spoof", "drop SPOOF_IP from outside at L4 services", "a probe for another's address", "a probe that others hear",
-		"drop VLAN", "drop RA_GUARD", "drop DHCP_GUARD"}
+		"drop VLAN", "drop RA_GUARD", "drop DHCP_GUARD",
+		"fragment hit", "fragment without ports hit", "fragment without ports hit nat", "fragment blind"}
 	missing := func() bool { return slices.ContainsFunc(wanted, func(w string) bool { return seen[w] == 0 }) }
 	// What is rare is looked for a little longer.
 	for n := uint64(0); done < pairs || done < 4*pairs && missing(); n++ {
@@ -221,7 +222,38 @@ func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte, seen ma
 	for _, f := range serviceWords(t) {
 		seen[f]++
 	}
+	if what := fragmentWords(t, in); what != "" {
+		seen[what]++
+	}
 	return what, nil
+}
+
+// fragmentWords says how a later fragment found its way.
+func fragmentWords(t Trace, frame []byte) string {
+	var k key
+	var h header
+	switch {
+	case t.Verdict != Forward || len(frame) < 14:
+		return ""
+	case u16(frame[12:]) == ethIP:
+		parse4(frame, &k, &h)
+	case u16(frame[12:]) == ethIP6:
+		parse6(frame, &k, &h)
+	}
+	what := "fragment"
+	switch {
+	case h.frag != fragLater:
+		return ""
+	case !protoPorts(k.proto):
+		what += " without ports"
+	case t.Tuple.SrcPort == 0 && t.Tuple.DstPort == 0:
+		return what + " blind"
+	}
+	what += " " + t.Flow
+	if t.Tuple.Src != ip(k.src) {
+		what += " nat"
+	}
+	return what
 }
 
 // remember keeps what was forwarded, as its receiver got it.

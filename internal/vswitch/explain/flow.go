@@ -190,7 +190,7 @@ func (m *memory) used(port uint16) uint32 {
 	if m.live == nil {
 		return 0
 	}
-	n := m.live.Flows(uint32(port))
+	n := bpf.Tallied(m.live.Flows(uint32(port)))
 	return n - min(n, m.freed[port]) // the sweeper may have corrected it downwards
 }
 
@@ -199,7 +199,7 @@ func (m *memory) crowded(fam uint8) bool {
 	if m.live == nil {
 		return false
 	}
-	n := m.live.Fill(fam)
+	n := bpf.Tallied(m.live.Fill(fam))
 	return bpf.Crowded(n-min(n, m.freedOf[fam/6]), fam)
 }
 

@@ -18,16 +18,29 @@ const (
 func (w *walk) fragment() {
 	switch {
 	case w.h.frag == fragLater && !w.learned():
+		w.k.flags |= flagL3
+		if !protoPorts(w.k.proto) {
+			break
+		}
 		if w.uplink() {
 			w.pass("a later fragment whose first was not seen: left to the host")
 			return
 		}
-		w.k.flags |= flagL3
+		w.k.flags |= flagBlind
 	case w.h.frag == fragFirst && w.clash() && (!w.uplink() || w.m.get(w.k) != nil):
 		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_FRAG_TABLE, layPort, 0}, "another first fragment of the same datagram, with other ports")
 		return
 	}
 	w.hit(false)
+}
+
+// protoPorts: keys of this protocol may have more than addresses.
+func protoPorts(proto uint8) bool {
+	switch proto {
+	case protoTCP, protoUDP, protoSCTP, protoICMP, protoICMP6:
+		return true
+	}
+	return false
 }
 
 // remembered is what the first fragment of the packet's datagram left.
@@ -46,18 +59,18 @@ func (w *walk) remembered() (v bpf.FragVal, ok bool) {
 	return w.m.live.Frag6(k)
 }
 
-// learned fills the ports of a later fragment.
+// learned fills the ports and flags of a later fragment.
 func (w *walk) learned() bool {
 	v, ok := w.remembered()
 	if !ok || int32(w.now-v.LastS) > fragSeconds {
 		return false
 	}
-	w.k.sport, w.k.dport, w.h.l4 = be(v.SportBe), be(v.DportBe), l4None
+	w.k.sport, w.k.dport, w.k.flags, w.h.l4 = be(v.SportBe), be(v.DportBe), v.Kflags, l4None
 	return true
 }
 
 // clash: a first fragment with other ports than the one before it.
 func (w *walk) clash() bool {
 	v, ok := w.remembered()
-	return ok && int32(w.now-v.LastS) <= fragReuse && (be(v.SportBe) != w.k.sport || be(v.DportBe) != w.k.dport)
+	return ok && int32(w.now-v.LastS) <= fragReuse && (be(v.SportBe) != w.k.sport || be(v.DportBe) != w.k.dport || v.Kflags != w.k.flags)
 }

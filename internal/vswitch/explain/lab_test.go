@@ -268,12 +268,15 @@ func (l *lab) twist(r *rand.Rand, rows *vswitch.Rows) (straighten func() error, 
 		}
 		for id := range rows.Port {
 			if one(r, 4) {
-				errs = append(errs, put("pflows", id, uint32(0), uint32(9000)))
+				errs = append(errs, put("pflows", id, uint32(0), pickOf(r, []uint32{9000, ^uint32(2)})))
 			}
 		}
 		if one(r, 2) {
 			errs = append(errs, put("pflows", uint32(0), uint32(0), uint32(70000)))
 		}
+	}
+	if one(r, 20) { // counted too low
+		errs = append(errs, put("fill", uint32(r.IntN(2)), uint32(0), ^uint32(2)))
 	}
 	return straighten, errors.Join(errs...)
 }

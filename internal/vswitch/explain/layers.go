@@ -36,6 +36,7 @@ const (
 	netNoLocal  = uint32(bpf.SwitchGhNetFlagsGH_NET_NO_LOCAL)
 	netARPPass  = uint32(bpf.SwitchGhNetFlagsGH_NET_ARP_PASS)
 	flagL3      = uint8(bpf.SwitchGhFkeyFlagsGH_FKEY_L3)
+	flagBlind   = uint8(bpf.SwitchGhFkeyFlagsGH_FKEY_BLIND)
 )
 
 type way uint8
@@ -217,7 +218,7 @@ func (w *walk) layers() *no {
 	} else if w.kind == bpf.SwitchGhPortKindGH_PORT_HOST {
 		w.note(laySpoof, w.portName(w.inPort), fmt.Sprintf("addr zone 0 %s host", ip(w.k.src)), "pass", "source is an address of the host")
 	}
-	w.blind = w.h.frag == fragLater && w.k.flags&flagL3 != 0
+	w.blind = w.k.flags&flagBlind != 0
 	if w.blind && w.uplink() {
 		return errPass
 	}

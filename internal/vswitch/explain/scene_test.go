@@ -250,6 +250,7 @@ type traffic struct {
 	narrow bool
 	seen   map[string]int // outcomes
 	first  *sentPacket    // a first fragment that was put in
+	later  []*pkt.Packet  // those that follow it
 	// Of the packet that was made last.
 	tagged bool
 	tci    uint16
@@ -273,6 +274,11 @@ func (t *traffic) next() (scenePort, []byte) {
 	}
 	if len(t.asked) > 0 && one(r, 6) {
 		return t.askAgain(pickOf(r, t.asked))
+	}
+	if len(t.later) > 0 && one(r, 3) { // at the same port
+		k := pickOf(r, t.later)
+		t.later = slices.DeleteFunc(t.later, func(o *pkt.Packet) bool { return o == k })
+		return t.first.port, k.Bytes()
 	}
 	if t.first != nil && one(r, 60) { // another one of the same datagram, with other ports
 		k := *t.first.p
@@ -341,7 +347,7 @@ func (t *traffic) protocol(k *pkt.Packet) {
 		if k.Proto == 58 && six || k.Proto == 1 && !six {
 			k.Proto = 47
 		}
-		k.Data = make([]byte, 8)
+		k.Data = make([]byte, pickOf(r, []int{8, 100}))
 	}
 	if k.Data == nil && k.Type != 135 {
 		k.Data = make([]byte, pickOf(r, []int{0, 0, 4, 40, 1250, 1360, 1450, 1500}))
@@ -410,7 +416,7 @@ func (t *traffic) frame(at scenePort, k *pkt.Packet) []byte {
 		if parts := k.Fragments(uint32(r.IntN(4)), pickOf(r, []int{8, 24, 32, 600})); len(parts) > 0 {
 			k = pickOf(r, parts[:min(len(parts), 3)])
 			if k.Frag.Off == 0 {
-				t.first = &sentPacket{port: at, p: k}
+				t.first, t.later = &sentPacket{port: at, p: k}, parts[1:]
 			}
 		}
 	}
