@@ -3,6 +3,8 @@
 # Installs what a fresh Debian host lacks.
 #   setup.sh run    to build and run gatehouse (make demo)
 #   setup.sh dev    to run every test and remake the eBPF objects (make test)
+#   setup.sh ci     as dev, and the firewalls that a test runs beside; not for a host in
+#                   use: at its next start they would be on
 #   setup.sh bench  to measure beside the peers of make bench (make bench)
 #   setup.sh vm     to run tests on Debian 12's kernel in a virtual machine (make test-vm)
 # It changes nothing else; what is installed already is left alone.
@@ -12,16 +14,17 @@ run=(runc iproute2 util-linux ca-certificates)
 dev=(clang llvm libbpf-dev linux-libc-dev gcc libc6-dev make curl jq
 	docker.io docker-registry apache2-utils openssl containernetworking-plugins
 	iptables nftables iperf3 debootstrap tcpdump procps python3-minimal)
-
+ci=(ufw firewalld dbus)
 bench=(openvswitch-switch)
 vm=(qemu-system-x86 debootstrap e2fsprogs cpio)
 
 case "${1:-run}" in
 run) want=("${run[@]}") ;;
 dev) want=("${run[@]}" "${dev[@]}") ;;
+ci) want=("${run[@]}" "${dev[@]}" "${ci[@]}") ;;
 bench) want=("${run[@]}" "${dev[@]}" "${bench[@]}") ;;
 vm) want=("${vm[@]}") ;;
-*) echo "usage: setup.sh run|dev|bench|vm" >&2; exit 2 ;;
+*) echo "usage: setup.sh run|dev|ci|bench|vm" >&2; exit 2 ;;
 esac
 
 if ! command -v go >/dev/null && ! [ -x /usr/local/go/bin/go ]; then

@@ -43,7 +43,9 @@ func (d *daemon) openNetwork(ctx context.Context) (err error) {
 	if err != nil {
 		return errors.Join(err, d.comp.Close(), d.dp.Close())
 	}
-	d.dns = dns.New(dns.Options{Log: d.log, ResolvConf: resolv})
+	d.dns = dns.New(dns.Options{Log: d.log, ResolvConf: resolv, Inside: func(f func() error) error {
+		return compartment.Do(d.inst.NetNs(model.ResolverCompartment), f)
+	}})
 	d.ports = &hostport.Holder{}
 	body, err := defaultNetwork(d.cfg.Network)
 	if err != nil {

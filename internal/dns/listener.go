@@ -31,7 +31,7 @@ const (
 // listener is UDP and TCP port 53 of one address.
 type listener struct {
 	server  *Server
-	addr    netip.Addr
+	at      place
 	network atomic.Pointer[string]
 	ready   atomic.Bool
 	stop    context.CancelFunc
@@ -39,8 +39,8 @@ type listener struct {
 
 // listen starts a listener. The address is tried at once, so that it answers when
 // Set returns; if it is not there yet, again and again in the background.
-func (s *Server) listen(addr netip.Addr, network string) *listener {
-	l := &listener{server: s, addr: addr}
+func (s *Server) listen(at place, network string) *listener {
+	l := &listener{server: s, at: at}
 	l.network.Store(&network)
 	var ctx context.Context
 	ctx, l.stop = context.WithCancel(s.ctx)
@@ -71,8 +71,19 @@ type sockets struct {
 	tcp net.Listener
 }
 
-func (l *listener) open(ctx context.Context) (sockets, error) {
-	at := netip.AddrPortFrom(l.addr, 53).String()
+func (l *listener) open(ctx context.Context) (s sockets, err error) {
+	if !l.at.inside {
+		return l.openHere(ctx)
+	}
+	err = l.server.inside(func() (err error) {
+		s, err = l.openHere(ctx)
+		return err
+	})
+	return s, err
+}
+
+func (l *listener) openHere(ctx context.Context) (sockets, error) {
+	at := netip.AddrPortFrom(l.at.addr, 53).String()
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		return c.Control(func(fd uintptr) {
 			// Past rmem_max where we may; the default holds some hundred.
@@ -110,14 +121,14 @@ func (l *listener) serve(ctx context.Context, socks sockets) {
 			select {
 			case <-started:
 			case err := <-ended:
-				l.server.log.Error("resolver ended", "addr", l.addr, "err", err)
+				l.server.log.Error("resolver ended", "addr", l.at.addr, "err", err)
 				return
 			}
 			select {
 			case <-ctx.Done():
 			case err := <-ended:
 				if ctx.Err() == nil {
-					l.server.log.Error("resolver ended", "addr", l.addr, "err", err)
+					l.server.log.Error("resolver ended", "addr", l.at.addr, "err", err)
 				}
 				return
 			}
@@ -132,7 +143,8 @@ func (l *listener) serve(ctx context.Context, socks sockets) {
 
 func (l *listener) handle(ctx context.Context, w dns.ResponseWriter, q *dns.Msg, overTCP bool) {
 	z := l.server.names.Load().zone(*l.network.Load())
-	if from := source(w.RemoteAddr()); !z.serves(from, l.addr) {
+	// The switch has seen to it who asks inside.
+	if from := source(w.RemoteAddr()); !l.at.inside && !z.serves(from, l.at.addr) {
 		// Silence: an answer would tell names of the network to strangers, and
 		// make the resolver an amplifier for who forges sources.
 		l.server.log.Debug("question of a stranger dropped", "network", *l.network.Load(), "from", from)

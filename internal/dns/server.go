@@ -2,7 +2,8 @@
 // Copyright The gatehouse authors
 
 // Package dns answers the names of endpoints on each network's gateway address
-// and forwards everything else.
+// and forwards everything else. Endpoints' questions come by the switch into a
+// compartment of the resolvers' own; those of the host's processes by its stack.
 //
 // A question that came to a network's address is answered from that network's
 // names alone, so one name may mean different things in two networks. Names of
@@ -12,8 +13,8 @@
 // nothing.
 //
 // Be aware:
-//   - it listens in the namespace that the process runs in, on the very gateway
-//     addresses, and waits for those that are not there yet;
+//   - it listens in two namespaces, the process's own and the compartment, and
+//     waits for addresses that are not there yet;
 //   - it keeps no cache: our own answers are cheap and forwarded ones belong to
 //     the server that gave them.
 package dns
@@ -34,11 +35,21 @@ type Options struct {
 	// ResolvConf names the upstream servers for networks that name none;
 	// "" = /etc/resolv.conf. It is read again when it changes.
 	ResolvConf string
+	// Inside runs f in the network namespace of the resolvers' compartment; nil = it
+	// is the one that the process runs in.
+	Inside func(f func() error) error
+}
+
+// place is an address in one of the two namespaces.
+type place struct {
+	addr   netip.Addr
+	inside bool
 }
 
 // Server is all resolvers of one host. Make it with New; Close ends it.
 type Server struct {
 	log     *slog.Logger
+	inside  func(f func() error) error
 	names   atomic.Pointer[tables]
 	forward *forwarder
 	ctx     context.Context
@@ -46,7 +57,7 @@ type Server struct {
 
 	mu        sync.Mutex
 	closed    bool
-	listeners map[netip.Addr]*listener
+	listeners map[place]*listener
 	running   sync.WaitGroup // listeners, those on their way out included
 }
 
@@ -60,7 +71,10 @@ func New(o Options) *Server {
 	if path == "" {
 		path = "/etc/resolv.conf"
 	}
-	s := &Server{log: log, listeners: map[netip.Addr]*listener{}}
+	s := &Server{log: log, inside: o.Inside, listeners: map[place]*listener{}}
+	if s.inside == nil {
+		s.inside = func(f func() error) error { return f() }
+	}
 	s.forward = &forwarder{log: log, conf: &resolvConf{path: path}, slots: make(chan struct{}, maxInFlight)}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.names.Store(newTables(nil, nil))
@@ -77,29 +91,28 @@ func (s *Server) Set(names []model.NameRecord, resolvers []model.Resolver) {
 		return
 	}
 	s.names.Store(newTables(names, resolvers))
-	want := map[netip.Addr]string{}
+	want, own := map[place]string{}, map[netip.Addr]bool{}
 	for _, r := range resolvers {
 		for _, a := range r.Listen {
-			want[a.Unmap()] = r.Network
+			want[place{a.Unmap(), false}], own[a.Unmap()] = r.Network, true
 		}
-	}
-	own := make(map[netip.Addr]bool, len(want))
-	for addr := range want {
-		own[addr] = true
+		for _, a := range r.Through {
+			want[place{a.Unmap(), true}] = r.Network
+		}
 	}
 	s.forward.own.Store(&own)
-	for addr, l := range s.listeners {
-		if _, stays := want[addr]; !stays {
+	for at, l := range s.listeners {
+		if _, stays := want[at]; !stays {
 			l.stop()
-			delete(s.listeners, addr)
+			delete(s.listeners, at)
 		}
 	}
-	for addr, network := range want {
-		if l := s.listeners[addr]; l != nil {
+	for at, network := range want {
+		if l := s.listeners[at]; l != nil {
 			l.network.Store(&network)
 			continue
 		}
-		s.listeners[addr] = s.listen(addr, network)
+		s.listeners[at] = s.listen(at, network)
 	}
 }
 
@@ -108,9 +121,9 @@ func (s *Server) Listening() []netip.Addr {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all []netip.Addr
-	for addr, l := range s.listeners {
+	for at, l := range s.listeners {
 		if l.ready.Load() {
-			all = append(all, addr)
+			all = append(all, at.addr)
 		}
 	}
 	return all

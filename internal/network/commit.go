@@ -297,7 +297,7 @@ func sameName(a, b model.NameRecord) bool {
 }
 
 func sameResolver(a, b model.Resolver) bool {
-	return a.Network == b.Network && a.Domain == b.Domain && slices.Equal(a.Listen, b.Listen) && slices.Equal(a.Clients, b.Clients) &&
+	return a.Network == b.Network && a.Domain == b.Domain && slices.Equal(a.Listen, b.Listen) && slices.Equal(a.Through, b.Through) && slices.Equal(a.Clients, b.Clients) &&
 		slices.Equal(a.Upstream, b.Upstream)
 }
 

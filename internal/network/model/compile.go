@@ -20,6 +20,7 @@ type netPart struct {
 	hostPort vswitch.Port
 	hostNIC  HostNIC
 	resolver Resolver
+	services []vswitch.Service // that lead to it
 	hasHost  bool
 }
 
@@ -66,6 +67,7 @@ func compileNetwork(n *Network, inst instance.Instance) netPart {
 	for _, s := range n.subnets {
 		p.resolver.Clients = append(p.resolver.Clients, s.pool.Prefix)
 	}
+	p.services, p.resolver.Through = resolverServices(n, addrs)
 	for _, s := range n.Doc.Dns.ServerList {
 		if a, err := netip.ParseAddr(s); err == nil && !slices.Contains(addrs, a) {
 			p.resolver.Upstream = append(p.resolver.Upstream, a)
@@ -239,6 +241,7 @@ func (w World) Desired() Desired {
 			d.HostNICs = append(d.HostNICs, c.hostNIC)
 			if len(c.resolver.Listen) > 0 {
 				d.Resolvers = append(d.Resolvers, c.resolver)
+				d.Switch.Services = append(d.Switch.Services, c.services...)
 			}
 		}
 	}
@@ -263,5 +266,6 @@ func (w World) Desired() Desired {
 			d.Compartments = append(d.Compartments, n.compiled)
 		}
 	}
+	addResolvers(&d, w.inst)
 	return d
 }

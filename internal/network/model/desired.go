@@ -87,7 +87,10 @@ type NameRecord struct {
 // Resolver is a DNS listener on a network's gateway address.
 type Resolver struct {
 	Network string
-	Listen  []netip.Addr // port 53, UDP and TCP
+	Listen  []netip.Addr // port 53, UDP and TCP; in the host's own namespace, for its processes
+	// Through are the addresses, in the compartment ResolverCompartment, at which
+	// questions of the network's endpoints arrive. The switch lets nobody else there.
+	Through []netip.Addr
 	Domain  string
 	// Clients are the sources that are answered beside this host's own: the
 	// network's prefixes. Anybody else who reaches the address hears nothing.

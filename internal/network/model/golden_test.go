@@ -93,6 +93,15 @@ func printDesired(d Desired) string {
 	for _, m := range d.Switch.Mappings {
 		fmt.Fprintf(&o, "mapping %d %s %d -> port %d %s %d\n", m.Proto, m.HostAddr, m.HostPort, m.Port, m.Addr, m.AddrPort)
 	}
+	for _, s := range d.Switch.Services {
+		fmt.Fprintf(&o, "service %d %q\n", s.ID, s.Name)
+		for _, f := range s.Frontends {
+			fmt.Fprintf(&o, "  frontend %d %s %d network %d scope %s\n", f.Proto, f.Addr, f.Port, f.Network, f.Scope)
+		}
+		for _, b := range s.Backends {
+			fmt.Fprintf(&o, "  backend %s %d at %d\n", b.Addr, b.Port, b.At)
+		}
+	}
 	for _, n := range d.HostNICs {
 		fmt.Fprintf(&o, "hostnic %s %s %s %v\n", n.Name, n.SwitchName, n.MAC, n.Addrs)
 	}
@@ -112,7 +121,7 @@ func printDesired(d Desired) string {
 		fmt.Fprintf(&o, "name %s %v\n", n.Name, n.Addrs)
 	}
 	for _, r := range d.Resolvers {
-		fmt.Fprintf(&o, "resolver %v domain %q clients %v upstream %v\n", r.Listen, r.Domain, r.Clients, r.Upstream)
+		fmt.Fprintf(&o, "resolver %v through %v domain %q clients %v upstream %v\n", r.Listen, r.Through, r.Domain, r.Clients, r.Upstream)
 	}
 	for _, p := range d.HostPorts {
 		fmt.Fprintf(&o, "hostport %d %s %d %s\n", p.Proto, p.Addr, p.Port, p.Endpoint)

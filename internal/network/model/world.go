@@ -482,18 +482,18 @@ func (w *World) next(set int, last, low, high uint32) (uint32, bool) {
 }
 
 func (w *World) takePort() (vswitch.PortID, error) {
-	n, ok := w.next(portNumbers, uint32(w.numbers.Port), 1, uint32(vswitch.FirstUplinkPort)-1)
+	n, ok := w.next(portNumbers, uint32(w.numbers.Port), 1, uint32(resolverPort)-1)
 	if !ok {
-		return 0, refuse(hcn.HCN_E_DEGRADED_OPERATION, "all %d ports of the switch are in use; delete endpoints that are not needed", vswitch.FirstUplinkPort-1)
+		return 0, refuse(hcn.HCN_E_DEGRADED_OPERATION, "all %d ports of the switch are in use; delete endpoints that are not needed", resolverPort-1)
 	}
 	w.numbers.Port = vswitch.PortID(n)
 	return vswitch.PortID(n), nil
 }
 
 func (w *World) takeNetworkNumber() (vswitch.NetworkID, error) {
-	n, ok := w.next(networkNumbers, uint32(w.numbers.Network), 1, vswitch.MaxNetworks-1)
+	n, ok := w.next(networkNumbers, uint32(w.numbers.Network), 1, uint32(resolverNetwork)-1)
 	if !ok {
-		return 0, refuse(hcn.HCN_E_DEGRADED_OPERATION, "all %d networks of the switch are in use; delete networks that are not needed", vswitch.MaxNetworks-1)
+		return 0, refuse(hcn.HCN_E_DEGRADED_OPERATION, "all %d networks of the switch are in use; delete networks that are not needed", resolverNetwork-1)
 	}
 	w.numbers.Network = vswitch.NetworkID(n)
 	return vswitch.NetworkID(n), nil

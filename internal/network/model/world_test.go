@@ -480,7 +480,8 @@ func TestHostsOwnCompartment(t *testing.T) {
 	code(t, b.modifyNamespace(ns.Doc.Id, "Endpoint", "Add", "EndpointId", e.Doc.Id), hcn.HCN_E_NOTIMPL, "")
 	guest := b.namespace(`{"Type":"Guest"}`)
 	b.attach(guest.Doc.Id, e.Doc.Id) // recorded
-	if d := b.w.Desired(); len(d.Compartments) != 0 || len(d.Switch.Ports) != 1 {
+	// The network's own vNIC, and the resolvers'.
+	if d := b.w.Desired(); len(d.Compartments) != 1 || d.Compartments[0].ID != ResolverCompartment || len(d.Switch.Ports) != 2 {
 		t.Errorf("%+v", d)
 	}
 }
@@ -666,7 +667,7 @@ func TestPlug(t *testing.T) {
 		t.Errorf("%+v", ns)
 	}
 	d := w.Desired()
-	if len(d.Compartments) != 1 || len(d.Compartments[0].VNICs) != 2 || d.Compartments[0].VNICs[1].Name != "eth1" {
+	if len(d.Compartments) != 2 || len(d.Compartments[0].VNICs) != 2 || d.Compartments[0].VNICs[1].Name != "eth1" {
 		t.Errorf("%+v", d.Compartments)
 	}
 	w = w.Clean()
