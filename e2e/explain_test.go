@@ -82,7 +82,7 @@ func TestExplain(t *testing.T) {
 		{name: "outbound NAT", from: "db", to: outV4 + ":80", happens: get("db", "http://"+outV4+"/"), verdict: "forward", says: hostV4},
 		{name: "outbound NAT, IPv6", from: "db", to: "[" + outV6 + "]:80", happens: get("db", "http://["+outV6+"]/"), verdict: "forward", says: hostV6},
 		{name: "the gateway", from: "db", to: "gateway:8181", happens: get("db", "http://"+gw+":8181/"), verdict: "forward", says: "the host"},
-		{name: "the resolver", from: "db", to: "gateway:53/udp", happens: func() error { return h.from("db", "lookup", "web") }, verdict: "forward", says: "the host"},
+		{name: "the resolver", from: "db", to: "gateway:53/udp", happens: func() error { return h.from("db", "lookup", "web") }, verdict: "forward", says: "resolver"},
 		{name: "container's address from outside", from: outV4, to: web4 + ":80", happens: func() error {
 			h.must("ip", "-n", h.out, "route", "replace", web4+"/32", "via", hostV4)
 			return h.from("out", "get", "-t", "2", "http://"+web4+"/")

@@ -166,7 +166,10 @@ func TestMainJob(t *testing.T) {
 			t.Errorf("port 8080 still answers: %s", out)
 		}
 		h.gh("run", "-d", "--name", "web2", "-p", "8080:80", image)
-		get("out", "http://"+hostV4+":8080/")
+		eventually(t, 5*time.Second, "the new container serves", func() bool { // it listens some time after it runs
+			_, err := h.at(h.out, h.hello, "get", "http://"+hostV4+":8080/")
+			return err == nil
+		})
 		if _, err, code := h.try("exec", "db", "/hello", "lookup", "web"); code == 0 {
 			t.Errorf("web is still known by name: %s", err)
 		}

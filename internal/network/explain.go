@@ -109,6 +109,7 @@ func (q *question) names() {
 		}
 		q.ports[e.Port] = "endpoint " + name
 	}
+	q.ports[model.ResolverPort] = "the network's resolver"
 	nets := map[vswitch.NetworkID]string{}
 	for _, n := range q.w.AllNetworks() {
 		nets[n.Number] = n.Doc.Name

@@ -18,8 +18,9 @@ import (
 // service, to a compartment of the resolvers' own. In it each network has an
 // address, by which a resolver knows whose question it is.
 const (
-	// The last numbers there are, which takePort and takeNetworkNumber leave out.
-	resolverPort    = vswitch.FirstUplinkPort - 1
+	// ResolverPort is the resolvers' switch port. It and the number of their network
+	// are the last ones there are, which takePort and takeNetworkNumber leave out.
+	ResolverPort    = vswitch.FirstUplinkPort - 1
 	resolverNetwork = vswitch.NetworkID(vswitch.MaxNetworks - 1)
 	// ResolverCompartment is its id, where others have a GUID.
 	ResolverCompartment = "dns"
@@ -44,7 +45,7 @@ func resolverServices(n *Network, listen []netip.Addr) (services []vswitch.Servi
 		s := vswitch.Service{
 			ID:     vswitch.MaxServiceID - vswitch.ServiceID(2*int(n.Number)+family),
 			Object: n.Doc.Id, Name: "DNS of " + n.label(),
-			Backends: []vswitch.Backend{{Addr: to, Port: 53, At: resolverPort}},
+			Backends: []vswitch.Backend{{Addr: to, Port: 53, At: ResolverPort}},
 		}
 		for _, a := range listen {
 			if a.Is4() != v4 {
@@ -67,11 +68,11 @@ func addResolvers(d *Desired, inst instance.Instance) {
 		return
 	}
 	nic := VNIC{
-		Endpoint: resolverName, Port: resolverPort, PortName: inst.PortDevice(uint16(resolverPort)), Name: "eth0",
+		Endpoint: resolverName, Port: ResolverPort, PortName: inst.PortDevice(uint16(ResolverPort)), Name: "eth0",
 		MAC: vswitch.MAC(ipam.HostMAC(resolverName)),
 	}
 	port := vswitch.Port{
-		ID: resolverPort, Kind: vswitch.PortContainer, Network: resolverNetwork, Object: resolverName,
+		ID: ResolverPort, Kind: vswitch.PortContainer, Network: resolverNetwork, Object: resolverName,
 		Interface: nic.PortName, MAC: nic.MAC, Up: true,
 	}
 	for _, r := range d.Resolvers {

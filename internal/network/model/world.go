@@ -482,9 +482,9 @@ func (w *World) next(set int, last, low, high uint32) (uint32, bool) {
 }
 
 func (w *World) takePort() (vswitch.PortID, error) {
-	n, ok := w.next(portNumbers, uint32(w.numbers.Port), 1, uint32(resolverPort)-1)
+	n, ok := w.next(portNumbers, uint32(w.numbers.Port), 1, uint32(ResolverPort)-1)
 	if !ok {
-		return 0, refuse(hcn.HCN_E_DEGRADED_OPERATION, "all %d ports of the switch are in use; delete endpoints that are not needed", resolverPort-1)
+		return 0, refuse(hcn.HCN_E_DEGRADED_OPERATION, "all %d ports of the switch are in use; delete endpoints that are not needed", ResolverPort-1)
 	}
 	w.numbers.Port = vswitch.PortID(n)
 	return vswitch.PortID(n), nil
