@@ -25,12 +25,14 @@ static __always_inline int gh_vip_answer(struct __sk_buff *skb)
 	struct gh_addr src __attribute__((aligned(8))), target __attribute__((aligned(8)));
 	const struct gh_port *in;
 	struct gh_nd_frame *f;
+	int turned;
 
 	if (!s)
 		return TC_ACT_SHOT;
 	in = gh_port_get(s->p.in_port);
 	if (!in)
 		return gh_pass(skb);
+	turned = gh_turned(skb, in);
 	if (skb->protocol == bpf_htons(ETH_P_ARP)) {
 		__u32 sip4, tip4;
 		struct gh_arp a;
@@ -47,7 +49,7 @@ static __always_inline int gh_vip_answer(struct __sk_buff *skb)
 		gh_arp_turn(&a, in->mac, sip4, tip4);
 		if (bpf_skb_store_bytes(skb, 0, &a, sizeof(a), 0))
 			return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
-		return gh_answer(skb, s, in);
+		return gh_answer(skb, s, in, turned);
 	}
 	f = (struct gh_nd_frame *)s->buf;
 	/* RFC 4861 section 7.1: not from a neighbour unless the hop limit is whole. */
@@ -60,7 +62,7 @@ static __always_inline int gh_vip_answer(struct __sk_buff *skb)
 		return gh_pass(skb);
 	if (gh_advertise(skb, f, &src, &target, in->mac, 0))
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
-	return gh_answer(skb, s, in);
+	return gh_answer(skb, s, in, turned);
 }
 
 #endif /* GH_ANNOUNCE_H */

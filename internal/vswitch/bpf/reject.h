@@ -316,7 +316,7 @@ static __always_inline int gh_reject(struct __sk_buff *skb)
 	const struct gh_net *n;
 	struct gh_rate *r;
 	__u32 in_port;
-	int rst, ret;
+	int rst, ret, wire, turned;
 
 	if (!s)
 		return TC_ACT_SHOT;
@@ -334,6 +334,9 @@ static __always_inline int gh_reject(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	if (!gh_rate_ok(&r->reject_s, &r->reject_n, gh_now_s(), rst ? GH_RST_RATE : GH_REJECT_RATE))
 		return TC_ACT_SHOT;
+	wire = s->p.kind == GH_PORT_WIRE;
+	/* Where nothing is switched here, endpoints are heard by the uplink's MAC, too. */
+	turned = wire && !(n->flags & GH_NET_NO_LOCAL) && gh_turned(skb, in);
 	/* Endpoints hear it from their gateway. The host, which is the gateway, and
 	 * the outside, which does not know it, from whom they asked. */
 	if (!gh_is_endpoint(s->p.kind))
@@ -345,11 +348,13 @@ static __always_inline int gh_reject(struct __sk_buff *skb)
 	if (ret)
 		return TC_ACT_SHOT;
 	skb->mark = 0;
+	if (wire && s->p.vlan && gh_tag(skb, s->p.vlan)) /* it was taken off */
+		return TC_ACT_SHOT;
 	gh_copy(skb, in_port, GH_COPY(GH_COPY_ANSWER, s->reason, s->layer));
 	if (in->kind == GH_PORT_TUNNEL && gh_encap(skb, s->p.tun, s->p.vtep))
 		return TC_ACT_SHOT;
-	gh_note(skb, GH_RESULT_REPLY, GH_OUT_EGRESS, in->ifindex, in_port, s->reason, s->layer, 0);
-	return bpf_redirect(in->ifindex, 0);
+	gh_note(skb, GH_RESULT_REPLY, turned ? GH_OUT_INGRESS : GH_OUT_EGRESS, in->ifindex, in_port, s->reason, s->layer, 0);
+	return bpf_redirect(in->ifindex, turned ? BPF_F_INGRESS : 0);
 }
 
 #endif /* GH_REJECT_H */

@@ -28,15 +28,27 @@ struct gh_arp {
 #define GH_ARP_REQUEST bpf_htons(1)
 #define GH_ARP_REPLY bpf_htons(2)
 
-/* Answered to the port it came from. */
-static __always_inline int gh_answer(struct __sk_buff *skb, struct gh_scratch *s, const struct gh_port *in)
+/*
+ * The frame is the host's own, which the egress program of an uplink turned round:
+ * what answers it goes into the host's stack there, as if the wire had brought it.
+ */
+static __always_inline int gh_turned(struct __sk_buff *skb, const struct gh_port *in)
+{
+	__u8 mac[ETH_ALEN];
+
+	return in->kind == GH_PORT_UPLINK && (in->flags & GH_PORT_WIRES) &&
+	       !bpf_skb_load_bytes(skb, ETH_ALEN, mac, ETH_ALEN) && gh_mac_eq(mac, in->mac);
+}
+
+/* Answered where it came from, with the tag that it still bears. */
+static __always_inline int gh_answer(struct __sk_buff *skb, struct gh_scratch *s, const struct gh_port *in, int turned)
 {
 	skb->mark = 0;
 	gh_copy(skb, s->p.in_port, GH_COPY_ANSWER);
 	if (in->kind == GH_PORT_TUNNEL && gh_encap(skb, s->p.tun, s->p.vtep))
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
-	gh_note(skb, GH_RESULT_REPLY, GH_OUT_EGRESS, in->ifindex, 0, 0, GH_LAYER_L2, 0);
-	return bpf_redirect(in->ifindex, 0);
+	gh_note(skb, GH_RESULT_REPLY, turned ? GH_OUT_INGRESS : GH_OUT_EGRESS, in->ifindex, 0, 0, GH_LAYER_L2, 0);
+	return bpf_redirect(in->ifindex, turned ? BPF_F_INGRESS : 0);
 }
 
 /*
@@ -167,7 +179,7 @@ static __always_inline int gh_arp_answer(struct __sk_buff *skb)
 	gh_arp_turn(&a, mac, sip4, tip4);
 	if (bpf_skb_store_bytes(skb, 0, &a, sizeof(a), 0))
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
-	return gh_answer(skb, s, in);
+	return gh_answer(skb, s, in, 0);
 }
 
 /* Neighbour messages, RFC 4861 section 4. */
@@ -368,7 +380,7 @@ static __always_inline int gh_nd_answer(struct __sk_buff *skb)
 	}
 	if (gh_advertise(skb, f, &p->src, &target, mac, v && (v->flags & GH_ADDR_GATEWAY)))
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
-	return gh_answer(skb, s, in);
+	return gh_answer(skb, s, in, 0);
 }
 
 #endif /* GH_REPLY_H */

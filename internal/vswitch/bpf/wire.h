@@ -251,25 +251,12 @@ static __always_inline int gh_proxied(struct __sk_buff *skb, struct gh_scratch *
 	return gh_send(skb, &hd, 0, NULL);
 }
 
-/*
- * gh_wire_answer() sends an answer made of a question back to where it came
- * from, with its tag: the wire, or the host, whose questions are turned round.
- */
-static __always_inline int gh_wire_answer(struct __sk_buff *skb, const struct gh_port *in, int own)
-{
-	__u32 kind = own ? GH_OUT_INGRESS : GH_OUT_EGRESS;
-
-	skb->mark = 0;
-	gh_note(skb, GH_RESULT_REPLY, kind, in->ifindex, 0, 0, GH_LAYER_L2, 0);
-	return bpf_redirect(in->ifindex, own ? BPF_F_INGRESS : 0);
-}
-
 static __always_inline int gh_proxy_arp(struct __sk_buff *skb, struct gh_scratch *s, const struct gh_port *in)
 {
 	struct gh_addr tip __attribute__((aligned(8)));
 	__u32 sip4, tip4, id;
 	struct gh_arp a;
-	int own;
+	int turned;
 
 	if (bpf_skb_load_bytes(skb, 0, &a, sizeof(a)) || a.hrd != bpf_htons(1) || a.pro != bpf_htons(ETH_P_IP) ||
 	    a.hln != ETH_ALEN || a.pln != 4)
@@ -281,11 +268,11 @@ static __always_inline int gh_proxy_arp(struct __sk_buff *skb, struct gh_scratch
 		return gh_stage(skb, s, GH_STAGE_VIP);
 	id = gh_wireip_get(s->p.in_port, s->p.vlan, &tip);
 	if (id && a.op == GH_ARP_REQUEST && sip4 != tip4) {
-		own = gh_mac_eq(a.eth.h_source, in->mac);
+		turned = gh_turned(skb, in);
 		gh_arp_turn(&a, in->mac, sip4, tip4);
 		if (bpf_skb_store_bytes(skb, 0, &a, sizeof(a), 0))
 			return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
-		return gh_wire_answer(skb, in, own);
+		return gh_answer(skb, s, in, turned);
 	}
 	if (id && a.op == GH_ARP_REPLY && !s->p.h.group)
 		return gh_proxied(skb, s, id, in);
@@ -298,7 +285,7 @@ static __always_inline int gh_proxy_nd(struct __sk_buff *skb, struct gh_scratch 
 	struct gh_addr target __attribute__((aligned(8)));
 	__u8 mac[ETH_ALEN];
 	__u32 id;
-	int own;
+	int turned;
 
 	if (bpf_skb_load_bytes(skb, 0, &f->eth, GH_ND_FRAME - 8) || f->ip.hop_limit != 255)
 		return gh_wire_rest(skb, s);
@@ -310,11 +297,11 @@ static __always_inline int gh_proxy_nd(struct __sk_buff *skb, struct gh_scratch 
 	if (!skb->vlan_present && f->nd.type == GH_ND_NS && gh_announced(s->p.in_port, &target))
 		return gh_stage(skb, s, GH_STAGE_VIP);
 	if (f->nd.type == GH_ND_NS && gh_wireip_get(s->p.in_port, s->p.vlan, &target)) {
-		own = gh_mac_eq(f->eth.h_source, in->mac);
+		turned = gh_turned(skb, in);
 		__builtin_memcpy(mac, in->mac, ETH_ALEN);
 		if (gh_advertise(skb, f, &s->p.src, &target, mac, 0))
 			return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
-		return gh_wire_answer(skb, in, own);
+		return gh_answer(skb, s, in, turned);
 	}
 	__builtin_memcpy(&target, &f->ip.daddr, 16);
 	id = s->p.h.group ? 0 : gh_wireip_get(s->p.in_port, s->p.vlan, &target);

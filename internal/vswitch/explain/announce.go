@@ -23,6 +23,9 @@ func (w *walk) whoseAddr(why string) {
 	w.t.Verdict = Reply
 	w.copied(w.inPort, layL2)
 	w.t.Raw.Layer, w.t.Raw.OutKind, w.t.Raw.OutIfindex = layL2, bpf.SwitchGhOutKindGH_OUT_EGRESS, w.in.Ifindex
+	if w.turned() {
+		w.t.Raw.OutKind = bpf.SwitchGhOutKindGH_OUT_INGRESS
+	}
 	w.note(layL2, w.portName(w.inPort), fmt.Sprintf("vip uplink %d %s", w.inPort, ip(target)), "reply",
 		"this host announces %s: it is at %s", ip(target), vswitch.MAC(w.in.Mac))
 }

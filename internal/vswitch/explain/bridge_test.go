@@ -48,7 +48,7 @@ func (t *traffic) address(at scenePort, k *pkt.Packet) {
 		if one(r, 3) {
 			t.tci |= 0x2000
 		}
-		if t.bound(at, k); one(r, 20) {
+		if t.bound(at, k); one(r, 10) {
 			k.From = pkt.MAC(at.mac) // the host's own, turned round
 		}
 		return

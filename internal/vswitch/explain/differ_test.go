@@ -58,7 +58,8 @@ func TestDifferential(t *testing.T) {
 		"drop ACL_OUT of a group", "flood but for whom rules bar", "pass flood but for whom rules bar",
 		"wire new kind 2", "wire hit kind 2", "wire revalidated kind 2", "wire new kind 2 tagged", "wire hit kind 2 tagged", "wire new kind 3",
 		"wire  kind 2", "wire  kind 2 tagged", "forward new from outside", "forward hit from outside", "forward  from outside", "pass flood",
-		"drop SPOOF_IP from outside at L1 anti-spoof", "drop SPOOF_ARP from outside at L1 anti-spoof", "drop SPOOF_IP from outside at L4 services", "a probe for another's address", "a probe that others hear",
+		"drop SPOOF_IP from outside at L1 anti-spoof", "drop SPOOF_ARP from outside at L1 anti-spoof", "drop SPOOF_IP from outside at L4 services",
+		"answered to the wire, tagged", "answered to the host behind the wire", "a probe for another's address", "a probe that others hear",
 		"drop VLAN", "drop RA_GUARD", "drop DHCP_GUARD",
 		"fragment hit", "fragment without ports hit", "fragment without ports hit nat", "fragment blind"}
 	missing := func() bool { return slices.ContainsFunc(wanted, func(w string) bool { return seen[w] == 0 }) }
@@ -193,6 +194,12 @@ func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte, seen ma
 		}
 	case Drop:
 		what += " " + t.Reason
+		if t.Answer != "" && t.Raw.Tag != 0 {
+			seen["answered to the wire, tagged"]++
+		}
+		if t.Answer != "" && t.Raw.OutKind == bpf.SwitchGhOutKindGH_OUT_INGRESS {
+			seen["answered to the host behind the wire"]++
+		}
 		if at.uplink && strings.HasPrefix(t.Reason, "SPOOF") {
 			what += " from outside at " + t.Layer
 		}
@@ -307,6 +314,10 @@ func differs(t Trace, ret uint32, res bpf.Result, in, out []byte) string {
 		return fmt.Sprintf("copies for mirrors: explain %v, kernel %d", t.Raw.Mirrors, res.Copied)
 	case want == Pass && !bytes.Equal(in, out[:len(in)]):
 		return "a packet left to the host was changed"
+	case (want == Reply || answered) && bpf.OutKind(res.OutKind) != t.Raw.OutKind:
+		return fmt.Sprintf("reply: explain kind %d, kernel %d", t.Raw.OutKind, res.OutKind)
+	case answered && res.Tag != t.Raw.Tag:
+		return fmt.Sprintf("answer: explain tag %d, kernel %d", t.Raw.Tag, res.Tag)
 	case want == Reply && res.OutIfindex != t.Raw.OutIfindex:
 		return fmt.Sprintf("reply: explain by %d, kernel by %d", t.Raw.OutIfindex, res.OutIfindex)
 	}

@@ -3,6 +3,8 @@
 
 package explain
 
+import "gatehouse.dev/gatehouse/internal/vswitch/bpf"
+
 // answer is what the reject stage sends back, "" for nothing.
 func (w *walk) answer(n no) string {
 	if n.how == rejectNone || w.unanswerable() {
@@ -47,6 +49,24 @@ func (w *walk) answer(n no) string {
 		return "ICMP unreachable, administratively prohibited"
 	}
 	return "ICMP port unreachable"
+}
+
+// answered: the answer goes back as the packet came, also to the host, whose
+// frames are turned round at the uplink.
+func (w *walk) answered() {
+	raw := &w.t.Raw
+	raw.OutKind = bpf.SwitchGhOutKindGH_OUT_EGRESS
+	if w.wire() {
+		raw.Tag = w.segment
+		if w.turned() && w.netRow(w.net).Flags&netNoLocal == 0 {
+			raw.OutKind = bpf.SwitchGhOutKindGH_OUT_INGRESS
+		}
+	}
+}
+
+// turned: the frame is the host's own, turned round at an uplink.
+func (w *walk) turned() bool {
+	return bpf.PortKind(w.in.Kind) == bpf.SwitchGhPortKindGH_PORT_UPLINK && w.in.Flags&wires != 0 && [6]byte(w.frame[6:12]) == w.in.Mac
 }
 
 // unanswerable are sources that nobody may be answered at.

@@ -190,6 +190,7 @@ func (w *walk) end(n no) {
 	w.t.Verdict, w.t.Reason, w.t.Layer = Drop, n.reason.String(), layerName(n.layer)
 	w.t.Raw.Reason, w.t.Raw.Layer = n.reason, n.layer
 	if w.t.Answer = w.answer(n); w.t.Answer != "" {
+		w.answered()
 		w.copied(w.inPort, layL2)
 	}
 }

@@ -224,9 +224,10 @@ func (w *walk) wireAnswer(id uint16, target addr) {
 	w.t.Verdict = Reply
 	raw := &w.t.Raw
 	raw.Layer, raw.OutIfindex, raw.OutKind = layL2, w.in.Ifindex, bpf.SwitchGhOutKindGH_OUT_EGRESS
-	if [6]byte(w.frame[6:12]) == w.in.Mac {
+	if w.turned() {
 		raw.OutKind = bpf.SwitchGhOutKindGH_OUT_INGRESS
 	}
+	w.copied(w.inPort, layL2)
 	w.note(layL2, w.portName(id), fmt.Sprintf("wireip uplink %d vlan %d %s -> port %d", w.inPort, w.segment, ip(target), id), "reply",
 		"the switch answers: %s is at %s", ip(target), vswitch.MAC(w.in.Mac))
 }
