@@ -194,10 +194,11 @@ func (d *daemon) portMetrics(_ context.Context, e *exposition) error {
 		name, help string
 		get        func(datapath.PortStats) uint64
 	}{
-		{"gatehouse_port_receive_bytes_total", "Bytes towards what is plugged into the port.", func(s datapath.PortStats) uint64 { return s.RxBytes }},
+		{"gatehouse_port_receive_bytes_total", "Bytes towards what is plugged into the port: forwarded, copies, answers of the switch.", func(s datapath.PortStats) uint64 { return s.RxBytes }},
 		{"gatehouse_port_receive_packets_total", "Packets towards it.", func(s datapath.PortStats) uint64 { return s.RxPackets }},
 		{"gatehouse_port_transmit_bytes_total", "Bytes from it.", func(s datapath.PortStats) uint64 { return s.TxBytes }},
-		{"gatehouse_port_transmit_packets_total", "Packets from it.", func(s datapath.PortStats) uint64 { return s.TxPackets }},
+		{"gatehouse_port_transmit_packets_total", "Packets from it that went their way or were for the switch.", func(s datapath.PortStats) uint64 { return s.TxPackets }},
+		{"gatehouse_port_receive_drops_total", "Packets for it that its own rules refused; among the drops of who sent them.", func(s datapath.PortStats) uint64 { return s.RxDrops }},
 		{"gatehouse_port_transmit_drops_total", "Packets from it that were dropped.", func(s datapath.PortStats) uint64 { return s.TxDrops }},
 	} {
 		e.family(f.name, "counter", f.help)
@@ -257,7 +258,7 @@ func (d *daemon) endpointMetrics(ctx context.Context, e *exposition) error {
 	}{
 		{"gatehouse_endpoint_receive_bytes_total", "Bytes towards the endpoint.", func(s datapath.PortStats) uint64 { return s.RxBytes }},
 		{"gatehouse_endpoint_receive_packets_total", "Packets towards the endpoint.", func(s datapath.PortStats) uint64 { return s.RxPackets }},
-		{"gatehouse_endpoint_receive_drops_total", "Packets towards the endpoint that were dropped.", func(s datapath.PortStats) uint64 { return s.RxDrops }},
+		{"gatehouse_endpoint_receive_drops_total", "Packets for the endpoint that its own rules refused; among the drops of who sent them.", func(s datapath.PortStats) uint64 { return s.RxDrops }},
 		{"gatehouse_endpoint_transmit_bytes_total", "Bytes from the endpoint.", func(s datapath.PortStats) uint64 { return s.TxBytes }},
 		{"gatehouse_endpoint_transmit_packets_total", "Packets from the endpoint.", func(s datapath.PortStats) uint64 { return s.TxPackets }},
 		{"gatehouse_endpoint_transmit_drops_total", "Packets from the endpoint that were dropped.", func(s datapath.PortStats) uint64 { return s.TxDrops }},

@@ -25,6 +25,7 @@ static __always_inline int gh_vip_answer(struct __sk_buff *skb)
 	struct gh_addr src __attribute__((aligned(8))), target __attribute__((aligned(8)));
 	const struct gh_port *in;
 	struct gh_nd_frame *f;
+	__u32 asked;
 	int turned;
 
 	if (!s)
@@ -49,7 +50,7 @@ static __always_inline int gh_vip_answer(struct __sk_buff *skb)
 		gh_arp_turn(&a, in->mac, sip4, tip4);
 		if (bpf_skb_store_bytes(skb, 0, &a, sizeof(a), 0))
 			return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
-		return gh_answer(skb, s, in, turned);
+		return gh_answer(skb, s, in, skb->len, turned);
 	}
 	f = (struct gh_nd_frame *)s->buf;
 	/* RFC 4861 section 7.1: not from a neighbour unless the hop limit is whole. */
@@ -60,9 +61,10 @@ static __always_inline int gh_vip_answer(struct __sk_buff *skb)
 	__builtin_memcpy(&target, f->nd.target, 16);
 	if (!gh_announced(s->p.in_port, &target))
 		return gh_pass(skb);
+	asked = skb->len;
 	if (gh_advertise(skb, f, &src, &target, in->mac, 0))
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
-	return gh_answer(skb, s, in, turned);
+	return gh_answer(skb, s, in, asked, turned);
 }
 
 #endif /* GH_ANNOUNCE_H */

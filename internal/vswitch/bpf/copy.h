@@ -47,10 +47,11 @@ static __always_inline void gh_mirror(struct __sk_buff *skb, __u32 id)
 {
 	const struct gh_port *to = gh_port_get(id);
 	struct gh_result *r;
-	__u32 zero = 0;
+	__u32 zero = 0, len = skb->len;
 
 	if (!to || !(to->flags & GH_PORT_UP) || bpf_clone_redirect(skb, to->ifindex, 0))
 		return;
+	gh_count_to(id, len);
 	if (unit) {
 		r = bpf_map_lookup_elem(&result, &zero);
 		if (r)

@@ -102,8 +102,9 @@ static __always_inline int gh_pass(struct __sk_buff *skb)
 }
 
 /* Handled, nothing left to deliver, nothing lost. */
-static __always_inline int gh_consumed(struct __sk_buff *skb, __u32 layer)
+static __always_inline int gh_consumed(struct __sk_buff *skb, __u32 in_port, __u32 layer)
 {
+	gh_count_from(in_port, skb->len);
 	gh_note(skb, GH_RESULT_CONSUMED, 0, 0, 0, 0, layer, 0);
 	return TC_ACT_SHOT;
 }

@@ -41,6 +41,16 @@ static long gh_flood_ask(__u32 i, void *arg)
 	return 0;
 }
 
+static __always_inline void gh_flood_clone(struct gh_flood_loop *l, __u32 id, __u32 ifindex, __u64 flags)
+{
+	__u32 len = l->skb->len;
+
+	if (bpf_clone_redirect(l->skb, ifindex, flags))
+		return;
+	gh_count_to(id, len);
+	l->copies++;
+}
+
 static long gh_flood_one(__u32 i, void *arg)
 {
 	struct gh_flood_loop *l = arg;
@@ -63,8 +73,7 @@ static long gh_flood_one(__u32 i, void *arg)
 	if (q->kind == GH_PORT_TUNNEL && gh_encap(l->skb, l->vni, *member >> 16))
 		return 0;
 	/* The host's vNIC is reached through its pair, as any other port. */
-	if (!bpf_clone_redirect(l->skb, q->ifindex, 0))
-		l->copies++;
+	gh_flood_clone(l, id, q->ifindex, 0);
 	return 0;
 }
 
@@ -92,10 +101,9 @@ static __always_inline void gh_flood_wire(struct gh_flood_loop *l, __u32 uplink,
 		return;
 	if (q->flags & GH_PORT_COPY)
 		gh_copy(l->skb, uplink, GH_COPY_DELIVERED);
-	if (!bpf_clone_redirect(l->skb, dev, 0))
-		l->copies++;
-	if (!rewrite && !bpf_clone_redirect(l->skb, dev, BPF_F_INGRESS))
-		l->copies++;
+	gh_flood_clone(l, uplink, dev, 0);
+	if (!rewrite)
+		gh_flood_clone(l, uplink, dev, BPF_F_INGRESS);
 }
 
 /*
@@ -116,14 +124,10 @@ static __always_inline int gh_is_nd(const struct gh_pkt *p)
 	return p->proto == IPPROTO_ICMPV6 && p->h.icmp_type >= GH_ND_RS && p->h.icmp_type <= GH_ND_REDIRECT;
 }
 
-/* gh_flood_end() gives the host what came by a wire, as it came; other frames end here. */
-static __always_inline int gh_flood_end(struct __sk_buff *skb, int host, int tagged, __u16 tci)
+/* gh_flood_not() ends a frame of a wire of which nobody here gets a copy: it is the host's, or was. */
+static __always_inline int gh_flood_not(struct __sk_buff *skb, __u32 in_port, int host)
 {
-	if (!host)
-		return gh_consumed(skb, GH_LAYER_L2);
-	if (tagged)
-		bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), tci);
-	return gh_pass(skb);
+	return host ? gh_pass(skb) : gh_consumed(skb, in_port, GH_LAYER_L2);
 }
 
 static __always_inline int gh_flood(struct __sk_buff *skb)
@@ -155,11 +159,11 @@ static __always_inline int gh_flood(struct __sk_buff *skb)
 	host = wire && !gh_own_mac(skb, in_port, in);
 	if (!(n->flags & GH_NET_FLOOD)) {
 		if (wire)
-			return gh_flood_end(skb, host, 0, 0);
+			return gh_flood_not(skb, in_port, host);
 		return gh_drop(skb, s, GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE);
 	}
 	if (wire && !gh_group_read(skb))
-		return gh_flood_end(skb, host, 0, 0);
+		return gh_flood_not(skb, in_port, host);
 	if (gh_is_endpoint(s->p.kind) && !gh_own_mac(skb, in_port, in))
 		return gh_drop(skb, s, GH_DROP_SPOOF_MAC, GH_LAYER_SPOOF);
 	/* ARP and ND of ports came by their own stages, which looked at the sender. */
@@ -209,7 +213,14 @@ static __always_inline int gh_flood(struct __sk_buff *skb)
 		if (res)
 			res->copies = loop.copies;
 	}
-	return gh_flood_end(skb, host, tagged, tci);
+	if (!host)
+		return gh_consumed(skb, in_port, GH_LAYER_L2);
+	if (loop.copies)
+		gh_count_from(in_port, skb->len);
+	/* As it came. */
+	if (tagged)
+		bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), tci);
+	return gh_pass(skb);
 }
 
 #endif /* GH_FLOOD_H */

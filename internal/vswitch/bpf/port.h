@@ -76,20 +76,33 @@ static __always_inline __u32 gh_epoch_net(__u32 id)
 	return gh_epoch_at(GH_EPOCH_NET + (id & (GH_MAX_NETS - 1))) + gh_epoch_at(GH_EPOCH_GLOBAL);
 }
 
-/* The packet went in at one port and out at another. */
-static __always_inline void gh_count(__u32 in_port, __u32 out_port, __u32 len)
+/* A packet of the port went its way, or was for us. Of what is dropped gh_account() counts. */
+static __always_inline void gh_count_from(__u32 port_id, __u32 len)
 {
-	struct gh_pstats *s = bpf_map_lookup_elem(&pstats, &in_port);
+	struct gh_pstats *s = bpf_map_lookup_elem(&pstats, &port_id);
 
 	if (s) {
 		s->tx_packets++;
 		s->tx_bytes += len;
 	}
-	s = bpf_map_lookup_elem(&pstats, &out_port);
+}
+
+/* One leaves by the port: forwarded, a copy, or made by us. */
+static __always_inline void gh_count_to(__u32 port_id, __u32 len)
+{
+	struct gh_pstats *s = bpf_map_lookup_elem(&pstats, &port_id);
+
 	if (s) {
 		s->rx_packets++;
 		s->rx_bytes += len;
 	}
+}
+
+/* The packet went in at one port and out at another. */
+static __always_inline void gh_count(__u32 in_port, __u32 out_port, __u32 len)
+{
+	gh_count_from(in_port, len);
+	gh_count_to(out_port, len);
 }
 
 /*

@@ -353,6 +353,7 @@ static __always_inline int gh_reject(struct __sk_buff *skb)
 	gh_copy(skb, in_port, GH_COPY(GH_COPY_ANSWER, s->reason, s->layer));
 	if (in->kind == GH_PORT_TUNNEL && gh_encap(skb, s->p.tun, s->p.vtep))
 		return TC_ACT_SHOT;
+	gh_count_to(in_port, skb->len);
 	gh_note(skb, GH_RESULT_REPLY, turned ? GH_OUT_INGRESS : GH_OUT_EGRESS, in->ifindex, in_port, s->reason, s->layer, 0);
 	return bpf_redirect(in->ifindex, turned ? BPF_F_INGRESS : 0);
 }

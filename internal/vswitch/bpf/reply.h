@@ -40,13 +40,16 @@ static __always_inline int gh_turned(struct __sk_buff *skb, const struct gh_port
 	       !bpf_skb_load_bytes(skb, ETH_ALEN, mac, ETH_ALEN) && gh_mac_eq(mac, in->mac);
 }
 
-/* Answered where it came from, with the tag that it still bears. */
-static __always_inline int gh_answer(struct __sk_buff *skb, struct gh_scratch *s, const struct gh_port *in, int turned)
+/* Answered where it came from, with the tag that it still bears; asked is how long the question was. */
+static __always_inline int gh_answer(struct __sk_buff *skb, struct gh_scratch *s, const struct gh_port *in,
+				     __u32 asked, int turned)
 {
 	skb->mark = 0;
 	gh_copy(skb, s->p.in_port, GH_COPY_ANSWER);
 	if (in->kind == GH_PORT_TUNNEL && gh_encap(skb, s->p.tun, s->p.vtep))
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
+	gh_count_from(s->p.in_port, asked);
+	gh_count_to(s->p.in_port, skb->len);
 	gh_note(skb, GH_RESULT_REPLY, turned ? GH_OUT_INGRESS : GH_OUT_EGRESS, in->ifindex, 0, 0, GH_LAYER_L2, 0);
 	return bpf_redirect(in->ifindex, turned ? BPF_F_INGRESS : 0);
 }
@@ -166,10 +169,10 @@ static __always_inline int gh_arp_answer(struct __sk_buff *skb)
 		return probes ? gh_drop(skb, s, GH_DROP_SPOOF_ARP, GH_LAYER_SPOOF) : gh_stage(skb, s, GH_STAGE_CONTROL);
 	/* Announcements and answers teach nobody anything: addresses are configured. */
 	if (a.op != GH_ARP_REQUEST || sip4 == tip4)
-		return gh_consumed(skb, GH_LAYER_L2);
+		return gh_consumed(skb, p->in_port, GH_LAYER_L2);
 	v = gh_addr_get(p->zone, &tip);
 	if (v && v->port == p->in_port)
-		return gh_consumed(skb, GH_LAYER_L2); /* a probe for its own address: free */
+		return gh_consumed(skb, p->in_port, GH_LAYER_L2); /* a probe for its own address: free */
 	if (!gh_whose(n, v, &tip, mac)) {
 		far = v ? NULL : gh_proxy_mac(s, in, &tip);
 		if (!far)
@@ -179,7 +182,7 @@ static __always_inline int gh_arp_answer(struct __sk_buff *skb)
 	gh_arp_turn(&a, mac, sip4, tip4);
 	if (bpf_skb_store_bytes(skb, 0, &a, sizeof(a), 0))
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
-	return gh_answer(skb, s, in, 0);
+	return gh_answer(skb, s, in, skb->len, 0);
 }
 
 /* Neighbour messages, RFC 4861 section 4. */
@@ -322,6 +325,7 @@ static __always_inline int gh_nd_answer(struct __sk_buff *skb)
 	struct gh_nd_frame *f;
 	__u8 mac[ETH_ALEN];
 	struct gh_pkt *p;
+	__u32 asked;
 	int bad, probes;
 
 	if (!s)
@@ -344,7 +348,7 @@ static __always_inline int gh_nd_answer(struct __sk_buff *skb)
 	if (p->h.ttl != 255 || p->h.opts)
 		return gh_drop(skb, s, GH_DROP_PARSE, GH_LAYER_L2);
 	if (p->h.icmp_type != GH_ND_NS && p->h.icmp_type != GH_ND_NA && !(n->flags & GH_NET_ARP_PASS))
-		return gh_consumed(skb, GH_LAYER_L2);
+		return gh_consumed(skb, p->in_port, GH_LAYER_L2);
 	f = (struct gh_nd_frame *)s->buf;
 	__builtin_memset(&target, 0, sizeof(target));
 	if (p->h.icmp_type == GH_ND_NS || p->h.icmp_type == GH_ND_NA) {
@@ -364,23 +368,24 @@ static __always_inline int gh_nd_answer(struct __sk_buff *skb)
 	if (n->flags & GH_NET_ARP_PASS)
 		return probes ? gh_drop(skb, s, GH_DROP_SPOOF_ARP, GH_LAYER_SPOOF) : gh_stage(skb, s, GH_STAGE_CONTROL);
 	if (p->h.icmp_type == GH_ND_NA)
-		return gh_consumed(skb, GH_LAYER_L2);
+		return gh_consumed(skb, p->in_port, GH_LAYER_L2);
 	v = gh_addr_get(p->zone, &target);
 	if (v && v->port == p->in_port)
-		return gh_consumed(skb, GH_LAYER_L2); /* DAD for its own address: free */
+		return gh_consumed(skb, p->in_port, GH_LAYER_L2); /* DAD for its own address: free */
 	if (!gh_whose(n, v, &target, mac)) {
 		far = v ? NULL : gh_proxy_mac(s, in, &target);
 		if (!far) {
 			/* Duplicate address detection of a link-local address: nobody objects. */
 			if (gh_link_local(&target) && (!n->uplink || gh_addr_zero(&p->src)))
-				return gh_consumed(skb, GH_LAYER_L2);
+				return gh_consumed(skb, p->in_port, GH_LAYER_L2);
 			return gh_unanswered(skb, s, n, probes);
 		}
 		__builtin_memcpy(mac, far, ETH_ALEN);
 	}
+	asked = skb->len;
 	if (gh_advertise(skb, f, &p->src, &target, mac, v && (v->flags & GH_ADDR_GATEWAY)))
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
-	return gh_answer(skb, s, in, 0);
+	return gh_answer(skb, s, in, asked, 0);
 }
 
 #endif /* GH_REPLY_H */

@@ -242,6 +242,7 @@ func (r *scriptRun) put(p *labPort, text string) {
 		r.fail("built wrong: %v", err)
 	}
 	r.from, r.counted, r.tci = p, false, tci
+	before := r.l.portStats()
 	if tci >= 0 {
 		r.o, err = r.l.runTagged(p, uint16(tci), frame)
 	} else {
@@ -253,6 +254,9 @@ func (r *scriptRun) put(p *labPort, text string) {
 	r.got, err = pkt.Decode(r.o.out)
 	if err != nil && SwitchGhResultVerdict(r.o.res.Verdict) != SwitchGhResultVerdictGH_RESULT_DROP {
 		r.fail("output %x: %v", r.o.out, err)
+	}
+	if wrong := r.l.countedWrong(p, before, r.o, len(frame), len(r.o.out)); wrong != "" {
+		r.fail("got %s: %s", r.show(), wrong)
 	}
 }
 

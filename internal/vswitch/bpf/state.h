@@ -265,7 +265,13 @@ struct {
 	__type(value, struct gh_frag_val);
 } frag6 SEC(".maps");
 
-/* pstats: PERCPU_ARRAY by port. Seen from the vNIC: rx = towards it. */
+/*
+ * pstats: PERCPU_ARRAY by port. Seen from the vNIC: tx = what it sent, rx = what
+ * it gets, copies and what we make included. What it sent is one of tx_packets and
+ * tx_drops, which is the sum of its rows in drops. Uplinks: what was left to the
+ * host is neither. rx_drops are those that its own rules kept from it, which
+ * are among the tx_drops of who sent them.
+ */
 struct gh_pstats {
 	__u64 rx_packets, rx_bytes;
 	__u64 tx_packets, tx_bytes;

@@ -62,7 +62,7 @@ static __always_inline int gh_wire_rest(struct __sk_buff *skb, struct gh_scratch
 	if (s->p.net && s->p.h.group)
 		return gh_stage(skb, s, GH_STAGE_FLOOD);
 	if (in && s->p.h.group && gh_own_mac(skb, s->p.in_port, in))
-		return gh_consumed(skb, GH_LAYER_L2);
+		return gh_consumed(skb, s->p.in_port, GH_LAYER_L2);
 	return gh_pass(skb);
 }
 
@@ -272,7 +272,7 @@ static __always_inline int gh_proxy_arp(struct __sk_buff *skb, struct gh_scratch
 		gh_arp_turn(&a, in->mac, sip4, tip4);
 		if (bpf_skb_store_bytes(skb, 0, &a, sizeof(a), 0))
 			return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
-		return gh_answer(skb, s, in, turned);
+		return gh_answer(skb, s, in, skb->len, turned);
 	}
 	if (id && a.op == GH_ARP_REPLY && !s->p.h.group)
 		return gh_proxied(skb, s, id, in);
@@ -284,7 +284,7 @@ static __always_inline int gh_proxy_nd(struct __sk_buff *skb, struct gh_scratch 
 	struct gh_nd_frame *f = (struct gh_nd_frame *)s->buf;
 	struct gh_addr target __attribute__((aligned(8)));
 	__u8 mac[ETH_ALEN];
-	__u32 id;
+	__u32 id, asked;
 	int turned;
 
 	if (bpf_skb_load_bytes(skb, 0, &f->eth, GH_ND_FRAME - 8) || f->ip.hop_limit != 255)
@@ -299,9 +299,10 @@ static __always_inline int gh_proxy_nd(struct __sk_buff *skb, struct gh_scratch 
 	if (f->nd.type == GH_ND_NS && gh_wireip_get(s->p.in_port, s->p.vlan, &target)) {
 		turned = gh_turned(skb, in);
 		__builtin_memcpy(mac, in->mac, ETH_ALEN);
+		asked = skb->len;
 		if (gh_advertise(skb, f, &s->p.src, &target, mac, 0))
 			return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
-		return gh_answer(skb, s, in, turned);
+		return gh_answer(skb, s, in, asked, turned);
 	}
 	__builtin_memcpy(&target, &f->ip.daddr, 16);
 	id = s->p.h.group ? 0 : gh_wireip_get(s->p.in_port, s->p.vlan, &target);

@@ -108,7 +108,9 @@ func (d *Datapath) PortFlows(port vswitch.PortID) (used, limit uint32, err error
 }
 
 // PortStats count what passed a port since it was first used, seen from the vNIC:
-// received is towards it.
+// received is towards it, be it forwarded, a copy or an answer of the switch. What
+// it sent is either in TxPackets or in TxDrops. RxDrops are those that its own
+// rules refused; they are among the TxDrops of who sent them.
 type PortStats struct {
 	RxPackets, RxBytes uint64
 	TxPackets, TxBytes uint64
