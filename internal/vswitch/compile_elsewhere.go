@@ -28,18 +28,24 @@ func (c *Compiler) checkElsewhere(s *Service, b Backend) error {
 	routed := slices.ContainsFunc(n.Routes, func(r Route) bool {
 		return (r.To == RouteTunnel || r.To == RouteVia) && r.Prefix.Contains(b.Addr)
 	})
+	for i, f := range s.Frontends {
+		if s.Flags&ServiceDSR != 0 && f.Scope&ScopeOutside != 0 && f.Addr.IsUnspecified() {
+			return invalid("Network %d: with ServiceDSR the backend's host is to answer as Frontends[%d].Addr, but every address of this host is not one of its; "+
+				"name a single address, or leave ServiceDSR out", n.ID, i)
+		}
+	}
 	switch {
 	case isGateway(b.Addr):
 		return invalid("Addr %q: the gateway of network %d, which every host has itself", b.Addr, n.ID)
 	case !inSubnets(n, b.Addr) && !routed:
 		return invalid("Addr %q: in no subnet of network %d and on none of its Routes to other hosts", b.Addr, n.ID)
-	case !slices.ContainsFunc(s.Frontends, func(f Frontend) bool { return f.Scope&ScopeOutside != 0 }) || s.Flags&ServiceLocal != 0:
+	case s.Flags&(ServiceLocal|ServiceDSR) != 0 || !slices.ContainsFunc(s.Frontends, func(f Frontend) bool { return f.Scope&ScopeOutside != 0 }):
 		return nil
 	}
 	switch a := s.SourceVIP; {
 	case !a.IsValid():
 		return invalid("Network %d: clients outside need the service's SourceVIP, an address of this host in that network, or answers would not come back; "+
-			"or set ServiceLocal", n.ID)
+			"or set ServiceLocal or ServiceDSR", n.ID)
 	case a.Is4() != b.Addr.Is4():
 		return invalid("Network %d: SourceVIP %q is not of the backend's family", n.ID, a)
 	case !inSubnets(n, a):

@@ -49,6 +49,11 @@ func TestElsewhereErrors(t *testing.T) {
 		{"nowhere", "Backends[1].Addr \"10.77.0.1\": in no subnet of network 1", func(_ *State, x *Service) { x.Backends[1].Addr = addr("10.77.0.1") }},
 		{"no source", "Backends[1].Network 1: clients outside need the service's SourceVIP", func(_ *State, x *Service) { x.SourceVIP = netip.Addr{} }},
 		{"no source, local", "", func(_ *State, x *Service) { x.SourceVIP, x.Flags = netip.Addr{}, ServiceLocal }},
+		{"no source, direct", "", func(_ *State, x *Service) { x.SourceVIP, x.Flags = netip.Addr{}, ServiceDSR|ServiceConsistent }},
+		{"direct, at every address", "Network 1: with ServiceDSR the backend's host is to answer as Frontends[0].Addr", func(_ *State, x *Service) {
+			x.Frontends[0].Addr, x.Flags = addr("0.0.0.0"), ServiceDSR|ServiceConsistent
+		}},
+		{"VNI of services", "Subnets[0].VNI 16777215: must be 1 to 16777214", func(s *State, _ *Service) { s.Networks[0].Subnets[0].VNI = ServiceVNI }},
 		{"no source, nobody outside", "", func(_ *State, x *Service) { x.SourceVIP, x.Frontends[0].Scope = netip.Addr{}, ScopeCluster }},
 		{"source of the other family", "SourceVIP \"fd00:1::fa\" is not of the backend's family", func(_ *State, x *Service) { x.SourceVIP = addr("fd00:1::fa") }},
 		{"source elsewhere", "SourceVIP \"192.0.2.10\" is in none of its subnets", func(_ *State, x *Service) { x.SourceVIP = addr("192.0.2.10") }},
@@ -93,6 +98,29 @@ func TestElsewhereEpochs(t *testing.T) {
 				t.Errorf("epochs %v, want %v", got, c.want)
 			}
 		})
+	}
+}
+
+// Hosts listen to what others relay only while a service is answered directly.
+func TestRelayed(t *testing.T) {
+	s, f := elsewhere()
+	for _, want := range []int{0, 2} { // the VNI itself and one tunnel end
+		tables, err := Compile(s, f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for k, row := range tables.Rows().Peer {
+			if k.Vni == ServiceVNI {
+				if n++; row.Net != 0 || row.Zone != 0 || k.Port != uint16(testTunnel) {
+					t.Errorf("%+v -> %+v", k, row)
+				}
+			}
+		}
+		if n != want {
+			t.Errorf("flags %#x: %d rows, want %d", s.Services[0].Flags, n, want)
+		}
+		s.Services[0].Flags = ServiceDSR | ServiceConsistent
 	}
 }
 

@@ -49,6 +49,7 @@ type overlayInput struct {
 	ports    []Port    // with routes
 	uplinks  uint16
 	nat      []natRange
+	direct   bool // some service is answered by its backends' hosts
 }
 
 func (a *overlayInput) equal(b *overlayInput) bool {
@@ -56,7 +57,7 @@ func (a *overlayInput) equal(b *overlayInput) bool {
 		slices.EqualFunc(a.networks, b.networks, func(x, y Network) bool { return equalNetwork(&x, &y) }) &&
 		slices.EqualFunc(a.ports, b.ports, func(x, y Port) bool {
 			return x.ID == y.ID && x.Network == y.Network && slices.Equal(x.Routes, y.Routes)
-		}) && a.uplinks == b.uplinks && slices.Equal(a.nat, b.nat)
+		}) && a.uplinks == b.uplinks && slices.Equal(a.nat, b.nat) && a.direct == b.direct
 }
 
 // tunnelPorts are the UDP ports in wire order, as cfg holds them.
@@ -99,6 +100,7 @@ func (m *overlayMemo) floods(n *Network) (members []uint32) {
 func (c *Compiler) compileVTEPs(s State, f Facts, _ *Tables) error {
 	m := &c.overlay
 	in := overlayInput{tunnels: s.Tunnels, remotes: s.Remotes, uplinks: c.uplinks.mtu, nat: c.pools.nat}
+	in.direct = slices.ContainsFunc(s.Services, func(x Service) bool { return x.Flags&ServiceDSR != 0 })
 	for i := range s.Tunnels {
 		in.ifindex = append(in.ifindex, f.Ifindex[s.Tunnels[i].Interface])
 	}
@@ -369,7 +371,8 @@ func (c *Compiler) compileTunnels(t *Tables) error {
 		tunnels[tu.ID] = b
 	}
 	ends := &block{global: true}
-	for _, k := range slices.SortedFunc(maps.Keys(m.number), vtepKey.compare) {
+	keys := slices.SortedFunc(maps.Keys(m.number), vtepKey.compare)
+	for i, k := range keys {
 		tu := m.tunnel[k.tunnel]
 		row := VTEPRow{Mtu: room(c.uplinks.mtu, overhead4)}
 		if k.addr.Is6() {
@@ -380,6 +383,14 @@ func (c *Compiler) compileTunnels(t *Tables) error {
 		guard := PeerKey{PortBe: be16(tu.udp())}
 		guard.Addr.B = k.addr.As16()
 		ends.peer = append(ends.peer, Entry[PeerKey, PeerRow]{guard, PeerRow{Vtep: m.number[k]}})
+		if m.was.direct {
+			relay := PeerKey{Vni: ServiceVNI, Port: uint16(k.tunnel)}
+			if i == 0 || keys[i-1].tunnel != k.tunnel {
+				ends.peer = append(ends.peer, Entry[PeerKey, PeerRow]{relay, PeerRow{}})
+			}
+			relay.Addr = guard.Addr
+			ends.peer = append(ends.peer, Entry[PeerKey, PeerRow]{relay, PeerRow{Vtep: m.number[k]}})
+		}
 	}
 	if len(ends.vtep) == 0 {
 		ends = nil

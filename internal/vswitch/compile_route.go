@@ -85,8 +85,8 @@ func inSubnets(n *Network, a netip.Addr) bool {
 }
 
 func checkVNI(vni uint32) error {
-	if vni == 0 || vni > maxVNI {
-		return invalid("VNI %d: must be 1 to %d", vni, maxVNI)
+	if vni == 0 || vni >= ServiceVNI {
+		return invalid("VNI %d: must be 1 to %d; the one above is that of services", vni, ServiceVNI-1)
 	}
 	return nil
 }

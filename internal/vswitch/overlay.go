@@ -15,10 +15,13 @@ const (
 	// VXLANPort is the UDP port that RFC 7348 section 5 gives to VXLAN.
 	VXLANPort = 4789
 
+	// ServiceVNI is of no network (GH_SERVICE_VNI): by it a host hands on what clients
+	// outside sent to a service with ServiceDSR, untranslated.
+	ServiceVNI = 1<<24 - 1
+
 	// Bytes that a tunnel over IPv4 or IPv6 adds to an IP packet: Ethernet 14,
 	// VXLAN 8, UDP 8 and the outer header.
 	overhead4, overhead6 = 50, 70
-	maxVNI               = 1<<24 - 1
 )
 
 // Tunnel is a device that carries the frames of every network to every other host

@@ -158,7 +158,7 @@ func TestInvalidOverlay(t *testing.T) {
 		{"device of a port", `Tunnels[0]: Interface "dev10" is the device of port 10`, func(s *State) { s.Tunnels[0].Interface = "dev10" }},
 		{"two sources", `Sources[1] "192.0.2.2": of the family of Sources[0]`, func(s *State) { s.Tunnels[0].Sources = [2]netip.Addr{addr("192.0.2.1"), addr("192.0.2.2")} }},
 		{"no tunnel", "Tunnel 2999: no such tunnel", func(s *State) { s.Networks[0].Tunnel = 2999 }},
-		{"no vni", "Subnets[1].VNI 0: must be 1 to 16777215", func(s *State) { s.Networks[0].Subnets[1].VNI = 0 }},
+		{"no vni", "Subnets[1].VNI 0: must be 1 to 16777214", func(s *State) { s.Networks[0].Subnets[1].VNI = 0 }},
 		{"vni without tunnel", "Subnets[0].VNI 7: the network has no Tunnel", func(s *State) { s.Networks[1].Subnets[0].VNI = 7 }},
 		{"vni twice", `VNI 4096 is also that of network 1 on tunnel 3000`, func(s *State) {
 			s.Networks[1].Overlay = Overlay{Tunnel: testTunnel}

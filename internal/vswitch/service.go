@@ -43,7 +43,7 @@ type Service struct {
 	// SourceVIP is what backends with a Network see instead of clients outside, so
 	// that they answer to this host: an address in that network which is this host's
 	// alone, and which the other hosts have as a Remote behind its tunnel end, or
-	// reach by a route. Nobody answers at it. Not needed with ServiceLocal.
+	// reach by a route. Nobody answers at it. Not needed with ServiceLocal or ServiceDSR.
 	SourceVIP netip.Addr
 }
 
@@ -113,9 +113,10 @@ const (
 	// for a conversation, and a change of the list moves few (a Maglev table).
 	ServiceConsistent ServiceFlags = 1 << 2
 	// ServiceDSR: what a client outside sends to a backend of another host goes to
-	// that host as it is, over a link that both are on; only the MACs change. The
-	// host must have the same service, gives it to its backend, and answers the
-	// client itself. Needs ServiceConsistent, by which both choose alike.
+	// that host as it is: over a link that both are on, where only the MACs change,
+	// or through the tunnel of the backend's Network, with ServiceVNI. The host must
+	// have the same service, gives it to its backend, and answers the client itself.
+	// Needs ServiceConsistent, by which both choose alike.
 	ServiceDSR ServiceFlags = 1 << 3
 	// ServiceLocalInside: endpoints and processes of this host get its own backends
 	// only (Kubernetes' internalTrafficPolicy Local), as ServiceLocal has it for clients

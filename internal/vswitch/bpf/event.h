@@ -32,6 +32,7 @@ int st_wire(struct __sk_buff *skb);
 int st_control(struct __sk_buff *skb);
 int st_proxy(struct __sk_buff *skb);
 int st_outside(struct __sk_buff *skb);
+int st_relayed(struct __sk_buff *skb);
 
 /* Filled when the object is loaded. Pin it: without a descriptor it is emptied. */
 struct {
@@ -63,6 +64,7 @@ struct {
 		[GH_STAGE_CONTROL] = (void *)&st_control,
 		[GH_STAGE_PROXY] = (void *)&st_proxy,
 		[GH_STAGE_OUTSIDE] = (void *)&st_outside,
+		[GH_STAGE_RELAYED] = (void *)&st_relayed,
 	},
 };
 
@@ -125,6 +127,15 @@ static __always_inline int gh_drop(struct __sk_buff *skb, struct gh_scratch *s, 
 	s->reason = reason;
 	s->layer = layer;
 	return gh_stage(skb, s, GH_STAGE_DROP);
+}
+
+/*
+ * What from outside concerns nothing of ours is the host's. What another host has
+ * relayed is nobody's.
+ */
+static __always_inline int gh_not_ours(struct __sk_buff *skb, struct gh_scratch *s, __u32 reason, __u32 layer)
+{
+	return s->p.tun ? gh_drop(skb, s, reason, layer) : gh_pass(skb);
 }
 
 /* Drop and tell the sender, where that is allowed. */

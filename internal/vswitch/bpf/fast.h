@@ -312,8 +312,9 @@ static __always_inline int gh_enter6(struct __sk_buff *skb, const struct gh_in *
 	s->p.h.group = group;
 	if (next < 0)
 		return gh_drop(skb, s, -next, GH_LAYER_PORT);
-	if (next == GH_NEXT_ND)
-		return gh_stage(skb, s, GH_STAGE_ND);
+	if (next == GH_NEXT_ND) /* nobody relays it */
+		return in->kind == GH_PORT_UPLINK ? gh_drop(skb, s, GH_DROP_L2_PROTO, GH_LAYER_PORT) :
+						    gh_stage(skb, s, GH_STAGE_ND);
 	if (group)
 		return gh_stage(skb, s, GH_STAGE_FLOOD);
 	if (next == GH_NEXT_FRAG)

@@ -187,7 +187,7 @@ static __always_inline int gh_icmp_error(struct __sk_buff *skb, struct gh_scratc
 	return gh_stage(skb, s, fam == 4 ? GH_STAGE_V4 : GH_STAGE_V6);
 unknown:
 	if (p->kind == GH_PORT_UPLINK)
-		return gh_pass(skb);
+		return gh_not_ours(skb, s, GH_DROP_ICMP_NOFLOW, GH_LAYER_FLOW);
 	return gh_drop(skb, s, GH_DROP_ICMP_NOFLOW, GH_LAYER_FLOW);
 }
 

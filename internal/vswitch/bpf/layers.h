@@ -177,7 +177,7 @@ static __always_inline int gh_elsewhere(const struct gh_pkt *p, struct gh_walk *
 		w->how = GH_TO_UPLINK;
 		return 0;
 	}
-	if (!in || !gh_far_find(in, 0, zone, &w->ndst, &f))
+	if (!in || !gh_far_find(in, 0, zone, w->dsr ? &w->nh : &w->ndst, &f))
 		return GH_NO(GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE, GH_REJECT_HOST);
 	w->target = f.port;
 	w->how = GH_TO_PORT;
@@ -299,7 +299,7 @@ __noinline int gh_layer_nat(void)
 		w->nat_hi = np->hi;
 		w->pool_busy = 1;
 		w->snat = GH_SNAT_FIXED;
-	} else if (p->kind == GH_PORT_UPLINK && w->out_kind == GH_OUT_TUNNEL) {
+	} else if (p->kind == GH_PORT_UPLINK && w->out_kind == GH_OUT_TUNNEL && !w->dsr) {
 		/* The backend's host knows no way back to the client but by us. */
 		want = &s->sv.source;
 		if (gh_addr_zero(want))

@@ -30,6 +30,7 @@
 #define GH_ZONE_HOST 0
 #define GH_PORT_ACLS 8		/* vswitch.MaxPortACLs */
 #define GH_MAX_TUNNELS 4	/* vswitch.MaxTunnels */
+#define GH_SERVICE_VNI 0xffffff /* vswitch.ServiceVNI */
 
 /* vswitch.PortKind; never renumbered. */
 enum gh_port_kind {
@@ -271,7 +272,8 @@ struct {
  * peer: HASH {vni, tunnel port, addr} -> whose VNI this is: outer sources that are
  * listened to. An all-zero address is the VNI itself. VNI 0 with a UDP port in
  * port_be stands for a tunnel end of ours as such: what nobody may reach there in
- * the host's name.
+ * the host's name. GH_SERVICE_VNI is of no network: it bears what clients outside
+ * sent to a service at another host, for a backend here (GH_SVC_DSR).
  */
 struct gh_peer_key {
 	__u32 vni;
@@ -306,7 +308,7 @@ enum gh_svc_flags {
 	GH_SVC_OUTSIDE = 1 << 2,  /* whoever comes by an uplink */
 	GH_SVC_DROP = 1 << 3,	  /* without a backend: silence, not a refusal */
 	GH_SVC_LOCAL = 1 << 4,	  /* outside clients get backends of this host only */
-	GH_SVC_DSR = 1 << 5,	  /* what outside clients send to backends elsewhere keeps its destination */
+	GH_SVC_DSR = 1 << 5,	  /* what outside clients send to backends elsewhere stays as it is */
 	GH_SVC_BY_CLIENT = 1 << 6, /* the hash is of the client's address alone */
 	GH_SVC_LOCAL_IN = 1 << 7, /* all other clients get backends of this host only */
 };

@@ -309,6 +309,32 @@ static __always_inline int gh_unanswerable(const struct gh_pkt *p)
 	return p->src.b[0] == 0xff;
 }
 
+/*
+ * gh_answer_outside() sends an answer of ours to what another host has relayed:
+ * who asked is outside, and the tunnel leads to that host only.
+ */
+__noinline int gh_answer_outside(struct __sk_buff *skb)
+{
+	struct gh_scratch *s = gh_scratch_get();
+	struct gh_head *hd;
+	struct gh_walk *w;
+	struct gh_pkt *p;
+
+	if (!s)
+		return TC_ACT_SHOT;
+	p = &s->p;
+	w = &s->w;
+	hd = (struct gh_head *)&s->val;
+	if (p->fam == 4 ? gh_to_uplink(skb, p, w, &p->dst, &p->src, 4) : gh_to_uplink(skb, p, w, &p->dst, &p->src, 6))
+		return TC_ACT_SHOT;
+	hd->out_kind = w->out_kind;
+	hd->out_ifindex = w->out_ifindex;
+	gh_note(skb, GH_RESULT_REPLY, w->out_kind, w->out_ifindex, w->out_port, s->reason, s->layer, 0);
+	if (p->fam == 4)
+		return gh_send(skb, hd, gh_word(&w->nh, 3), NULL);
+	return gh_send(skb, hd, 0, &w->nh);
+}
+
 static __always_inline int gh_reject(struct __sk_buff *skb)
 {
 	struct gh_scratch *s = gh_scratch_get();
@@ -351,6 +377,8 @@ static __always_inline int gh_reject(struct __sk_buff *skb)
 	if (wire && s->p.vlan && gh_tag(skb, s->p.vlan)) /* it was taken off */
 		return TC_ACT_SHOT;
 	gh_copy(skb, in_port, GH_COPY(GH_COPY_ANSWER, s->reason, s->layer));
+	if (s->p.kind == GH_PORT_UPLINK && s->p.tun)
+		return gh_answer_outside(skb);
 	if (in->kind == GH_PORT_TUNNEL && gh_encap(skb, s->p.tun, s->p.vtep))
 		return TC_ACT_SHOT;
 	gh_count_to(in_port, skb->len);

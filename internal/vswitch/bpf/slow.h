@@ -99,11 +99,11 @@ static __always_inline int gh_slow(struct __sk_buff *skb, int fam)
 		if (!ret && w->keep)
 			return gh_stage(skb, s, fam == 4 ? GH_STAGE_ERROR4 : GH_STAGE_ERROR6);
 		if (s->p.kind == GH_PORT_UPLINK)
-			return gh_pass(skb);
+			return gh_not_ours(skb, s, GH_DROP_ICMP_NOFLOW, GH_LAYER_FLOW);
 		return gh_drop(skb, s, GH_DROP_ICMP_NOFLOW, GH_LAYER_FLOW);
 	}
 	if (ret == GH_NOT_OURS)
-		return gh_pass(skb);
+		return gh_not_ours(skb, s, GH_DROP_NO_BACKEND, GH_LAYER_LB);
 	if (ret)
 		return gh_no(skb, s, ret);
 	if (!w->keep)

@@ -455,6 +455,7 @@ enum gh_stage {
 	GH_STAGE_PROXY = 19,   /* ARP and ND at a wire, for addresses behind the host's MAC */
 	GH_STAGE_OUTSIDE = 20, /* there, but as at any uplink */
 	GH_STAGE_FETCH = 21,   /* IP whose headers are not linear */
+	GH_STAGE_RELAYED = 22, /* from outside, by a tunnel (GH_SERVICE_VNI) */
 	GH_STAGES = 32,
 };
 

@@ -82,7 +82,7 @@ __noinline int gh_svc_choose(void)
 	return 0;
 }
 
-/* DSR: a backend elsewhere gets the packet as it is, from its own host. */
+/* DSR: the packet goes as it is to the host of a backend elsewhere, which translates it. */
 static __always_inline int gh_svc_dsr(const struct gh_pkt *p, const struct gh_svc_val *sv, const struct gh_member *mb)
 {
 	return p->kind == GH_PORT_UPLINK && (sv->flags & GH_SVC_DSR) && !mb->port;
@@ -141,6 +141,8 @@ __noinline int gh_layer_lb(void)
 	/* The host's stack answers for the host's addresses. */
 	host = uplink && w->host;
 	seen = gh_svc_seen();
+	if (uplink && p->tun && !(s->sv.flags & GH_SVC_DSR))
+		seen = 0;
 	if (w->keep && w->svc && (!seen || !gh_svc_legal(p, w, &s->sv))) {
 		gh_forget(s, p->fam);
 		if (gh_tcp_middle(p) && !uplink)
@@ -170,11 +172,15 @@ __noinline int gh_layer_lb(void)
 		return host ? GH_NOT_OURS : GH_NO(GH_DROP_NO_BACKEND, GH_LAYER_LB, GH_REJECT_PORT);
 	}
 	w->routed = 1;
+	/* Who relays has chosen a backend here. By another list: nobody sends it on twice. */
+	if (uplink && p->tun && !mb->port)
+		return GH_NO(GH_DROP_LOOP, GH_LAYER_LB, GH_REJECT_NONE);
 	if (gh_svc_dsr(p, &s->sv, mb)) {
 		gh_addr_set(&w->nh, &mb->addr);
 		w->dsr = 1;
-		w->how = GH_TO_UPLINK;
-		return 0;
+		w->net = mb->net;
+		w->e_net = gh_epoch_net(w->net);
+		return 0; /* L6 */
 	}
 	if (gh_tcp_middle(p) && !w->keep)
 		return host ? GH_NOT_OURS : GH_NO(GH_DROP_NOSTATE, GH_LAYER_LB, GH_REJECT_STATE);

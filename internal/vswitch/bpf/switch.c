@@ -245,9 +245,10 @@ int st_fetch(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	gh_load_in(&in, &s->p);
 	if (bpf_skb_pull_data(skb, want))
-		return in.kind == GH_PORT_UPLINK ? gh_pass(skb) : gh_drop(skb, s, GH_DROP_PARSE, GH_LAYER_PORT);
+		return in.kind == GH_PORT_UPLINK ? gh_not_ours(skb, s, GH_DROP_PARSE, GH_LAYER_PORT) :
+						   gh_drop(skb, s, GH_DROP_PARSE, GH_LAYER_PORT);
 	if (in.kind == GH_PORT_UPLINK)
-		return gh_stage(skb, s, GH_STAGE_OUTSIDE);
+		return gh_stage(skb, s, s->p.tun ? GH_STAGE_RELAYED : GH_STAGE_OUTSIDE);
 	if (in.kind == GH_PORT_WIRE)
 		return gh_stage(skb, s, GH_STAGE_WIRE);
 	if (in.kind == GH_PORT_TUNNEL)
@@ -344,7 +345,7 @@ static __always_inline int gh_fragment(struct __sk_buff *skb, struct gh_scratch 
 		p->kflags |= GH_FKEY_L3;
 		if (gh_proto_ports(p->proto)) {
 			if (p->kind == GH_PORT_UPLINK)
-				return gh_pass(skb);
+				return gh_not_ours(skb, s, GH_DROP_FRAG_ORDER, GH_LAYER_PORT);
 			p->kflags |= GH_FKEY_BLIND;
 		}
 	}
@@ -463,6 +464,8 @@ int st_tunnel(struct __sk_buff *skb)
 	in.kind = GH_PORT_TUNNEL;
 	if (bad)
 		return gh_drop(skb, s, bad, bad == GH_DROP_VLAN ? GH_LAYER_PORT : GH_LAYER_SPOOF);
+	if (!in.net)
+		return gh_stage(skb, s, GH_STAGE_RELAYED);
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
 	eth = data;
@@ -471,6 +474,33 @@ int st_tunnel(struct __sk_buff *skb)
 		group = eth->h_dest[0] & 1;
 	}
 	return gh_switched(skb, &in, proto, group);
+}
+
+/*
+ * st_relayed takes what a client outside sent to a service at another host, which
+ * has chosen a backend here (DSR), as if it had come in by an uplink here. So it
+ * is translated here, and answered by this host's own routing table.
+ */
+SEC("tc")
+int st_relayed(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct gh_scratch *s = gh_scratch_get();
+	struct ethhdr *eth = data;
+	struct gh_in in = {};
+
+	if (!s)
+		return TC_ACT_SHOT;
+	gh_load_in(&in, &s->p);
+	in.port = GH_PORT_UPLINK_ANY;
+	in.kind = GH_PORT_UPLINK;
+	if ((void *)(eth + 1) <= end && !(eth->h_dest[0] & 1)) {
+		if (eth->h_proto == bpf_htons(ETH_P_IP))
+			return gh_enter4(skb, &in, 0);
+		if (eth->h_proto == bpf_htons(ETH_P_IPV6))
+			return gh_enter6(skb, &in, 0, 0);
+	}
+	return gh_drop(skb, s, GH_DROP_L2_PROTO, GH_LAYER_PORT);
 }
 
 SEC("tc")

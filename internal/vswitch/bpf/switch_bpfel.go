@@ -981,6 +981,7 @@ const (
 	SwitchGhStageGH_STAGE_PROXY   SwitchGhStage = 19
 	SwitchGhStageGH_STAGE_OUTSIDE SwitchGhStage = 20
 	SwitchGhStageGH_STAGE_FETCH   SwitchGhStage = 21
+	SwitchGhStageGH_STAGE_RELAYED SwitchGhStage = 22
 	SwitchGhStageGH_STAGES        SwitchGhStage = 32
 )
 
@@ -1244,6 +1245,7 @@ const (
 	SwitchProgStOutside        = "st_outside"
 	SwitchProgStProxy          = "st_proxy"
 	SwitchProgStReject         = "st_reject"
+	SwitchProgStRelayed        = "st_relayed"
 	SwitchProgStSort           = "st_sort"
 	SwitchProgStState          = "st_state"
 	SwitchProgStTunnel         = "st_tunnel"
@@ -1326,6 +1328,7 @@ type SwitchProgramSpecs struct {
 	StOutside        *ebpf.ProgramSpec `ebpf:"st_outside"`
 	StProxy          *ebpf.ProgramSpec `ebpf:"st_proxy"`
 	StReject         *ebpf.ProgramSpec `ebpf:"st_reject"`
+	StRelayed        *ebpf.ProgramSpec `ebpf:"st_relayed"`
 	StSort           *ebpf.ProgramSpec `ebpf:"st_sort"`
 	StState          *ebpf.ProgramSpec `ebpf:"st_state"`
 	StTunnel         *ebpf.ProgramSpec `ebpf:"st_tunnel"`
@@ -1557,6 +1560,7 @@ type SwitchPrograms struct {
 	StOutside        *ebpf.Program `ebpf:"st_outside"`
 	StProxy          *ebpf.Program `ebpf:"st_proxy"`
 	StReject         *ebpf.Program `ebpf:"st_reject"`
+	StRelayed        *ebpf.Program `ebpf:"st_relayed"`
 	StSort           *ebpf.Program `ebpf:"st_sort"`
 	StState          *ebpf.Program `ebpf:"st_state"`
 	StTunnel         *ebpf.Program `ebpf:"st_tunnel"`
@@ -1595,6 +1599,7 @@ func (p *SwitchPrograms) Close() error {
 		p.StOutside,
 		p.StProxy,
 		p.StReject,
+		p.StRelayed,
 		p.StSort,
 		p.StState,
 		p.StTunnel,

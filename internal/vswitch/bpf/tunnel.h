@@ -163,7 +163,7 @@ __noinline int gh_layer_tunnel(struct __sk_buff *skb)
 		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_ROUTE, GH_REJECT_NONE);
 	if (!w->reply) /* a kept conversation may have gone elsewhere before */
 		w->ozone = n->zone;
-	if (!gh_far_find(in, p->in_port, w->ozone, &w->ndst, &f) || f.port != w->out_port)
+	if (!gh_far_find(in, p->in_port, w->ozone, w->dsr ? &w->nh : &w->ndst, &f) || f.port != w->out_port)
 		return GH_NO(GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE, GH_REJECT_HOST);
 	v = gh_vtep_get(f.vtep);
 	if (!v || !v->mtu)
@@ -176,7 +176,7 @@ __noinline int gh_layer_tunnel(struct __sk_buff *skb)
 		w->routed = 1;
 	}
 	__builtin_memcpy(w->dmac, f.mac, ETH_ALEN);
-	w->tun = f.vni;
+	w->tun = w->dsr ? GH_SERVICE_VNI : f.vni;
 	w->vtep = f.vtep;
 	w->mtu = gh_far_mtu(skb, v);
 	return 0;

@@ -5,14 +5,18 @@ package datapath
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"gatehouse.dev/gatehouse/internal/nettest"
 	"gatehouse.dev/gatehouse/internal/vswitch"
+	"gatehouse.dev/gatehouse/internal/vswitch/bpf/pkt"
 )
 
 // farFamily is one address family of a test of services whose backends are on
@@ -184,4 +188,130 @@ func upload(from, to *nettest.NS, vip string, port, backend uint16, size int) er
 		return fmt.Errorf("timed out")
 	}
 	return nil
+}
+
+// TestOverlayServiceDirect: the same, but the backend's host answers by itself.
+func TestOverlayServiceDirect(t *testing.T) {
+	for _, six := range []bool{false, true} {
+		t.Run(map[bool]string{false: "over IPv4", true: "over IPv6"}[six], func(t *testing.T) {
+			l := newFarLab(t, six)
+			direct := vswitch.ServiceConsistent | vswitch.ServiceDSR
+			for i, f := range farFamilies() {
+				for _, x := range []struct {
+					n       *node
+					at, far vswitch.Backend // a and c
+				}{
+					{l.n1, vswitch.Backend{Addr: l.at[i], At: 10}, vswitch.Backend{Addr: l.far[i], Network: 1}},
+					{l.n2, vswitch.Backend{Addr: l.at[i], Network: 1}, vswitch.Backend{Addr: l.far[i], At: 10}},
+				} {
+					on := func(b vswitch.Backend, port uint16) vswitch.Backend { b.Port = port; return b }
+					id := vswitch.ServiceID(10 * i)
+					x.n.s.Services = append(x.n.s.Services,
+						f.service(id+1, 80, direct, on(x.far, 7)),
+						f.service(id+2, 81, direct, on(x.far, 7), on(x.at, 7)),
+						f.service(id+3, 84, direct, on(x.far, 2000)),
+						f.service(id+4, 86, direct, on(x.far, 9)))
+				}
+			}
+			l.n1.apply()
+			l.n2.apply()
+			for i, f := range farFamilies() {
+				before := l.back(t)
+				l.ask(t, "on another host", l.out, f.vip, 80, "c", f.client)
+				seen := map[string]bool{}
+				for range 16 {
+					who, sees := whoIs(t, l.out, "tcp", netip.AddrPortFrom(netip.MustParseAddr(f.vip), 81).String())
+					if seen[who] = true; netip.MustParseAddrPort(sees).Addr().Unmap().String() != f.client {
+						t.Errorf("%s sees %s", who, sees)
+					}
+				}
+				if !seen["a"] || !seen["c"] {
+					t.Errorf("of two backends on two hosts answered %v", seen)
+				}
+				if err := upload(l.out, l.c, f.vip, 84, 2000, 1<<20); err != nil {
+					t.Errorf("1 MiB to %s: %v", f.vip, err)
+				}
+				if got := l.out.Exec("ip", "route", "get", f.vip); !strings.Contains(got, "mtu "+map[bool]string{false: "1450", true: "1430"}[six]) {
+					t.Errorf("path MTU of the client: %s", got)
+				}
+				c, err := dial(t, l.out, "udp", netip.AddrPortFrom(netip.MustParseAddr(f.vip), 86).String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, _, err := c.say(); !errors.Is(err, syscall.ECONNREFUSED) {
+					t.Errorf("nobody listens at the backend: %v", err)
+				}
+				if n := l.back(t); n != before {
+					t.Errorf("%d packets came back through the tunnel", n-before)
+				}
+				l.ask(t, "from inside", l.b, f.vip, 80, "c", l.by[i].String())
+			}
+			// A backend's host that forgot a connection says so to the client.
+			f := farFamilies()[0]
+			c, err := dial(t, l.out, "tcp", f.vip+":80")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if who, _, err := c.say(); who != "c" {
+				t.Fatalf("%q, %v", who, err)
+			}
+			services := l.n2.s.Services
+			l.n2.s.Services = services[1:]
+			l.n2.apply()
+			if _, err := io.WriteString(c.Conn, "who\n"); err != nil {
+				t.Fatal(err)
+			}
+			l.dropped(t, "while there is no service", "no_backend", 0)
+			l.n2.s.Services = services
+			l.n2.apply()
+			_ = c.SetDeadline(time.Now().Add(answer))
+			if _, err := c.r.ReadString('\n'); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("a connection whose host forgot it: %v", err)
+			}
+			// What is relayed to where there is no such service, and by whom nobody knows.
+			frame := func(dst string, port uint16) []byte {
+				return (&pkt.Packet{From: pkt.MAC{2, 0, 0, 0, 0, 0x66}, To: pkt.MAC{2, 0, 0, 0, 0, 0x67}, Ether: pkt.EtherIP, Src: netip.MustParseAddr(f.client),
+					Dst: netip.MustParseAddr(dst), TTL: 64, Proto: pkt.UDP, SrcPort: 1, DstPort: port, Data: []byte("evil")}).Bytes()
+			}
+			for _, x := range []struct {
+				name   string
+				from   *nettest.NS
+				frame  []byte
+				reason string
+			}{
+				{"no such service", l.n1.ns, frame(f.vip, 99), "no_backend"},
+				{"not to a service", l.n1.ns, frame(l.far[0].String(), 7), "no_backend"},
+				{"by a stranger", l.out, frame(f.vip, 80), "tun_peer"},
+			} {
+				if six { // where the tunnel end of the first host is another one
+					x.reason = "tun_peer"
+				}
+				before := l.n2.drops()[x.reason]
+				if err := sendVXLAN(x.from, "192.0.2.2:4789", vswitch.ServiceVNI, x.frame); err != nil {
+					t.Fatal(err)
+				}
+				l.dropped(t, x.name, x.reason, before)
+			}
+		})
+	}
+}
+
+// dropped waits until the second host has dropped more than n packets for a reason.
+func (l *farLab) dropped(t *testing.T, what, reason string, n uint64) {
+	t.Helper()
+	for end := time.Now().Add(answer); l.n2.drops()[reason] <= n; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Errorf("%s: not dropped for %s: %v", what, reason, l.n2.drops())
+			return
+		}
+	}
+}
+
+// back counts what has come to the first host through the tunnel.
+func (l *farLab) back(t *testing.T) uint64 {
+	link, err := l.n1.ns.Netlink().LinkByName("vx")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return link.Attrs().Statistics.RxPackets
 }

@@ -52,7 +52,10 @@ func TestDifferential(t *testing.T) {
 		"forward revalidated from tunnel", "reply from tunnel", "flood from tunnel", "drop TUN_PEER", "drop TUN_PEER from tunnel",
 		"drop TUN_VNI from tunnel", "drop SPOOF_IP from tunnel", "drop MTU from tunnel",
 		"mirrored forward", "mirrored drop", "mirrored reply", "mirrored flood",
-		"service by affinity", "service drains", "service gone", "service elsewhere", "service in an overlay", "forward new from outside tunnel", "forward hit from outside tunnel", "forward revalidated from tunnel out", "forward hit from tunnel out", "service direct", "service by client", "service silent", "announced",
+		"service by affinity", "service drains", "service gone", "service elsewhere", "service in an overlay", "forward new from outside tunnel", "forward new from outside tunnel relayed", "forward hit from outside tunnel relayed",
+		"forward new from tunnel relayed", "forward hit from tunnel relayed", "drop LOOP from tunnel relayed", "drop NO_BACKEND from tunnel relayed",
+		"drop SPOOF_IP from tunnel relayed", "drop ICMP_NOFLOW from tunnel relayed",
+		"forward hit from outside tunnel", "forward revalidated from tunnel out", "forward hit from tunnel out", "service direct", "service by client", "service silent", "announced",
 		"drop ACL_OUT_PRE", "drop ACL_OUT", "drop ACL_IN", "drop FRAG_ORDER at L8 inbound rules",
 		"drop ACL_OUT answered", "drop ACL_IN answered", "drop ACL_IN of an answer", "drop ACL_OUT of an answer",
 		"drop ACL_OUT of a group", "flood but for whom rules bar", "pass flood but for whom rules bar",
@@ -216,9 +219,15 @@ func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte, seen ma
 		if t.Raw.VTEP != 0 {
 			what += " tunnel"
 		}
+		if t.Raw.VNI == vswitch.ServiceVNI {
+			what += " relayed"
+		}
 	}
 	if p.Tunnel != nil {
 		what += " from tunnel"
+		if p.Tunnel.VNI == vswitch.ServiceVNI {
+			what += " relayed"
+		}
 		if t.Raw.OutKind == bpf.SwitchGhOutKindGH_OUT_NEIGH {
 			what += " out"
 		}

@@ -23,7 +23,7 @@ func (w *walk) fragment() {
 			break
 		}
 		if w.uplink() {
-			w.pass("a later fragment whose first was not seen: left to the host")
+			w.notOurs(bpf.SwitchGhDropReasonGH_DROP_FRAG_ORDER, layPort, "a later fragment whose first was not seen")
 			return
 		}
 		w.k.flags |= flagBlind

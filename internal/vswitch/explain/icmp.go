@@ -19,7 +19,7 @@ func (w *walk) icmpError() {
 	w.h.tcpFlags, w.h.icmpType = 0, 0
 	if !w.embedded(w.h.l4Off+8) || w.k.dst != w.odst || w.known() == nil {
 		if w.uplink() {
-			w.pass("an ICMP error about no flow of ours: the host's")
+			w.notOurs(bpf.SwitchGhDropReasonGH_DROP_ICMP_NOFLOW, layFlow, "an ICMP error about no flow of ours")
 			return
 		}
 		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_ICMP_NOFLOW, layFlow, 0}, "an ICMP error about no flow of ours")

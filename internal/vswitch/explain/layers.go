@@ -490,7 +490,7 @@ func (w *walk) nat(how way) *no {
 		}
 		want, w.natLo, w.natHi, w.poolBusy, w.snat = p.Addr.B, p.Lo, p.Hi, true, true
 		rule, why = fmt.Sprintf("natpool %d %s %d-%d", pool, ip(p.Addr.B), p.Lo, p.Hi), "outside sees "+whose
-	case w.uplink() && w.outKind == bpf.SwitchGhOutKindGH_OUT_TUNNEL:
+	case w.uplink() && w.outKind == bpf.SwitchGhOutKindGH_OUT_TUNNEL && !w.dsr:
 		want = w.sv.Source.B
 		if want == (addr{}) {
 			return fail(bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE, rejectRoute, "%s has no address of this host that the backend could answer to", w.sv.name)
@@ -549,14 +549,14 @@ func (w *walk) slow() {
 		case n == nil && w.keep:
 			w.icmpSend()
 		case w.uplink():
-			w.pass("an ICMP error about no flow of ours: the host's")
+			w.notOurs(bpf.SwitchGhDropReasonGH_DROP_ICMP_NOFLOW, layFlow, "an ICMP error about no flow of ours")
 		default:
 			w.drop(no{bpf.SwitchGhDropReasonGH_DROP_ICMP_NOFLOW, layFlow, 0}, "an ICMP error about no flow of ours")
 		}
 		return
 	}
 	if n == errPass {
-		w.pass("")
+		w.notOurs(bpf.SwitchGhDropReasonGH_DROP_NO_BACKEND, layLB, "")
 		return
 	}
 	if n != nil {

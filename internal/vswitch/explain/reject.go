@@ -7,7 +7,7 @@ import "gatehouse.dev/gatehouse/internal/vswitch/bpf"
 
 // answer is what the reject stage sends back, "" for nothing.
 func (w *walk) answer(n no) string {
-	if n.how == rejectNone || w.unanswerable() {
+	if n.how == rejectNone || w.unanswerable() || w.relayed() && !w.wayBack() {
 		return ""
 	}
 	rst := w.k.proto == protoTCP && (n.how == rejectPort || n.how == rejectState || n.how == rejectAdmin)

@@ -68,7 +68,7 @@ func (s *scene) serve(r *rand.Rand) {
 
 // serveElsewhere adds a service whose backends are all in an overlay.
 func (s *scene) serveElsewhere(r *rand.Rand) {
-	x := vswitch.Service{ID: vswitch.ServiceID(len(s.state.Services) + 1), Flags: pickOf(r, []vswitch.ServiceFlags{0, 0, vswitch.ServiceConsistent})}
+	x := vswitch.Service{ID: vswitch.ServiceID(len(s.state.Services) + 1), Flags: pickOf(r, []vswitch.ServiceFlags{0, 0, vswitch.ServiceConsistent | vswitch.ServiceDSR})}
 	vip := pickOf(r, sceneVIPs())
 	for range 3 {
 		b := vswitch.Backend{Port: pickOf(r, scenePorts())}
@@ -78,6 +78,9 @@ func (s *scene) serveElsewhere(r *rand.Rand) {
 	}
 	if len(x.Backends) == 0 {
 		return
+	}
+	if b := s.backend(r, vip.Is4()); one(r, 2) && b.At != 0 {
+		x.Backends = append(x.Backends, b)
 	}
 	x.Frontends = []vswitch.Frontend{{Addr: vip, Port: 9091, Proto: 6, Scope: vswitch.ScopeAll}, {Addr: vip, Port: 9091, Proto: 17, Scope: vswitch.ScopeAll}}
 	s.sourceVIP(r, &x)
@@ -207,8 +210,14 @@ func (s *scene) changeService(r *rand.Rand) {
 func (t *traffic) askService(at scenePort, k *pkt.Packet) {
 	r := t.r
 	x := pickOf(r, t.state.Services)
-	if at.uplink && one(r, 2) {
+	if (at.uplink || at.ifindex == t.facts.Ifindex[tunnelDev]) && one(r, 2) {
 		x = t.state.Services[len(t.state.Services)-1] // of backends elsewhere, mostly
+	}
+	if at.ifindex == t.facts.Ifindex[tunnelDev] && x.Flags&vswitch.ServiceDSR != 0 && one(r, 2) {
+		t.shell = &Outer{VNI: vswitch.ServiceVNI, From: pickOf(r, sceneEnds()[:4])}
+		if k.Src = netip.MustParseAddr("203.0.113.9"); !x.Frontends[0].Addr.Is4() {
+			k.Src = netip.MustParseAddr("2001:db8:1::9")
+		}
 	}
 	f := pickOf(r, x.Frontends)
 	if f.Addr.IsUnspecified() && len(t.facts.HostAddrs) > 0 {
@@ -221,7 +230,7 @@ func (t *traffic) askService(at scenePort, k *pkt.Packet) {
 	if f.Proto == pkt.TCP {
 		k.Flags = pickOf(r, []uint8{pkt.SYN, pkt.SYN, pkt.ACK})
 	}
-	if t.asked = append(t.asked, sentPacket{port: at, p: k}); len(t.asked) > 8 {
+	if t.asked = append(t.asked, sentPacket{port: at, p: k, shell: t.shell}); len(t.asked) > 8 {
 		t.asked = t.asked[1:]
 	}
 }
@@ -229,6 +238,7 @@ func (t *traffic) askService(at scenePort, k *pkt.Packet) {
 // askAgain is another packet of a client to its service.
 func (t *traffic) askAgain(s sentPacket) (scenePort, []byte) {
 	k := *s.p
+	t.shell = s.shell
 	k.SrcPort = uint16(40000 + t.r.IntN(3))
 	return s.port, t.frame(s.port, &k)
 }

@@ -205,6 +205,9 @@ func (w *walk) balance(netid uint16) (how way, target, net uint16, n *no) {
 	w.host = w.kind != bpf.SwitchGhPortKindGH_PORT_HOST && (!held || av.Flags&addrGateway != 0) && w.isHost(w.k.dst)
 	hosts := w.uplink() && w.host
 	sv := w.svcSeen()
+	if w.relayed() && sv != nil && sv.Flags&svcDSR == 0 {
+		sv = nil
+	}
 	w.sv = sv
 	if w.keep && w.svc != 0 {
 		if ok, why := w.legal(sv); !ok {
@@ -258,10 +261,14 @@ func (w *walk) balance(netid uint16) (how way, target, net uint16, n *no) {
 	}
 	w.routed = true
 	to := netip.AddrPortFrom(ip(m.Addr.B), be(m.PortBe))
+	if w.relayed() && m.Port == 0 {
+		return end(bpf.SwitchGhDropReasonGH_DROP_LOOP, rejectNone, sv.String(), "%s: relayed to here, but its backend %s is not; the hosts' lists of backends differ", sv.name, to)
+	}
 	if w.isDSR(sv, m) {
-		w.nh, w.dsr = m.Addr.B, true
+		w.nh, w.dsr, netid = m.Addr.B, true, m.Net
+		w.eNet = w.epochNet(netid)
 		w.note(layLB, "", sv.String(), "pass", "%s: as it is to the host of backend %s, chosen %s, which answers by itself", sv.name, to, why)
-		return toUplink, 0, netid, nil
+		return toNobody, 0, netid, nil
 	}
 	if w.middle() && fresh {
 		return noState()

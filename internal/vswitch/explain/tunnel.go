@@ -66,8 +66,51 @@ func (w *walk) decap() bool {
 		return fail(bpf.SwitchGhDropReasonGH_DROP_TUN_VNI, "VNI %d is of no network here", o.VNI)
 	}
 	w.k.zone, w.net, w.vtep, w.tun = r.Zone, r.Net, r.Vtep, o.VNI
+	if r.Net == 0 {
+		w.kind, w.k.port = bpf.SwitchGhPortKindGH_PORT_UPLINK, 0
+		w.note(laySpoof, w.portName(w.inPort), fmt.Sprintf("peer vni %d port %d %s", o.VNI, w.inPort, o.From), "pass", "from outside, relayed by %s for a backend here", o.From)
+		return true
+	}
 	w.note(laySpoof, w.portName(w.inPort), fmt.Sprintf("peer vni %d port %d %s", o.VNI, w.inPort, o.From), "pass", "from %s, a tunnel end of %s", o.From, w.netName(w.net))
 	return true
+}
+
+// relayed: from outside, by a tunnel.
+func (w *walk) relayed() bool { return w.uplink() && w.tun != 0 }
+
+// backendAddr is whose host the packet goes to.
+func (w *walk) backendAddr() addr {
+	if w.dsr {
+		return w.nh
+	}
+	return w.ndst
+}
+
+// notOurs ends what from outside concerns nothing of the switch: it is the host's,
+// but for what another host has relayed.
+func (w *walk) notOurs(r bpf.DropReason, l bpf.Layer, what string) {
+	switch {
+	case w.relayed():
+		w.drop(no{r, l, rejectNone}, "relayed by another host, but nothing here is meant by it")
+	case what == "":
+		w.pass("")
+	default:
+		w.pass(what + ": left to the host")
+	}
+}
+
+// wayBack: there is a route to who asked by an uplink.
+func (w *walk) wayBack() bool {
+	q := FIBQuery{Anchor: int(w.s.Rows.Cfg.AnchorIfindex), Src: ip(w.k.dst), Dst: ip(w.k.src), Protocol: w.k.proto}
+	if w.k.fam == 4 {
+		q.TOS = w.h.tos & 0x1e
+	}
+	if w.s.FIB == nil {
+		return false
+	}
+	r, ok := w.s.FIB.Lookup(q)
+	p := w.s.Rows.Port[w.s.Rows.IfPort[uint32(r.Ifindex)]]
+	return ok && bpf.PortKind(p.Kind) == bpf.SwitchGhPortKindGH_PORT_UPLINK && p.Flags&up != 0
 }
 
 // far is where an address on another host is reached.
@@ -194,9 +237,9 @@ func (w *walk) elsewhere(nr vswitch.NetRow, netid uint16, how *way, target *uint
 		*how = toUplink
 		return nil
 	}
-	f, ok := w.findFar(0, nr.Zone, w.ndst)
+	f, ok := w.findFar(0, nr.Zone, w.backendAddr())
 	if !ok {
-		w.note(layRoute, w.netName(netid), f.rule, "drop", "%s is on no other host, as far as known here", ip(w.ndst))
+		w.note(layRoute, w.netName(netid), f.rule, "drop", "%s is on no other host, as far as known here", ip(w.backendAddr()))
 		return &no{bpf.SwitchGhDropReasonGH_DROP_UNKNOWN_DST, layRoute, rejectHost}
 	}
 	*how, *target = toPort, f.port
@@ -208,7 +251,7 @@ func (w *walk) intoTunnel() *no {
 	if !w.reply {
 		w.ozone = w.s.Rows.Net[uint32(w.wnet)].Zone
 	}
-	f, ok := w.findFar(w.inPort, w.ozone, w.ndst)
+	f, ok := w.findFar(w.inPort, w.ozone, w.backendAddr())
 	if !ok || f.port != w.outPort {
 		w.note(layRoute, w.portName(w.outPort), f.rule, "drop", "%s is on no other host, as far as known here", ip(w.ndst))
 		return &no{bpf.SwitchGhDropReasonGH_DROP_UNKNOWN_DST, layRoute, rejectHost}
@@ -222,7 +265,10 @@ func (w *walk) intoTunnel() *no {
 		w.smac, w.routed, why = w.s.Rows.Net[uint32(w.wnet)].RouterMac, true, "routed here"
 	}
 	w.dmac, w.otun, w.ovtep, w.mtu = f.mac, f.vni, f.vtep, w.farMTU(v)
-	w.note(layRoute, w.portName(w.outPort), f.rule, "pass", "%s is behind %s, vni %d; %s", ip(w.ndst), ip(v.Addr.B), f.vni, why)
+	if w.dsr {
+		w.otun, why = vswitch.ServiceVNI, "for a service there, untranslated"
+	}
+	w.note(layRoute, w.portName(w.outPort), f.rule, "pass", "%s is behind %s, vni %d; %s", ip(w.backendAddr()), ip(v.Addr.B), w.otun, why)
 	return nil
 }
 

@@ -242,6 +242,10 @@ func (w *walk) epIn(ifindex uint32) {
 	}
 	var n next
 	switch {
+	case w.relayed() && (group || proto != ethIP && proto != ethIP6):
+		w.describe()
+		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_L2PROTO, layPort, 0}, "relayed by another host, but no packet to one")
+		return
 	case proto == ethIP || proto == ethIP6:
 		n = w.parse(proto)
 	case proto == ethARP:
@@ -263,6 +267,14 @@ func (w *walk) epIn(ifindex uint32) {
 	w.describe()
 	if n < 0 {
 		w.drop(no{bpf.DropReason(-n), layPort, 0}, "%s", parseText(bpf.DropReason(-n)))
+		return
+	}
+	if w.relayed() {
+		if n == nextND {
+			w.drop(no{bpf.SwitchGhDropReasonGH_DROP_L2PROTO, layPort, 0}, "neighbour discovery, which nobody relays")
+			return
+		}
+		w.dispatch(n)
 		return
 	}
 	w.entered()
