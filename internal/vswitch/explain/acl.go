@@ -33,7 +33,10 @@ func (w *walk) acl(layer bpf.Layer) *no {
 	case layACLIn:
 		reason, lists = bpf.SwitchGhDropReasonGH_DROP_ACL_IN, []bpf.ACLList{listIn, listInOriginal}
 		if w.outPort == w.inPort {
-			return nil // what reaches itself did not come from outside
+			if w.s.Rows.Port[uint32(w.inPort)].Acl[0] != 0 {
+				w.note(layer, w.portName(w.inPort), "", "pass", "it reaches itself, not from outside: its rules about what comes in are not asked")
+			}
+			return nil
 		}
 	}
 	back := w.reply && !w.aside

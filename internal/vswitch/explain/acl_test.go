@@ -174,6 +174,7 @@ func TestACL(t *testing.T) {
 		{"change", aclChange},
 		{"reject", aclReject},
 		{"views", aclViews},
+		{"hairpin", aclHairpin},
 		{"stages", aclStages},
 		{"addrsets", aclAddrSets},
 		{"fragments", aclFragments},
@@ -324,6 +325,67 @@ func aclViews(t *testing.T, l *aclLab) {
 	l.want("a", "@a.7 > @host.8080: tcp S", dropOut)
 	l.sets(vswitch.ACLSet{DefaultIn: vswitch.ACLBlock})
 	l.want("a", "@a.8 > @host.8080: tcp S", new0)
+}
+
+// What reaches itself, by a published port or a service, is asked about as it
+// leaves, in either view once and so in both directions; as it arrives, never.
+func aclHairpin(t *testing.T, l *aclLab) {
+	vip := map[int]string{4: "10.96.0.1", 6: "fd00:96::1"}[l.fam]
+	l.s.state.Services = []vswitch.Service{{ID: 1, Name: "web", Frontends: []vswitch.Frontend{{Addr: netip.MustParseAddr(vip), Port: 81, Proto: 6, Scope: vswitch.ScopeCluster}},
+		Backends: []vswitch.Backend{{Addr: l.prefix("@a").Addr(), Port: 80, At: 1}}}}
+	rule := func(d vswitch.ACLDirection, view vswitch.ACLView, action vswitch.ACLAction, to string, port uint16) vswitch.ACLRule {
+		r := vswitch.ACLRule{Direction: d, Action: action, View: view}
+		if d == vswitch.ACLOut {
+			r.Local, r.Remote, r.RemotePorts = []netip.Prefix{l.prefix("@a")}, []netip.Prefix{l.prefix(to)}, ports(port)
+		} else {
+			r.Local, r.LocalPorts = []netip.Prefix{l.prefix(to)}, ports(port)
+		}
+		return r
+	}
+	for i, at := range []struct {
+		addr string
+		port uint16
+	}{{"@host", 8080}, {vip, 81}} {
+		ask := func(flags string) string {
+			return fmt.Sprintf("@a.%d > %s.%d: tcp %s", 5000+i, at.addr, at.port, flags)
+		}
+		answer := func(flags string) string { return fmt.Sprintf("@a.80 > @hairpin.%d: tcp %s", 5000+i, flags) }
+		rules := []vswitch.ACLRule{rule(vswitch.ACLOut, vswitch.ViewOriginal, vswitch.ACLAllow, at.addr, at.port), rule(vswitch.ACLOut, vswitch.ViewTranslated, vswitch.ACLAllow, "@a", 80),
+			rule(vswitch.ACLIn, vswitch.ViewOriginal, vswitch.ACLBlock, at.addr, at.port), rule(vswitch.ACLIn, vswitch.ViewTranslated, vswitch.ACLBlock, "@a", 80)}
+		count := func(what string, want ...uint64) func() {
+			var before []uint64
+			for id := range want {
+				before = append(before, l.credited(vswitch.RuleID(id+1)))
+			}
+			return func() {
+				t.Helper()
+				for id, n := range want {
+					if got := l.credited(vswitch.RuleID(id+1)) - before[id]; got != n {
+						t.Errorf("%s: rule %d was asked %d times, want %d", what, id+1, got, n)
+					}
+				}
+			}
+		}
+		l.rules(rules...)
+		check := count("the question", 1, 1, 0, 0)
+		l.want("a", ask("S"), new0)
+		if s := l.last.String(); !strings.Contains(s, "it reaches itself, not from outside") {
+			t.Errorf("does not say that what comes in is not asked about:\n%s", s)
+		}
+		check()
+		l.rules(append(rules, rule(vswitch.ACLOut, vswitch.ViewOriginal, vswitch.ACLBlock, "@x", 9))...)
+		check = count("the answer", 1, 1, 0, 0)
+		l.want("a", answer("."), again)
+		check()
+		for _, blocked := range []struct {
+			want string
+			rule vswitch.ACLRule
+		}{{"drop ACL_OUT_PRE", rule(vswitch.ACLOut, vswitch.ViewOriginal, vswitch.ACLBlock, at.addr, at.port)}, {dropOut, rule(vswitch.ACLOut, vswitch.ViewTranslated, vswitch.ACLBlock, "@a", 80)}} {
+			l.rules(blocked.rule)
+			l.want("a", answer("."), blocked.want)
+			l.want("a", ask("."), blocked.want)
+		}
+	}
 }
 
 // Every set must let a packet pass; in a stage the first rule that allows ends it.
