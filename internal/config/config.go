@@ -28,6 +28,7 @@ type Config struct {
 	Log         Log     `toml:"log"`
 	Compute     Compute `toml:"compute"`
 	Network     Network `toml:"network"`
+	Publish     Publish `toml:"publish"`
 	DNS         DNS     `toml:"dns"`
 }
 
@@ -135,6 +136,10 @@ func (c Config) check(text string) error {
 	}
 	if d := c.Network.Default; d != "" && d != "nat" && d != "none" {
 		return bad(fmt.Sprintf("%q is neither nat nor none", d), "network", "default")
+	}
+	if _, err := c.Publish.Parsed(); err != nil {
+		key, rule, _ := strings.Cut(err.Error(), ": ")
+		return bad(rule, "publish", key)
 	}
 	for _, a := range c.DNS.Upstream {
 		if _, err := netip.ParseAddr(a); err != nil {

@@ -25,6 +25,13 @@ func TestParse(t *testing.T) {
 		{"two of a family", "[network]\nsubnets=['10.0.0.0/24','10.1.0.0/24']\n", "at most one prefix of each family"},
 		{"upstream", "dns.upstream=['x']\n", `line 1: dns.upstream: "x" is not an IP address`},
 		{"default", "[network]\ndefault='x'\n", `line 2: network.default: "x" is neither nat nor none`},
+		{"publish", "[publish]\ndefault='closed'\nrules=['allow 192.0.2.0/24','deny 2001:db8::1 tcp','reject any udp/53,8000-8099']\n", ""},
+		{"publish default", "[publish]\ndefault='shut'\n", `line 2: publish.default: "shut" is neither open nor closed`},
+		{"publish action", "[publish]\nrules=['drop any']\n", `line 2: publish.rules: "drop any": "drop" is none of allow, deny, reject; write a rule like`},
+		{"publish from", "[publish]\nrules=['deny 10.0.0.0/33']\n", `"10.0.0.0/33" is neither an address nor a prefix nor any`},
+		{"publish protocol", "[publish]\nrules=['deny any icmp']\n", `"icmp" is none of tcp, udp, sctp`},
+		{"publish port", "[publish]\nrules=['deny any tcp/80-79']\n", `"80-79" is neither a port nor a range of ports`},
+		{"publish words", "[publish]\nrules=['deny']\n", `has 1 words`},
 		{"uplinks", "[network]\nuplinks=['[']\n", "is not a pattern"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

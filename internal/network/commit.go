@@ -244,6 +244,10 @@ func (h *HNS) apply(ctx context.Context, want model.Desired, again bool) error {
 
 // program compiles and applies the switch's tables.
 func (h *HNS) program(ctx context.Context, want model.Desired, facts vswitch.Facts) error {
+	if h.o.Outside != nil {
+		want.Switch.ACLs = append(want.Switch.ACLs, *h.o.Outside)
+		want.Switch.OutsideACLs = []vswitch.ACLID{h.o.Outside.ID}
+	}
 	tables, err := h.compiler.Compile(want.Switch, facts)
 	if err != nil {
 		return step(hcn.E_FAIL, "switch", err)

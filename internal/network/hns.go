@@ -86,6 +86,9 @@ type Options struct {
 	Stats func(vswitch.PortID) (PortCounters, error)
 	// Sight looks at flows and routes for Explain; nil = there are none.
 	Sight Sight
+	// Outside decides who beyond the uplinks reaches what is published: its ID is
+	// model.OutsideACL, its rules are numbered from model.FirstOutsideRule. nil = everybody.
+	Outside *vswitch.ACLSet
 	// HostRoutes are the prefixes that the host routes by devices that are not
 	// ours; nil = read from /proc/net.
 	HostRoutes func() ([]netip.Prefix, error)

@@ -41,7 +41,9 @@ func (w *world) changeACL(op, n byte) {
 			s.ACLs = append(s.ACLs, randomACLSet(r, id, 6))
 		}
 	case 3: // attach, detach
-		if len(s.Ports) > 0 {
+		if n%5 == 0 {
+			s.OutsideACLs = pickOf(r, nil, []ACLID{1}, []ACLID{2, 1})
+		} else if len(s.Ports) > 0 {
 			p := &s.Ports[int(n)%len(s.Ports)]
 			if len(p.ACLs) > 0 && n%3 == 0 {
 				p.ACLs = nil
@@ -309,8 +311,18 @@ func TestACLChange(t *testing.T) {
 	}
 }
 
+// aclState is a port with a set of one rule.
+func aclState() (State, Facts) {
+	f, ten := testFacts(), []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	s := State{Networks: []Network{testNetwork(1)}, Ports: []Port{testHostPort(1, f), testPort(20, 1, f)}}
+	s.AddrSets = []AddrSet{{ID: 1, Name: "s", Prefixes: ten}}
+	s.ACLs = []ACLSet{{ID: 1, Name: "a", Rules: []ACLRule{{ID: 7, Name: "r", Direction: ACLIn, Protocols: []uint8{6}, Remote: ten,
+		LocalPorts: []PortRange{{80, 80}}}}}}
+	s.Ports[1].ACLs = []ACLID{1}
+	return s, f
+}
+
 func TestACLErrors(t *testing.T) {
-	p := netip.MustParsePrefix
 	for _, c := range []struct {
 		name, want string
 		change     func(*State)
@@ -347,17 +359,14 @@ func TestACLErrors(t *testing.T) {
 			}
 		}},
 		{"port", "ACLs[0] 3: no such ACL set", func(s *State) { s.Ports[1].ACLs = []ACLID{3} }},
+		{"outside", "OutsideACLs[0] 3: no such ACL set", func(s *State) { s.OutsideACLs = []ACLID{3} }},
+		{"outside many", "OutsideACLs: 9 sets, over 8", func(s *State) { s.OutsideACLs = make([]ACLID, 9) }},
 		{"port twice", "ACLs[1] 1: listed twice", func(s *State) { s.Ports[1].ACLs = []ACLID{1, 1} }},
 		{"port many", "ACLs: 9 sets, over 8", func(s *State) { s.Ports[1].ACLs = make([]ACLID, 9) }},
 		{"set id", `AddrSets[1] ("again"): ID 1`, func(s *State) { s.AddrSets = append(s.AddrSets, AddrSet{ID: 1, Name: "again"}) }},
 		{"set prefix", `AddrSets[0] ("s"): Except[0] "invalid Prefix": not a prefix`, func(s *State) { s.AddrSets[0].Except = make([]netip.Prefix, 1) }},
 	} {
-		f := testFacts()
-		s := State{Networks: []Network{testNetwork(1)}, Ports: []Port{testHostPort(1, f), testPort(20, 1, f)}}
-		s.AddrSets = []AddrSet{{ID: 1, Name: "s", Prefixes: []netip.Prefix{p("10.0.0.0/8")}}}
-		s.ACLs = []ACLSet{{ID: 1, Name: "a", Rules: []ACLRule{{ID: 7, Name: "r", Direction: ACLIn, Protocols: []uint8{6}, Remote: []netip.Prefix{p("10.0.0.0/8")},
-			LocalPorts: []PortRange{{80, 80}}}}}}
-		s.Ports[1].ACLs = []ACLID{1}
+		s, f := aclState()
 		if _, err := Compile(s, f); err != nil {
 			t.Fatalf("%s: before the change: %v", c.name, err)
 		}
@@ -365,6 +374,41 @@ func TestACLErrors(t *testing.T) {
 		if _, err := Compile(s, f); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got error %v, want one with %q", c.name, err, c.want)
 		}
+	}
+}
+
+// TestOutsideACLs: a change is one row, and every flow is judged again.
+func TestOutsideACLs(t *testing.T) {
+	s, f := aclState()
+	var c Compiler
+	compile := func() Tables {
+		tables, err := c.Compile(s, f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tables
+	}
+	before := compile()
+	s.OutsideACLs = []ACLID{1}
+	after := compile()
+	d := Diff(before, after)
+	if len(d.Steps) != 1 || d.Steps[0].Map != "port" || d.Steps[0].Rows != 1 || !slices.Contains(d.Epochs, uint32(0)) {
+		t.Errorf("%+v", d)
+	}
+	var row PortRow
+	for b := range after.blocks {
+		for _, e := range b.port {
+			if e.Key == uint32(UplinkAny) {
+				row = e.Value
+			}
+		}
+	}
+	if p, _ := after.Port(20); row.Acl[0] == 0 || row.Acl != p.Acl {
+		t.Errorf("row %+v", row)
+	}
+	s.OutsideACLs = nil
+	if again := compile(); again.String() != before.String() {
+		t.Errorf("not as before:\n%s", again)
 	}
 }
 

@@ -64,6 +64,7 @@ type Compiler struct {
 	announced announceMemo
 	addrSets  addrSetMemo
 	acls      aclMemo
+	outside   outsideMemo
 	overlay   overlayMemo
 
 	// Who holds what may be held once. Maintained together with ports.
@@ -98,7 +99,7 @@ func (c *Compiler) compile(s State, f Facts) (Tables, error) {
 	c.round++
 	t := c.tables
 	steps := []func(State, Facts, *Tables) error{
-		c.compileUplinks, c.compileHost, c.compilePools, c.compileVTEPs, c.compileNetworks, c.compileAddrSets, c.compileACLs, c.compilePorts,
+		c.compileUplinks, c.compileHost, c.compilePools, c.compileVTEPs, c.compileNetworks, c.compileAddrSets, c.compileACLs, c.compileOutside, c.compilePorts,
 		c.compileOverlay, c.compileFloods,
 		c.compileServices, c.compileAnnounced,
 	}

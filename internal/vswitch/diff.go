@@ -103,6 +103,7 @@ func Diff(old, new Tables) Delta {
 	changed(old.cfg, new.cfg)
 	changed(old.host, new.host)
 	changed(old.announced, new.announced)
+	changed(old.outside, new.outside)
 	pair(old.uplinks, new.uplinks, changed)
 	pair(old.pools, new.pools, changed)
 	pair(old.nets, new.nets, changed)

@@ -76,9 +76,14 @@ type State struct {
 	Services  []Service
 	Announced []Announcement
 	ACLs      []ACLSet
-	AddrSets  []AddrSet
-	Tunnels   []Tunnel
-	Remotes   []Remote
+	// OutsideACLs are asked about what clients beyond the uplinks begin with services
+	// and published ports, as they send it: rules with ACLOut and ViewOriginal, whose
+	// Local is the client and whose Remote is what it calls. What is the host's own
+	// affair is never asked about. At most MaxPortACLs.
+	OutsideACLs []ACLID
+	AddrSets    []AddrSet
+	Tunnels     []Tunnel
+	Remotes     []Remote
 }
 
 // Network is one address space and its switch.

@@ -23,6 +23,7 @@ type Tables struct {
 
 	cfg, host *block
 	announced *block
+	outside   *block
 	uplinks   map[PortID]*block
 	pools     map[NATPoolID]*block
 	nets      map[NetworkID]*block
@@ -39,7 +40,7 @@ type Tables struct {
 
 // blocks yields every object's block.
 func (t Tables) blocks(yield func(*block) bool) {
-	for _, b := range []*block{t.cfg, t.host, t.announced, t.vteps} {
+	for _, b := range []*block{t.cfg, t.host, t.announced, t.outside, t.vteps} {
 		if b != nil && !yield(b) {
 			return
 		}

@@ -21,6 +21,13 @@ type Desired struct {
 	HostPorts    []HostPort
 }
 
+// OutsideACL and the rules from FirstOutsideRule up are the daemon's own, of
+// vswitch.State.OutsideACLs; what documents ask for has lower numbers.
+const (
+	OutsideACL       vswitch.ACLID  = 1<<16 - 1
+	FirstOutsideRule vswitch.RuleID = 0xff00
+)
+
 // HostNIC is a veth pair, both ends in the host's namespace: Name carries the
 // gateway addresses in the host's stack, SwitchName is the port of the switch.
 type HostNIC struct {

@@ -273,7 +273,8 @@ __noinline int gh_layer_acl(struct __sk_buff *skb, __u32 layer)
 			return 0;
 		id = back ? s->p.in_port : s->w.out_port;
 	} else {
-		id = back ? s->w.okey_port : s->p.in_port;
+		/* All uplinks are one, and so they are in the flows of their clients. */
+		id = back ? s->w.okey_port : s->p.kind == GH_PORT_UPLINK ? GH_PORT_UPLINK_ANY : s->p.in_port;
 	}
 	s->w.judge = id;
 	q = gh_port_get(id);

@@ -368,9 +368,12 @@ static __always_inline int gh_walk_layers(struct __sk_buff *skb, struct gh_scrat
 		return GH_NOT_OURS;
 	if (w->keep && w->reply && !gh_by_mac(s) && (ret = gh_layer_answer()))
 		return ret;
-	if (!w->reply && (ret = gh_layer_acl(skb, GH_LAYER_ACL_PRE)))
+	if (!w->reply && s->p.kind != GH_PORT_UPLINK && (ret = gh_layer_acl(skb, GH_LAYER_ACL_PRE)))
 		return ret;
 	if (w->how == GH_TO_NOBODY && !gh_only_by_mac(s) && (ret = gh_layer_lb()))
+		return ret;
+	/* Of what comes from outside only what is ours is asked about. */
+	if (!w->reply && s->p.kind == GH_PORT_UPLINK && (ret = gh_layer_acl(skb, GH_LAYER_ACL_PRE)))
 		return ret;
 	if (!w->reply && (ret = gh_layer_acl(skb, GH_LAYER_ACL_OUT)))
 		return ret;

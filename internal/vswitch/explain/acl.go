@@ -26,7 +26,11 @@ func (w *walk) acl(layer bpf.Layer) *no {
 	if w.icmp && !w.keep {
 		return nil
 	}
-	id, reason, lists := w.inPort, bpf.SwitchGhDropReasonGH_DROP_ACL_OUT_PRE, []bpf.ACLList{listOutOriginal}
+	id := w.inPort
+	if w.uplink() && layer != layACLIn {
+		id = uint16(vswitch.UplinkAny) // all uplinks are one, and so they are in the flows of their clients
+	}
+	reason, lists := bpf.SwitchGhDropReasonGH_DROP_ACL_OUT_PRE, []bpf.ACLList{listOutOriginal}
 	switch layer {
 	case layACLOut:
 		reason, lists = bpf.SwitchGhDropReasonGH_DROP_ACL_OUT, []bpf.ACLList{listOut}

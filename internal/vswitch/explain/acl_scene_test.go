@@ -24,6 +24,9 @@ func (s *scene) addRules(r *rand.Rand) {
 	for id := range vswitch.ACLID(4) {
 		s.state.ACLs = append(s.state.ACLs, s.randomACL(r, id+1))
 	}
+	if one(r, 3) {
+		s.state.OutsideACLs = []vswitch.ACLID{vswitch.ACLID(1 + r.IntN(4))}
+	}
 	for i := range s.state.Ports {
 		for _, id := range r.Perm(4)[:pickOf(r, []int{0, 0, 0, 1, 1, 2})] {
 			s.state.Ports[i].ACLs = append(s.state.Ports[i].ACLs, vswitch.ACLID(id+1))
@@ -38,7 +41,7 @@ func (s *scene) changeRules(r *rand.Rand) {
 		s.addRules(r)
 		return
 	}
-	switch r.IntN(3) {
+	switch r.IntN(4) {
 	case 0:
 		i := r.IntN(len(st.AddrSets))
 		st.AddrSets[i] = s.randomAddrSet(r, st.AddrSets[i].ID)
@@ -46,6 +49,12 @@ func (s *scene) changeRules(r *rand.Rand) {
 		i := r.IntN(len(st.ACLs))
 		st.ACLs[i] = s.randomACL(r, st.ACLs[i].ID)
 	case 2:
+		if len(st.OutsideACLs) > 0 {
+			st.OutsideACLs = nil
+		} else {
+			st.OutsideACLs = []vswitch.ACLID{vswitch.ACLID(1 + r.IntN(len(st.ACLs)))}
+		}
+	default:
 		p := &st.Ports[r.IntN(len(st.Ports))]
 		if len(p.ACLs) > 0 && one(r, 2) {
 			p.ACLs = nil

@@ -245,7 +245,7 @@ func (w *walk) layers() *no {
 		}
 	}
 	if !answer {
-		if !w.reply {
+		if !w.reply && !w.uplink() {
 			if n := w.acl(layACLPre); n != nil {
 				return n
 			}
@@ -253,6 +253,11 @@ func (w *walk) layers() *no {
 		var n *no
 		if !w.onlyByMAC() {
 			if how, target, netid, n = w.balance(netid); n != nil {
+				return n
+			}
+		}
+		if !w.reply && w.uplink() { // asked only about what is ours
+			if n = w.acl(layACLPre); n != nil {
 				return n
 			}
 		}

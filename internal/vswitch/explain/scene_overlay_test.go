@@ -134,7 +134,11 @@ func (s *scene) changeOverlay(r *rand.Rand, st *vswitch.State) {
 	case 2:
 		n := &st.Networks[r.IntN(len(st.Networks))]
 		if len(n.Routes) > 0 {
-			n.Routes = n.Routes[:len(n.Routes)-1]
+			was := n.Routes
+			n.Routes = was[:len(was)-1]
+			if _, err := vswitch.Compile(*st, s.facts); err != nil { // a backend is reached by it
+				n.Routes = was
+			}
 		}
 	case 3:
 		p := &st.Ports[r.IntN(len(st.Ports))]

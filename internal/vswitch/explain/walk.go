@@ -131,6 +131,9 @@ func (w *walk) note(l bpf.Layer, object, rule, verdict, format string, args ...a
 }
 
 func (w *walk) portName(id uint16) string {
+	if id == uint16(vswitch.UplinkAny) {
+		return "the uplinks"
+	}
 	kind := vswitch.PortKind(w.s.Rows.Port[uint32(id)].Kind)
 	s := fmt.Sprintf("port %d (%s)", id, kind)
 	if w.s.Name != nil {
