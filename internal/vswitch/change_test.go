@@ -38,7 +38,7 @@ func (w *world) change(op, n byte) {
 		w.changeNAT(n)
 		return
 	case op >= 224:
-		w.changeBridge(op%3, n)
+		w.changeBridge(op%4, n)
 		return
 	case op >= 192:
 		w.changeOverlay(op, n)
@@ -236,8 +236,12 @@ func (k kernel) whole(t testing.TB, when string) {
 		}
 	}
 	for key, v := range k["segment"] {
-		if _, ok := k["net"][v]; !ok {
-			t.Errorf("%s: segment %v points to network %v, which is not there", when, key, v)
+		whose := "net"
+		if PortID(key.(SegmentKey).At) < FirstUplinkPort {
+			whose = "port"
+		}
+		if _, ok := k[whose][v]; !ok {
+			t.Errorf("%s: segment %v points to %s %v, which is not there", when, key, whose, v)
 		}
 	}
 	k.servicesWhole(t, when)

@@ -72,6 +72,7 @@ type Compiler struct {
 	ifindexOwner map[uint32]PortID
 	macOwner     map[FdbKey]PortID
 	wireOwner    map[WireIPKey]PortID
+	vlanOwner    map[SegmentKey]PortID // of trunks
 
 	round  uint64 // marks what the current State still has
 	tables Tables // of the last success
@@ -94,6 +95,7 @@ func (c *Compiler) compile(s State, f Facts) (Tables, error) {
 		*c = Compiler{
 			nets: map[NetworkID]*netMemo{}, ports: map[PortID]*portMemo{},
 			addrOwner: map[AddrKey]PortID{}, ifindexOwner: map[uint32]PortID{}, macOwner: map[FdbKey]PortID{}, wireOwner: map[WireIPKey]PortID{},
+			vlanOwner: map[SegmentKey]PortID{},
 		}
 	}
 	c.round++

@@ -129,7 +129,7 @@ func bridgeNetwork(b *block, n *Network, row *NetRow, u bound) {
 		b.fdb = append(b.fdb, Entry[FdbKey, uint32]{fdbKey(n.Zone, u.mac), uint32(u.port)}) // the host
 	}
 	if !u.rewrite {
-		b.segment = append(b.segment, Entry[SegmentKey, uint32]{SegmentKey{Uplink: uint16(u.port), Vlan: u.vlan}, uint32(n.ID)})
+		b.segment = append(b.segment, Entry[SegmentKey, uint32]{SegmentKey{At: uint16(u.port), Vlan: u.vlan}, uint32(n.ID)})
 	}
 }
 
@@ -190,7 +190,7 @@ func (t Tables) HeardMACs() map[int][]MAC {
 		}
 		for _, b := range t.nets {
 			for _, e := range b.segment {
-				if PortID(e.Key.Uplink) == u.Port {
+				if PortID(e.Key.At) == u.Port {
 					at[b.net[0].Value.Zone] = u.Ifindex
 				}
 			}

@@ -4,6 +4,7 @@
 package vswitch
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -43,6 +44,18 @@ func (w *world) changeBridge(op, n byte) {
 			p.MACs, p.AnyMAC, p.AnyIP = nil, n%3 == 0, n%7 == 0
 			if n%2 == 0 {
 				p.MACs = []MAC{{6, 0, 0, 0, 0, n % 8}}
+			}
+		}
+	case 3: // a port becomes one VLAN of another, or a trunk without a native VLAN, or neither
+		if len(s.Ports) > 1 {
+			p, o := &s.Ports[int(n)%len(s.Ports)], &s.Ports[int(n/8)%len(s.Ports)]
+			switch p.TaggedOnly = false; n / 4 % 4 {
+			case 0, 1:
+				p.Trunk, p.VLAN, p.Interface, p.PPS = o.ID, uint16(1+n/32), "", 0
+			case 2:
+				p.Trunk, p.VLAN, p.Interface = 0, 0, fmt.Sprintf("ghp%d", p.ID)
+			default:
+				p.TaggedOnly, p.Addrs = p.Trunk == 0, nil
 			}
 		}
 	case 2: // an uplink gets another MAC

@@ -23,6 +23,8 @@ func (c *Compiler) checkMirrors(s State) error {
 			return fail("no such port")
 		case to.was.Kind != PortContainer && to.was.Kind != PortVM:
 			return fail("is a port of kind %s; copies go to containers and virtual machines", to.was.Kind)
+		case to.was.Trunk != 0 || to.was.TaggedOnly:
+			return fail("takes frames with a tag only; copies have none")
 		case to.was.Mirror == p.ID:
 			return fail("is mirrored to port %d in turn; remove one of the two", p.ID)
 		case to.was.Mirror != 0:

@@ -224,7 +224,7 @@ func (c *Compiler) compileFloods(s State, _ Facts, t *Tables) error {
 	if len(members) > 0 {
 		for i := range s.Ports {
 			p := &s.Ports[i]
-			if l, floods := members[p.Network]; floods && c.ports[p.ID].passes() {
+			if l, floods := members[p.Network]; floods && c.ports[p.ID].passes() && !p.TaggedOnly {
 				members[p.Network] = append(l, p.ID)
 			}
 		}

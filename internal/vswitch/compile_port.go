@@ -16,18 +16,19 @@ type portMemo struct {
 	net     *netContext
 	nat     poolRef
 	acls    portACLs
+	trunk   trunkFacts
 	block   *block
 	round   uint64
 }
 
 // passes reports whether packets can reach the port.
 func (m *portMemo) passes() bool {
-	return m != nil && m.was.Up && m.ifindex != 0 && m.shaper.ready(&m.was)
+	return m != nil && m.was.Up && m.ifindex != 0 && m.shaper.ready(&m.was) && m.trunk.passes(&m.was)
 }
 
-func (m *portMemo) same(p *Port, ifindex, nic int, shaper shaperFacts, net *netContext, nat poolRef, acls portACLs) bool {
+func (m *portMemo) same(p *Port, ifindex, nic int, shaper shaperFacts, net *netContext, nat poolRef, acls portACLs, trunk trunkFacts) bool {
 	w := &m.was
-	return m.net == net && m.nat == nat && m.acls == acls && m.shaper == shaper && sameLimits(w, p) && m.ifindex == ifindex && m.nic == nic && w.Kind == p.Kind && w.MAC == p.MAC &&
+	return m.trunk == trunk && w.Trunk == p.Trunk && w.VLAN == p.VLAN && w.TaggedOnly == p.TaggedOnly && m.net == net && m.nat == nat && m.acls == acls && m.shaper == shaper && sameLimits(w, p) && m.ifindex == ifindex && m.nic == nic && w.Kind == p.Kind && w.MAC == p.MAC &&
 		w.Up == p.Up && w.Mirror == p.Mirror && w.Interface == p.Interface && w.HostNIC == p.HostNIC && w.Object == p.Object &&
 		w.MaxFlows == p.MaxFlows && slices.Equal(w.Addrs, p.Addrs) && slices.Equal(w.ACLs, p.ACLs) && w.Forward == p.Forward &&
 		slices.Equal(w.Routes, p.Routes) && slices.Equal(w.MACs, p.MACs) && w.AnyMAC == p.AnyMAC && w.AnyIP == p.AnyIP
@@ -37,6 +38,7 @@ func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
 	// First let go of everything that changed or went, then claim: an address may
 	// move from one port to another in one step.
 	var changed []int
+	trunks := trunksOf(s, f)
 	for i := range s.Ports {
 		p := &s.Ports[i]
 		var net *netContext
@@ -51,7 +53,11 @@ func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
 			return invalid("Ports[%d]: ID %d is also that of another port (%s, %s)", i, p.ID, m.was.Object, p.Object)
 		}
 		m.round = c.round
+		trunk := trunks[p.Trunk]
 		ifindex, nic := f.Ifindex[p.Interface], 0
+		if p.Trunk != 0 {
+			ifindex = trunk.ifindex
+		}
 		if p.Kind == PortHost {
 			nic = f.Ifindex[p.HostNIC]
 			if nic == 0 {
@@ -67,14 +73,18 @@ func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
 		if err != nil {
 			return invalid("Ports[%d] (port %d, %s): %w", i, p.ID, p.Object, err)
 		}
-		if m.block != nil && m.same(p, ifindex, nic, shaper, net, nat, acls) {
+		if m.block != nil && m.same(p, ifindex, nic, shaper, net, nat, acls, trunk) {
 			continue
 		}
-		if err := checkPort(p, net, ifindex, nic, shaper); err != nil {
+		err = checkPort(p, net, ifindex, nic, shaper)
+		if err == nil {
+			err = checkTrunk(p, trunk, trunks)
+		}
+		if err != nil {
 			return invalid("Ports[%d] (port %d, %s): %w", i, p.ID, p.Object, err)
 		}
 		c.release(m.block)
-		*m = portMemo{was: *p, ifindex: ifindex, nic: nic, shaper: shaper, net: net, nat: nat, acls: acls, round: c.round}
+		*m = portMemo{was: *p, ifindex: ifindex, nic: nic, shaper: shaper, net: net, nat: nat, acls: acls, trunk: trunk, round: c.round}
 		m.was.Addrs, m.was.ACLs, m.was.Routes = slices.Clone(p.Addrs), slices.Clone(p.ACLs), slices.Clone(p.Routes)
 		m.was.MACs = slices.Clone(p.MACs)
 		changed = append(changed, i)
@@ -128,6 +138,9 @@ func (c *Compiler) release(b *block) {
 	for _, e := range b.ifport {
 		delete(c.ifindexOwner, e.Key)
 	}
+	for _, e := range b.segment {
+		delete(c.vlanOwner, e.Key)
+	}
 }
 
 func (c *Compiler) claim(m *portMemo) error {
@@ -148,6 +161,12 @@ func (c *Compiler) claim(m *portMemo) error {
 			return invalid("Addrs: %s is also held by port %d, on the same uplink", ip(e.Key.Addr.B), o)
 		}
 		c.wireOwner[e.Key] = m.was.ID
+	}
+	for _, e := range m.block.segment {
+		if o, ok := c.vlanOwner[e.Key]; ok {
+			return invalid("VLAN %d: is also that of port %d of trunk %d", e.Key.Vlan, o, e.Key.At)
+		}
+		c.vlanOwner[e.Key] = m.was.ID
 	}
 	for _, e := range m.block.ifport {
 		if o, ok := c.ifindexOwner[e.Key]; ok {
@@ -186,9 +205,15 @@ func portBlock(m *portMemo) *block {
 	if p.AnyIP {
 		row.Flags |= portAnyIP
 	}
+	m.trunk.fill(&row, p)
 	b.port = []Entry[uint32, PortRow]{{uint32(p.ID), row}}
-	bridgePort(b, p, x)
-	if m.ifindex != 0 {
+	if !p.TaggedOnly {
+		bridgePort(b, p, x)
+	}
+	switch {
+	case p.Trunk != 0:
+		b.segment = []Entry[SegmentKey, uint32]{{SegmentKey{At: uint16(p.Trunk), Vlan: p.VLAN}, uint32(p.ID)}}
+	case m.ifindex != 0:
 		b.ifport = []Entry[uint32, uint32]{{uint32(m.ifindex), uint32(p.ID)}}
 	}
 	if m.shaper.far != 0 {
@@ -226,7 +251,7 @@ func checkPort(p *Port, net *netContext, ifindex, nic int, shaper shaperFacts) e
 		return invalid("Kind %d: not a port of a State", p.Kind)
 	case net == nil:
 		return invalid("Network %d: no such network", p.Network)
-	case p.Interface == "":
+	case p.Interface == "" && p.Trunk == 0:
 		return invalid("Interface: empty")
 	case (p.Kind == PortHost) != (p.HostNIC != ""):
 		return invalid("HostNIC %q: is for ports of kind host, which need it", p.HostNIC)

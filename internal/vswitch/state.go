@@ -175,6 +175,17 @@ type Port struct {
 	Forward bool
 	// Routes of this port alone, before those of its network.
 	Routes []Route
+	// Trunk is the port whose vNIC this one shares: its frames bear the tag VLAN there
+	// (1-4094), and none where its network is. So a trunk carries the VLANs for which
+	// there are such ports, each in a network of its own, with MACs, addresses, rules
+	// and counters of its own; other tags are refused. The trunk's own frames, which
+	// have no tag, are its native VLAN. 0 = a port with a vNIC. Interface, queues and
+	// rates are the trunk's.
+	Trunk PortID
+	VLAN  uint16
+	// TaggedOnly makes it a trunk without a native VLAN: it has no addresses, gets
+	// nothing, and what it sends without a tag is refused.
+	TaggedOnly bool
 }
 
 // PortMapping publishes Port/Proto of the host to an endpoint: a Service with one

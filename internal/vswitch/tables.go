@@ -191,7 +191,11 @@ func (b *block) print(add func(string, ...any)) {
 		add("fdb zone %d %s -> port %d", e.Key.Zone, MAC(e.Key.Mac), e.Value)
 	}
 	for _, e := range b.segment {
-		add("segment uplink %d vlan %d -> net %d", e.Key.Uplink, e.Key.Vlan, e.Value)
+		whose := "net"
+		if PortID(e.Key.At) < FirstUplinkPort {
+			whose = "port"
+		}
+		add("segment port %d vlan %d -> %s %d", e.Key.At, e.Key.Vlan, whose, e.Value)
 	}
 	for _, e := range b.wireip {
 		add("wireip uplink %d vlan %d %s -> port %d", e.Key.Uplink, e.Key.Vlan, ip(e.Key.Addr.B), e.Value)
@@ -265,6 +269,12 @@ func portFlags(v PortRow) string {
 	}
 	if v.Flags&portAnyIP != 0 {
 		s += " any-ip"
+	}
+	if v.Vlan != 0 {
+		s += fmt.Sprintf(" vlan %d", v.Vlan)
+	}
+	if v.Tagged != 0 {
+		s += " tagged-only"
 	}
 	if v.Flags&portWires != 0 && PortKind(v.Kind) == PortUplink {
 		s += " wires"

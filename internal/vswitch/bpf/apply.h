@@ -20,7 +20,7 @@
 #define GH_OPS_ADDR (GH_OP_NSRC | GH_OP_NDST)
 #define GH_OPS_PORT (GH_OP_NSPORT | GH_OP_NDPORT)
 #define GH_OPS_NAT (GH_OPS_ADDR | GH_OPS_PORT)
-#define GH_OPS_FRAME (GH_OP_HOP | GH_OP_FROM | GH_OP_DMAC | GH_OP_SMAC) /* see gh_frame() */
+#define GH_OPS_FRAME (GH_OP_HOP | GH_OP_FROM | GH_OP_DMAC | GH_OP_SMAC | GH_OP_VLAN) /* see gh_frame() */
 
 /* One's complement difference of a word, to be added up and folded. */
 static __always_inline __u64 gh_diff(__u32 from, __u32 to)
@@ -142,7 +142,7 @@ static __always_inline int gh_tag(struct __sk_buff *skb, __u16 tci)
 }
 
 /*
- * gh_frame() is for flows that were switched by MAC: this frame goes the same
+ * gh_frame() is for flows that were switched by MAC, or lead to a trunk: this frame goes the same
  * way only if it has the same next hop, and an endpoint's only if it bears the
  * same source, which others will see. Then it gets the MAC and the tag it needs.
  * Not 0: to be walked again.

@@ -33,6 +33,11 @@ func bridgePorts() []*labPort {
 		port("p2", 171, 7, container, 0x72, "10.7.0.12", "fd00:7::12"),
 		port("o1", 180, 8, container, 0x81, "10.8.0.11", "fd00:8::11"),
 		port("o2", 181, 8, vm, 0x82, "10.8.0.12", "fd00:8::12"), // has an address of its own outside
+		port("k", 190, 4, vm, 0x91, "10.4.0.91", "fd00:4::91"),  // a trunk, native in 4
+		port("k5", 191, 5, vm, 0x91, "10.5.0.91", "fd00:5::91"),
+		port("k8", 192, 8, vm, 0x91, "10.8.0.91", "fd00:8::91"),
+		port("g", 193, 0, container, 0x92), // a trunk without native VLAN
+		port("g4", 194, 4, container, 0x92, "10.4.0.92", "fd00:4::92"),
 		{name: "z", id: bridgeUplink, kind: SwitchGhPortKindGH_PORT_UPLINK, addrs: []string{"10.4.0.4", "fd00:4::4"}, mac: mac(0xf3), gw: mac(0xf3)},
 	}
 }
@@ -47,6 +52,19 @@ const (
 )
 
 func (p *labPort) l2() bool { return p.net >= 4 }
+
+// trunkVLAN is the trunk that a port of the test bed is one VLAN of.
+func trunkVLAN(name string) (trunk string, vlan uint16) {
+	switch name {
+	case "k5":
+		return "k", 50
+	case "k8":
+		return "k", 80
+	case "g4":
+		return "g", 40
+	}
+	return "", 0
+}
 
 // bridgeVLAN is the tag of a network's frames at z.
 func bridgeVLAN(net uint16) uint16 {
@@ -72,13 +90,16 @@ func (l *lab) configureBridge() {
 		}
 		l.put("net", id, n)
 	}
-	l.put("segment", SegmentKey{Uplink: bridgeUplink}, uint32(4))
+	l.put("segment", SegmentKey{At: bridgeUplink}, uint32(4))
 	for _, subnet := range []string{"10.4.0.0/24", "10.40.0.0/24", "fd00:4::/64", "fd00:40::/64"} {
 		p := netip.MustParsePrefix(subnet)
 		bits := uint32(32 + 128 - p.Addr().BitLen() + p.Bits())
 		l.put("route", RouteKey{Prefixlen: bits, Zone: 4, Addr: addr(p.Addr().String())}, RouteVal{Kind: uint16(SwitchGhRouteKindGH_ROUTE_LOCAL)})
 	}
 	for _, p := range l.ports {
+		if trunk, vlan := trunkVLAN(p.name); vlan != 0 {
+			l.put("segment", SegmentKey{At: uint16(l.port(trunk).id), Vlan: vlan}, p.id)
+		}
 		if !p.l2() {
 			continue
 		}
@@ -166,6 +187,9 @@ func (r *scriptRun) checkFrame(p *labPort, text *string) {
 	}
 	if OutKind(res.OutKind) != kind || int(res.OutIfindex) != p.dev {
 		r.fail("out kind %d device %d, want %d %d", res.OutKind, res.OutIfindex, kind, p.dev)
+	}
+	if _, vlan := trunkVLAN(p.name); tci < 0 {
+		tci = int(vlan)
 	}
 	if int(res.Tag) != max(tci, 0) {
 		r.fail("tag %d", res.Tag)

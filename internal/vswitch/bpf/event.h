@@ -26,6 +26,7 @@ int st_error4(struct __sk_buff *skb);
 int st_error6(struct __sk_buff *skb);
 int st_vip(struct __sk_buff *skb);
 int st_fetch(struct __sk_buff *skb);
+int st_trunk(struct __sk_buff *skb);
 int st_tunnel(struct __sk_buff *skb);
 int st_sort(struct __sk_buff *skb);
 int st_wire(struct __sk_buff *skb);
@@ -58,6 +59,7 @@ struct {
 		[GH_STAGE_ERROR6] = (void *)&st_error6,
 		[GH_STAGE_VIP] = (void *)&st_vip,
 		[GH_STAGE_FETCH] = (void *)&st_fetch,
+		[GH_STAGE_TRUNK] = (void *)&st_trunk,
 		[GH_STAGE_TUNNEL] = (void *)&st_tunnel,
 		[GH_STAGE_SORT] = (void *)&st_sort,
 		[GH_STAGE_WIRE] = (void *)&st_wire,

@@ -32,12 +32,10 @@ static __always_inline int gh_valid(const struct gh_head *hd, const struct gh_tr
 
 /*
  * gh_hit4() looks for the flow of k and sends the packet by it. advance is set
- * by the state stage, which has done what a change of state needs. frames is a
- * constant: flows of what comes by tunnels were never switched by MAC.
+ * by the state stage, which has done what a change of state needs.
  */
 static __always_inline int gh_hit4(struct __sk_buff *skb, struct gh_flow4 *f, const struct gh_fkey4 *k,
-				   const struct gh_hdr *h, __u32 l4_off, __u32 in_port, __u32 now_s, int advance,
-				   int frames)
+				   const struct gh_hdr *h, __u32 l4_off, __u32 in_port, __u32 now_s, int advance)
 {
 	struct gh_track *t = gh_track(f, 4);
 	struct gh_act4 a __attribute__((aligned(8)));
@@ -66,7 +64,7 @@ static __always_inline int gh_hit4(struct __sk_buff *skb, struct gh_flow4 *f, co
 		return GH_END_TTL;
 	if (gh_toobig(skb, h, a.out_mtu))
 		return GH_END_MTU;
-	if (frames && unlikely(a.hd.ops & GH_OPS_FRAME) && gh_frame(skb, &a.hd, a.tun))
+	if (unlikely(a.hd.ops & GH_OPS_FRAME) && gh_frame(skb, &a.hd, a.tun))
 		return GH_END_MISS;
 	if (gh_rewrite4(skb, l4_off, h->l4, h->frag, &a))
 		return GH_END_ERROR;
@@ -79,8 +77,7 @@ static __always_inline int gh_hit4(struct __sk_buff *skb, struct gh_flow4 *f, co
 }
 
 static __always_inline int gh_hit6(struct __sk_buff *skb, struct gh_flow6 *f, const struct gh_fkey6 *k,
-				   const struct gh_hdr *h, __u32 l4_off, __u32 in_port, __u32 now_s, int advance,
-				   int frames)
+				   const struct gh_hdr *h, __u32 l4_off, __u32 in_port, __u32 now_s, int advance)
 {
 	struct gh_track *t = gh_track(f, 6);
 	struct gh_act6 a __attribute__((aligned(8)));
@@ -108,7 +105,7 @@ static __always_inline int gh_hit6(struct __sk_buff *skb, struct gh_flow6 *f, co
 		return GH_END_TTL;
 	if (gh_toobig(skb, h, a.out_mtu))
 		return GH_END_MTU;
-	if (frames && unlikely(a.hd.ops & GH_OPS_FRAME) && gh_frame(skb, &a.hd, a.tun))
+	if (unlikely(a.hd.ops & GH_OPS_FRAME) && gh_frame(skb, &a.hd, a.tun))
 		return GH_END_MISS;
 	if (gh_rewrite6(skb, l4_off, h->l4, h->frag, &a))
 		return GH_END_ERROR;
@@ -253,8 +250,7 @@ static __always_inline int gh_enter4(struct __sk_buff *skb, const struct gh_in *
 	if (likely(next == GH_NEXT_FLOW)) {
 		f = bpf_map_lookup_elem(&flow4, &k);
 		if (likely(f)) {
-			end = gh_hit4(skb, f, &k, &h, h.l4_off, in->in_port, gh_now_s(), 0,
-				      !(__builtin_constant_p(in->kind) && in->kind == GH_PORT_TUNNEL));
+			end = gh_hit4(skb, f, &k, &h, h.l4_off, in->in_port, gh_now_s(), 0);
 			if (likely(end >= 0))
 				return end;
 			if (end == GH_END_MTU)
@@ -295,8 +291,7 @@ static __always_inline int gh_enter6(struct __sk_buff *skb, const struct gh_in *
 	if (likely(next == GH_NEXT_FLOW && !group)) {
 		f = bpf_map_lookup_elem(&flow6, &k);
 		if (likely(f)) {
-			end = gh_hit6(skb, f, &k, &h, h.l4_off & GH_L4_MASK6, in->in_port, gh_now_s(), 0,
-				      !(__builtin_constant_p(in->kind) && in->kind == GH_PORT_TUNNEL));
+			end = gh_hit6(skb, f, &k, &h, h.l4_off & GH_L4_MASK6, in->in_port, gh_now_s(), 0);
 			if (likely(end >= 0))
 				return end;
 			if (end == GH_END_MTU)

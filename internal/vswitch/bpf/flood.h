@@ -68,12 +68,16 @@ static long gh_flood_one(__u32 i, void *arg)
 		return 0;
 	if (q->kind == GH_PORT_TUNNEL && !l->vni)
 		return 0;
+	if (q->vlan && gh_tag(l->skb, q->vlan))
+		return 0;
 	if (q->flags & GH_PORT_COPY)
 		gh_copy(l->skb, id, GH_COPY_DELIVERED);
 	if (q->kind == GH_PORT_TUNNEL && gh_encap(l->skb, l->vni, *member >> 16))
 		return 0;
 	/* The host's vNIC is reached through its pair, as any other port. */
 	gh_flood_clone(l, id, q->ifindex, 0);
+	if (q->vlan && bpf_skb_vlan_pop(l->skb)) /* never: nobody else may get it with that tag */
+		return 1;
 	return 0;
 }
 

@@ -224,7 +224,7 @@ static __always_inline int gh_icmp_send(struct __sk_buff *skb, int fam)
 		goto broken;
 	if ((hd->ops & (GH_OP_MAC | GH_OP_SMAC)) && bpf_skb_store_bytes(skb, ETH_ALEN, hd->smac, ETH_ALEN, 0))
 		goto broken;
-	if ((w->frame & GH_OP_VLAN) && gh_tag(skb, w->tun))
+	if ((hd->ops & GH_OP_VLAN) && gh_tag(skb, w->tun))
 		goto broken;
 	gh_arrives(skb, hd->ops, w->prio, w->out_port);
 	if (w->out_kind == GH_OUT_TUNNEL && gh_encap(skb, w->tun, w->vtep))

@@ -222,7 +222,11 @@ func (l *lab) configure() {
 	}
 	members := map[uint16]uint16{}
 	for _, p := range l.ports {
-		row := Port{Ifindex: uint32(p.dev), Net: p.net, Zone: p.net, Kind: uint8(p.kind), Flags: 1, Mtu: 1500, Mac: p.mac, GwMac: p.gw}
+		trunk, vlan := trunkVLAN(p.name)
+		if vlan != 0 {
+			p.dev = l.port(trunk).dev
+		}
+		row := Port{Vlan: vlan, Ifindex: uint32(p.dev), Net: p.net, Zone: p.net, Kind: uint8(p.kind), Flags: 1, Mtu: 1500, Mac: p.mac, GwMac: p.gw}
 		switch p.name {
 		case "x":
 			row.Natpool4, row.Natpool6 = 1, 2
@@ -235,6 +239,9 @@ func (l *lab) configure() {
 			row.Flags = 0
 		case "free":
 			row.Flags |= uint8(SwitchGhPortFlagsGH_PORT_ANY_MAC | SwitchGhPortFlagsGH_PORT_ANY_IP)
+		case "g":
+			row.Tagged = 1
+			row.Flags |= uint8(SwitchGhPortFlagsGH_PORT_GUARD)
 		case "o2":
 			row.Natpool4, row.Natpool6 = 5, 6
 		case "z":
@@ -244,7 +251,9 @@ func (l *lab) configure() {
 			row.NicIfindex = uint32(p.nic)
 		}
 		l.put("port", p.id, row)
-		l.put("ifport", uint32(p.dev), p.id)
+		if vlan == 0 {
+			l.put("ifport", uint32(p.dev), p.id)
+		}
 		for _, a := range p.addrs {
 			if p.kind == SwitchGhPortKindGH_PORT_UPLINK {
 				l.put("addr", AddrKey{Addr: addr(a)}, AddrVal{Flags: 2})

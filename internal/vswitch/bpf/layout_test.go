@@ -137,7 +137,7 @@ func TestSharedNumbers(t *testing.T) {
 			t.Errorf("%s: value of %d bytes, want %d", name, got, size)
 		}
 	}
-	if spec.Maps["stages"].Type != ebpf.ProgramArray || len(spec.Maps["stages"].Contents) != 23 {
+	if spec.Maps["stages"].Type != ebpf.ProgramArray || len(spec.Maps["stages"].Contents) != 24 {
 		t.Errorf("stages holds %d programs", len(spec.Maps["stages"].Contents))
 	}
 }

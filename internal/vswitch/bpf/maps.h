@@ -50,7 +50,7 @@ enum gh_port_flags {
 	GH_PORT_ROUTES = 1 << 3,  /* has routes of its own, which come before the network's */
 	GH_PORT_ANY_MAC = 1 << 4, /* source MACs are not checked */
 	GH_PORT_ANY_IP = 1 << 5,  /* source addresses are not checked */
-	GH_PORT_GUARD = 1 << 6,	  /* what its vNIC sends is metered (pps) or shaped */
+	GH_PORT_GUARD = 1 << 6,	  /* what its vNIC sends is metered (pps), shaped, or must be tagged */
 	GH_PORT_WIRES = 1 << 6,	  /* of an uplink, which is no vNIC's: networks are bound to it */
 	GH_PORT_COPY = 1 << 7, /* somebody captures here, or it is mirrored: snap, mirror */
 };
@@ -94,7 +94,9 @@ struct gh_port {
 	__u32 shaper;	   /* where what its vNIC sends goes first; the far end's ifport is this port. 0 = nowhere */
 	__u32 pps;	   /* packets a second from its vNIC; 0 = any */
 	__u16 class;	   /* GH_OP_PRIO of what it sends; 0 = none */
-	__u8 pad[42];
+	__u16 vlan;	   /* tag of its frames at the device: it is one VLAN of a trunk; 0 = none */
+	__u8 tagged;	   /* a trunk without a native VLAN: frames without a tag are refused */
+	__u8 pad[39];
 };
 
 /* configuration: index = port id. Slot 0 (GH_PORT_UPLINK_ANY) stays zero. */
@@ -490,16 +492,19 @@ struct {
 	__type(value, __u32);
 } fdb SEC(".maps");
 
-/* segment: HASH {uplink, vlan} -> network whose MACs are seen there as they are */
+/*
+ * segment: HASH {port, vlan} -> whose frames with that tag are: at an uplink the
+ * network whose MACs are seen there as they are, at a trunk the port of that VLAN.
+ */
 struct gh_segment_key {
-	__u16 uplink; /* port id */
-	__u16 vlan;   /* 0 = untagged, or tagged with priority only */
+	__u16 at;   /* port id */
+	__u16 vlan; /* 0 = untagged, or tagged with priority only */
 };
 
 /* configuration */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, GH_MAX_NETS);
+	__uint(max_entries, GH_MAX_NETS + GH_MAX_PORTS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct gh_segment_key);
 	__type(value, __u32);

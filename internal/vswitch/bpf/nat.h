@@ -111,7 +111,8 @@ static __always_inline void gh_line(void *f, const struct gh_pkt *p, const struc
 /*
  * gh_answer_line() writes the first line of the other direction. An answer that
  * leaves by an uplink or a tunnel is written stale: its first packet asks for the
- * route. So is one that goes by MAC: whom it will be addressed to is not known.
+ * route. So is one that goes by MAC: whom it will be addressed to is not known; and
+ * one to a trunk, whose tag that packet finds.
  */
 static __always_inline int gh_answer_line(void *f, const struct gh_pkt *p, const struct gh_walk *w,
 					  const struct gh_port *in, const struct gh_port *out, int fam)
@@ -136,7 +137,7 @@ static __always_inline int gh_answer_line(void *f, const struct gh_pkt *p, const
 	if (out->class)
 		ops |= GH_OP_PRIO;
 	hd->verdict = GH_VERDICT_FORWARD;
-	if (p->kind == GH_PORT_UPLINK || p->kind == GH_PORT_TUNNEL || w->frame) {
+	if (p->kind == GH_PORT_UPLINK || p->kind == GH_PORT_TUNNEL || w->frame || in->vlan) {
 		if (p->kind == GH_PORT_TUNNEL)
 			ops |= GH_OP_MAC;
 		hd->out_kind = p->kind == GH_PORT_TUNNEL ? GH_OUT_TUNNEL : GH_OUT_NEIGH;

@@ -167,7 +167,7 @@ struct gh_walk {
 	__u8 no_nat;	/* the route says: with its own source */
 	__u8 aside;	/* an answer that goes elsewhere than its conversation came from */
 	__u8 held;	/* the entry is a NAT binding in TIME_WAIT */
-	__u8 copy;	/* GH_OP_COPY: somebody watches the port it goes to */
+	__u8 copy;	/* what follows from the port it goes to: GH_OP_COPY (somebody watches), GH_OP_VLAN */
 	__u8 dsr;	/* to a backend's host as it is; nh is the backend until the way is known */
 };
 

@@ -19,6 +19,7 @@ enum gh_guard {
 	GH_GUARD_PASS = 0,
 	GH_GUARD_SHAPED = 1, /* redirected into the shaper */
 	GH_GUARD_OVER = 2,   /* more packets than it may */
+	GH_GUARD_UNTAGGED = 3,
 };
 
 /*
@@ -45,8 +46,11 @@ __noinline int gh_guard(struct __sk_buff *skb)
 	struct gh_rate *r = bpf_map_lookup_elem(&rate, &id);
 
 	/* A closed port is closed here too. What comes from the shaper has been here before. */
-	if (!pt || !r || (pt->flags & (GH_PORT_UP | GH_PORT_GUARD)) != (GH_PORT_UP | GH_PORT_GUARD) ||
-	    skb->ifindex != pt->ifindex)
+	if (!pt || !r || (pt->flags & (GH_PORT_UP | GH_PORT_GUARD)) != (GH_PORT_UP | GH_PORT_GUARD))
+		return GH_GUARD_PASS;
+	if (pt->tagged && (!skb->vlan_present || !(skb->vlan_tci & GH_VID)))
+		return GH_GUARD_UNTAGGED;
+	if (skb->ifindex != pt->ifindex)
 		return GH_GUARD_PASS;
 	if (pt->pps && !gh_meter(r, pt->pps))
 		return GH_GUARD_OVER;

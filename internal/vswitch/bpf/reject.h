@@ -343,6 +343,7 @@ static __always_inline int gh_reject(struct __sk_buff *skb)
 	struct gh_rate *r;
 	__u32 in_port;
 	int rst, ret, wire, turned;
+	__u16 tag;
 
 	if (!s)
 		return TC_ACT_SHOT;
@@ -374,7 +375,8 @@ static __always_inline int gh_reject(struct __sk_buff *skb)
 	if (ret)
 		return TC_ACT_SHOT;
 	skb->mark = 0;
-	if (wire && s->p.vlan && gh_tag(skb, s->p.vlan)) /* it was taken off */
+	tag = wire ? s->p.vlan : in->vlan;
+	if (tag && gh_tag(skb, tag)) /* it was taken off */
 		return TC_ACT_SHOT;
 	gh_copy(skb, in_port, GH_COPY(GH_COPY_ANSWER, s->reason, s->layer));
 	if (s->p.kind == GH_PORT_UPLINK && s->p.tun)

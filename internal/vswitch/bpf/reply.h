@@ -45,6 +45,8 @@ static __always_inline int gh_answer(struct __sk_buff *skb, struct gh_scratch *s
 				     __u32 asked, int turned)
 {
 	skb->mark = 0;
+	if (in->vlan && gh_tag(skb, in->vlan))
+		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
 	gh_copy(skb, s->p.in_port, GH_COPY_ANSWER);
 	if (in->kind == GH_PORT_TUNNEL && gh_encap(skb, s->p.tun, s->p.vtep))
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);

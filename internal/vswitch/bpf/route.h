@@ -107,7 +107,8 @@ static __always_inline int gh_to_port(struct gh_walk *w, __u32 id, const struct 
 	if (q->kind != GH_PORT_TUNNEL) /* which is of every zone */
 		w->ozone = q->zone;
 	w->mtu = q->mtu;
-	w->copy = q->flags & GH_PORT_COPY;
+	w->copy = (q->flags & GH_PORT_COPY) | (q->vlan ? GH_OP_VLAN : 0);
+	w->tun = q->vlan;
 	return gh_hand_over(q, from, &w->out_kind, &w->out_ifindex, w->dmac, w->smac);
 }
 

@@ -126,6 +126,10 @@ func familyWords() [][3]string {
 		{"@l2", "10.5.0.12", "fd00:5::12"},
 		{"@n1", "10.6.0.11", "fd00:6::11"},
 		{"@n2", "10.6.0.12", "fd00:6::12"},
+		{"@k5", "10.5.0.91", "fd00:5::91"},
+		{"@k8", "10.8.0.91", "fd00:8::91"},
+		{"@k", "10.4.0.91", "fd00:4::91"},
+		{"@g4", "10.4.0.92", "fd00:4::92"},
 		{"@o1", "10.8.0.11", "fd00:8::11"},
 		{"@o2", "10.8.0.12", "fd00:8::12"},
 		{"@pod", "10.244.3.7", "fd00:244:3::7"}, // an exception of network 8's NAT
@@ -237,6 +241,9 @@ func (r *scriptRun) put(p *labPort, text string) {
 	if to != (pkt.MAC{}) {
 		k.To = to
 	}
+	if _, vlan := trunkVLAN(p.name); tci < 0 && vlan != 0 {
+		tci = int(vlan)
+	}
 	frame := r.l.frame(p, k)
 	if r.sent, err = pkt.Decode(frame); err != nil {
 		r.fail("built wrong: %v", err)
@@ -318,7 +325,7 @@ func (r *scriptRun) out(p *labPort, text string) {
 	r.want(text)
 	if r.sent.Ether != pkt.EtherARP && r.sent.Target == (netip.Addr{}) {
 		tag := res.Tag
-		if r.tci > 0 {
+		if r.tci > 0 && r.from.kind == SwitchGhPortKindGH_PORT_UPLINK {
 			tag = uint16(r.tci)
 		}
 		r.forwarded = append(r.forwarded, exchange{in: r.from, out: p, sent: r.sent, seen: r.got, tag: tag,
@@ -481,7 +488,9 @@ func (r *scriptRun) answer(e exchange) {
 	frame := r.l.frame(e.out, a)
 	var o outcome
 	var err error
-	if e.tag != 0 && e.out.kind == SwitchGhPortKindGH_PORT_UPLINK {
+	if _, vlan := trunkVLAN(e.out.name); vlan != 0 {
+		o, err = r.l.runTagged(e.out, vlan, frame)
+	} else if e.tag != 0 && e.out.kind == SwitchGhPortKindGH_PORT_UPLINK {
 		o, err = r.l.runTagged(e.out, e.tag, frame)
 	} else {
 		o, err = r.l.run(e.out, frame, 0)

@@ -62,7 +62,7 @@ static __always_inline int gh_depart(struct __sk_buff *skb, struct gh_scratch *s
 	if (p->h.frag == GH_FRAG_FIRST)
 		gh_frag_put(p, fam);
 	gh_line(&s->val, p, w, fam);
-	if (w->frame && gh_frame(skb, (struct gh_head *)&s->val, w->tun))
+	if ((((struct gh_head *)&s->val)->ops & GH_OPS_FRAME) && gh_frame(skb, (struct gh_head *)&s->val, w->tun))
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
 	if (fam == 4)
 		ret = gh_rewrite4(skb, l4_off, p->h.l4, p->h.frag, (struct gh_act4 *)&s->val);

@@ -456,6 +456,7 @@ enum gh_stage {
 	GH_STAGE_OUTSIDE = 20, /* there, but as at any uplink */
 	GH_STAGE_FETCH = 21,   /* IP whose headers are not linear */
 	GH_STAGE_RELAYED = 22, /* from outside, by a tunnel (GH_SERVICE_VNI) */
+	GH_STAGE_TRUNK = 23,   /* a frame with a tag from a vNIC */
 	GH_STAGES = 32,
 };
 

@@ -125,6 +125,10 @@ int ep_in(struct __sk_buff *skb)
 			layer = GH_LAYER_METER;
 			goto drop;
 		}
+		if (guard == GH_GUARD_UNTAGGED) {
+			reason = GH_DROP_VLAN;
+			goto drop;
+		}
 		if (id && pt && (pt->flags & GH_PORT_UP) && pt->kind == GH_PORT_TUNNEL) {
 			s = gh_scratch_get();
 			if (!s)
@@ -137,9 +141,12 @@ int ep_in(struct __sk_buff *skb)
 			goto drop;
 		}
 	}
-	if (unlikely(skb->vlan_present || gh_is_tag(proto)) && !gh_priority_only(skb)) {
-		reason = GH_DROP_VLAN;
-		goto drop;
+	if (unlikely(skb->vlan_present || gh_is_tag(proto))) {
+		s = gh_scratch_get();
+		if (!s)
+			return TC_ACT_SHOT;
+		s->p.in_port = id;
+		return gh_stage(skb, s, GH_STAGE_TRUNK);
 	}
 	in.in_port = id;
 	in.port = id;
@@ -326,10 +333,10 @@ static __always_inline int gh_hit(struct __sk_buff *skb, struct gh_scratch *s, i
 	int end = GH_END_MISS;
 
 	if (f && fam == 4) {
-		end = gh_hit4(skb, f, &s->key.k4, &p->h, p->h.l4_off & GH_L4_MASK4, p->in_port, p->now_s, advance, 1);
+		end = gh_hit4(skb, f, &s->key.k4, &p->h, p->h.l4_off & GH_L4_MASK4, p->in_port, p->now_s, advance);
 		mtu = ((struct gh_flow4 *)f)->out_mtu;
 	} else if (f) {
-		end = gh_hit6(skb, f, &s->key.k6, &p->h, p->h.l4_off & GH_L4_MASK6, p->in_port, p->now_s, advance, 1);
+		end = gh_hit6(skb, f, &s->key.k6, &p->h, p->h.l4_off & GH_L4_MASK6, p->in_port, p->now_s, advance);
 		mtu = ((struct gh_flow6 *)f)->out_mtu;
 	}
 	if (end >= 0)
@@ -501,6 +508,48 @@ int st_relayed(struct __sk_buff *skb)
 			return gh_enter6(skb, &in, 0, 0);
 	}
 	return gh_drop(skb, s, GH_DROP_L2_PROTO, GH_LAYER_PORT);
+}
+
+/*
+ * st_trunk is the way in of frames with a tag: of a VLAN that the port's vNIC may
+ * speak in, as a port of its own, or of none (priority only), as if it had no tag.
+ */
+SEC("tc")
+int st_trunk(struct __sk_buff *skb)
+{
+	struct gh_scratch *s = gh_scratch_get();
+	const struct gh_port *pt;
+	__u32 id, proto, group;
+	struct gh_in in = {};
+	struct ethhdr *eth;
+	void *data, *end;
+
+	if (!s)
+		return TC_ACT_SHOT;
+	id = s->p.in_port;
+	if (!gh_priority_only(skb)) {
+		id = gh_trunk(skb, id);
+		if (!id)
+			return gh_drop(skb, s, GH_DROP_VLAN, GH_LAYER_PORT);
+		s->p.in_port = id;
+		gh_copy(skb, id, GH_COPY_SENT);
+	}
+	pt = gh_port_get(id);
+	if (!pt || !(pt->flags & GH_PORT_UP) || pt->kind >= GH_PORT_UPLINK)
+		return gh_drop(skb, s, GH_DROP_PORT_DOWN, GH_LAYER_PORT);
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	eth = data;
+	if ((void *)(eth + 1) > end)
+		return gh_drop(skb, s, GH_DROP_PARSE, GH_LAYER_PORT);
+	proto = eth->h_proto;
+	group = eth->h_dest[0] & 1;
+	in.in_port = id;
+	in.port = id;
+	in.zone = pt->zone;
+	in.net = pt->net;
+	in.kind = pt->kind;
+	return gh_switched(skb, &in, proto, group);
 }
 
 SEC("tc")

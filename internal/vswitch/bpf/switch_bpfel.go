@@ -645,7 +645,9 @@ type SwitchGhPort struct {
 	Shaper     uint32
 	Pps        uint32
 	Class      uint16
-	Pad        [42]uint8
+	Vlan       uint16
+	Tagged     uint8
+	Pad        [39]uint8
 }
 
 type SwitchGhPortFlags uint32
@@ -927,9 +929,9 @@ type SwitchGhScratch struct {
 }
 
 type SwitchGhSegmentKey struct {
-	_      structs.HostLayout
-	Uplink uint16
-	Vlan   uint16
+	_    structs.HostLayout
+	At   uint16
+	Vlan uint16
 }
 
 type SwitchGhSlotKey struct {
@@ -982,6 +984,7 @@ const (
 	SwitchGhStageGH_STAGE_OUTSIDE SwitchGhStage = 20
 	SwitchGhStageGH_STAGE_FETCH   SwitchGhStage = 21
 	SwitchGhStageGH_STAGE_RELAYED SwitchGhStage = 22
+	SwitchGhStageGH_STAGE_TRUNK   SwitchGhStage = 23
 	SwitchGhStageGH_STAGES        SwitchGhStage = 32
 )
 
@@ -1248,6 +1251,7 @@ const (
 	SwitchProgStRelayed        = "st_relayed"
 	SwitchProgStSort           = "st_sort"
 	SwitchProgStState          = "st_state"
+	SwitchProgStTrunk          = "st_trunk"
 	SwitchProgStTunnel         = "st_tunnel"
 	SwitchProgStV4             = "st_v4"
 	SwitchProgStV6             = "st_v6"
@@ -1331,6 +1335,7 @@ type SwitchProgramSpecs struct {
 	StRelayed        *ebpf.ProgramSpec `ebpf:"st_relayed"`
 	StSort           *ebpf.ProgramSpec `ebpf:"st_sort"`
 	StState          *ebpf.ProgramSpec `ebpf:"st_state"`
+	StTrunk          *ebpf.ProgramSpec `ebpf:"st_trunk"`
 	StTunnel         *ebpf.ProgramSpec `ebpf:"st_tunnel"`
 	StV4             *ebpf.ProgramSpec `ebpf:"st_v4"`
 	StV6             *ebpf.ProgramSpec `ebpf:"st_v6"`
@@ -1563,6 +1568,7 @@ type SwitchPrograms struct {
 	StRelayed        *ebpf.Program `ebpf:"st_relayed"`
 	StSort           *ebpf.Program `ebpf:"st_sort"`
 	StState          *ebpf.Program `ebpf:"st_state"`
+	StTrunk          *ebpf.Program `ebpf:"st_trunk"`
 	StTunnel         *ebpf.Program `ebpf:"st_tunnel"`
 	StV4             *ebpf.Program `ebpf:"st_v4"`
 	StV6             *ebpf.Program `ebpf:"st_v6"`
@@ -1602,6 +1608,7 @@ func (p *SwitchPrograms) Close() error {
 		p.StRelayed,
 		p.StSort,
 		p.StState,
+		p.StTrunk,
 		p.StTunnel,
 		p.StV4,
 		p.StV6,

@@ -31,12 +31,26 @@ static __always_inline int gh_priority_only(struct __sk_buff *skb)
 	       !gh_is_tag(skb->protocol) && !bpf_skb_vlan_pop(skb);
 }
 
-static __always_inline __u32 gh_segment_get(__u16 uplink, __u16 vlan)
+static __always_inline __u32 gh_segment_get(__u16 at, __u16 vlan)
 {
-	struct gh_segment_key k = { .uplink = uplink, .vlan = vlan };
+	struct gh_segment_key k = { .at = at, .vlan = vlan };
 	__u32 *id = bpf_map_lookup_elem(&segment, &k);
 
 	return id ? *id : 0;
+}
+
+/*
+ * gh_trunk() takes the tag off a frame of trunk id: the port of that VLAN, or 0 for
+ * one that is not allowed there, and where another tag follows.
+ */
+static __always_inline __u32 gh_trunk(struct __sk_buff *skb, __u32 id)
+{
+	__u16 vid = skb->vlan_tci & GH_VID;
+
+	if (!skb->vlan_present || skb->vlan_proto != bpf_htons(ETH_P_8021Q) || !vid || gh_is_tag(skb->protocol))
+		return 0;
+	id = gh_segment_get(id, vid);
+	return id && !bpf_skb_vlan_pop(skb) ? id : 0;
 }
 
 /* gh_ip_dst() fills the destination of an IP packet; 0 when there is none. */
@@ -198,6 +212,8 @@ static __always_inline int gh_control(struct __sk_buff *skb)
 		no = gh_hand_over(q, in, &hd.out_kind, &hd.out_ifindex, hd.dmac, hd.smac);
 		if (no)
 			return gh_drop(skb, s, -no & 0xff, GH_LAYER_ROUTE);
+		if (q->vlan && gh_tag(skb, q->vlan))
+			return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
 	} else {
 		if (p->kind == GH_PORT_WIRE || !n->uplink)
 			return gh_drop(skb, s, GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE);
@@ -242,7 +258,7 @@ static __always_inline int gh_proxied(struct __sk_buff *skb, struct gh_scratch *
 	if (bpf_skb_store_bytes(skb, 0, hd.dmac, ETH_ALEN, 0) ||
 	    (s->p.fam == 0 &&
 	     bpf_skb_store_bytes(skb, __builtin_offsetof(struct gh_arp, tha), hd.dmac, ETH_ALEN, 0)) ||
-	    (skb->vlan_present && bpf_skb_vlan_pop(skb)))
+	    (skb->vlan_present && bpf_skb_vlan_pop(skb)) || (q->vlan && gh_tag(skb, q->vlan)))
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
 	if (q->flags & GH_PORT_COPY)
 		gh_copy(skb, id, GH_COPY_DELIVERED);

@@ -5,6 +5,7 @@ package explain
 
 import (
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 
 	"gatehouse.dev/gatehouse/internal/vswitch"
@@ -36,6 +37,51 @@ func (s *scene) bridge(r *rand.Rand, n *vswitch.Network) {
 	}
 }
 
+// trunks makes trunks of some endpoints, with or without a native VLAN.
+func (s *scene) trunks(r *rand.Rand) {
+	for i := range s.state.Ports {
+		trunk := &s.state.Ports[i]
+		if trunk.Kind == vswitch.PortHost || trunk.ID >= 30 || !one(r, 4) {
+			continue
+		}
+		at := slices.IndexFunc(s.ports, func(p scenePort) bool { return p.device == s.facts.Ifindex[trunk.Interface] })
+		if at < 0 {
+			continue
+		}
+		if one(r, 3) {
+			trunk.TaggedOnly, trunk.Addrs = true, nil
+		}
+		for n, tag := range []uint16{5, 77, 4094} {
+			if one(r, 3) {
+				continue
+			}
+			net := pickOf(r, s.state.Networks)
+			p := vswitch.Port{ID: trunk.ID + 30*vswitch.PortID(n+1), Kind: trunk.Kind, Network: net.ID, Object: trunk.Object, MAC: trunk.MAC,
+				Up: !one(r, 8), Trunk: trunk.ID, VLAN: tag}
+			if one(r, 2) || net.ID == s.state.Ports[i].Network {
+				p.MAC[4] = byte(n + 1)
+			}
+			for _, sub := range net.Subnets {
+				a := sub.Prefix.Addr().AsSlice()
+				a[len(a)-1] = byte(120 + p.ID)
+				ip, _ := netip.AddrFromSlice(a)
+				p.Addrs = append(p.Addrs, ip)
+			}
+			with := s.state
+			with.Ports = append(slices.Clone(s.state.Ports), p)
+			if _, err := vswitch.Compile(with, s.facts); err != nil {
+				continue // its MAC is known in that network
+			}
+			s.state = with
+			trunk = &s.state.Ports[i]
+			s.addrs = append(s.addrs, p.Addrs...)
+			e := s.ports[at]
+			e.mac, e.addrs, e.net, e.l2, e.tag = p.MAC, p.Addrs, net.ID, net.Flags&vswitch.NetL2 != 0, tag
+			s.ports = append(s.ports, e)
+		}
+	}
+}
+
 func sceneVLANs() []uint16 { return []uint16{0, 0, 5, 6} }
 
 // address gives a packet the MACs of where forwarding goes by them, and a tag.
@@ -56,8 +102,8 @@ func (t *traffic) address(at scenePort, k *pkt.Packet) {
 	if at.net == 0 { // a tunnel
 		return
 	}
-	if one(r, 40) {
-		t.tagged, t.tci = true, pickOf(r, []uint16{0, 0x6000, 5, 6})
+	if t.tagged, t.tci = at.tag != 0, at.tag; one(r, 40) {
+		t.tagged, t.tci = true, pickOf(r, []uint16{0, 0x6000, 5, 6, 0x2005, 77})
 	}
 	if !at.l2 {
 		return

@@ -61,8 +61,10 @@ func TestDifferential(t *testing.T) {
 		"drop ACL_OUT of a group", "flood but for whom rules bar", "pass flood but for whom rules bar",
 		"wire new kind 2", "wire hit kind 2", "wire revalidated kind 2", "wire new kind 2 tagged", "wire hit kind 2 tagged", "wire new kind 3",
 		"wire  kind 2", "wire  kind 2 tagged", "forward new from outside", "forward hit from outside", "forward  from outside", "pass flood",
+		"forward new from a trunk", "forward hit from a trunk", "reply from a trunk", "drop SPOOF_IP from a trunk", "drop VLAN from a trunk",
+		"forward new tagged to a trunk", "forward hit tagged to a trunk", "forward new from outside tagged to a trunk",
 		"drop SPOOF_IP from outside at L1 anti-spoof", "drop SPOOF_ARP from outside at L1 anti-spoof", "drop SPOOF_IP from outside at L4 services",
-		"answered to the wire, tagged", "answered to the host behind the wire", "a probe for another's address", "a probe that others hear",
+		"answered to the wire, tagged", "answered to a trunk, tagged", "answered to the host behind the wire", "a probe for another's address", "a probe that others hear",
 		"drop VLAN", "drop RA_GUARD", "drop DHCP_GUARD",
 		"fragment hit", "fragment without ports hit", "fragment without ports hit nat", "fragment blind"}
 	missing := func() bool { return slices.ContainsFunc(wanted, func(w string) bool { return seen[w] == 0 }) }
@@ -167,7 +169,13 @@ func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte, seen ma
 	before := l.Second()
 	t := Explain(Switch{Rows: s.rows, Live: l, FIB: l}, p)
 	in := bytes.Clone(frame)
-	ret, res, out, err := l.run(p, s.rows.IfPort[uint32(at.ifindex)])
+	port := s.rows.IfPort[uint32(at.ifindex)]
+	if sub := s.rows.Segment[vswitch.SegmentKey{At: uint16(port), Vlan: p.TCI & vid}]; p.VLAN && !at.uplink && sub != 0 {
+		if err := l.coll.Maps["rate"].Put(sub, bpf.Rate{}); err != nil {
+			return "", err
+		}
+	}
+	ret, res, out, err := l.run(p, port)
 	if err != nil {
 		return "refused by TEST_RUN", nil
 	}
@@ -197,7 +205,9 @@ func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte, seen ma
 		}
 	case Drop:
 		what += " " + t.Reason
-		if t.Answer != "" && t.Raw.Tag != 0 {
+		if t.Answer != "" && t.Raw.Tag != 0 && at.tag != 0 {
+			seen["answered to a trunk, tagged"]++
+		} else if t.Answer != "" && t.Raw.Tag != 0 {
 			seen["answered to the wire, tagged"]++
 		}
 		if t.Answer != "" && t.Raw.OutKind == bpf.SwitchGhOutKindGH_OUT_INGRESS {
@@ -231,6 +241,12 @@ func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte, seen ma
 		if t.Raw.OutKind == bpf.SwitchGhOutKindGH_OUT_NEIGH {
 			what += " out"
 		}
+	}
+	if at.tag != 0 {
+		seen[what+" from a trunk"]++
+	}
+	if s.rows.Port[uint32(t.Out)].Vlan != 0 {
+		seen[what+" to a trunk"]++
 	}
 	if len(t.Raw.Mirrors) > 0 {
 		seen["mirrored "+string(t.Verdict)]++
@@ -283,7 +299,7 @@ func (tr *traffic) remember(t Trace, out []byte) {
 	}
 	row := tr.rows.Port[uint32(t.Out)]
 	for _, p := range tr.ports {
-		if p.device == int(row.Ifindex) {
+		if p.device == int(row.Ifindex) && p.tag == row.Vlan {
 			sent := sentPacket{port: p, p: k}
 			if t.Raw.VTEP != 0 {
 				sent.shell = &Outer{VNI: t.Raw.VNI, From: ip(tr.rows.VTEP[uint32(t.Raw.VTEP)].Addr.B)}

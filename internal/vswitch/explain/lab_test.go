@@ -411,4 +411,5 @@ type scenePort struct {
 	addrs   []netip.Addr
 	l2      bool // its network forwards by MAC
 	net     vswitch.NetworkID
+	tag     uint16 // its VLAN of a trunk
 }

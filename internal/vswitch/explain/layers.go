@@ -355,7 +355,7 @@ func handOver(q, from vswitch.PortRow) (k bpf.OutKind, ifindex uint32, dmac, sma
 func (w *walk) toPort(id uint16) *no {
 	w.eOut = w.m.epoch(uint32(id))
 	q := w.s.Rows.Port[uint32(id)]
-	w.outPort, w.okeyPort, w.mtu = id, id, q.Mtu
+	w.outPort, w.okeyPort, w.mtu, w.otun = id, id, q.Mtu, uint32(q.Vlan)
 	if !isTunnel(bpf.PortKind(q.Kind)) {
 		w.ozone = q.Zone
 	}

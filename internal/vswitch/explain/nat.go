@@ -53,8 +53,12 @@ func (w *walk) line() line {
 	case w.outKind != bpf.SwitchGhOutKindGH_OUT_NEIGH:
 		l.ops |= bpf.SwitchGhOpGH_OP_MAC
 	}
-	if w.s.Rows.Port[uint32(w.outPort)].Flags&watched != 0 {
+	q := w.s.Rows.Port[uint32(w.outPort)]
+	if q.Flags&watched != 0 {
 		l.ops |= bpf.SwitchGhOpGH_OP_COPY
+	}
+	if q.Vlan != 0 {
+		l.ops |= bpf.SwitchGhOpGH_OP_VLAN
 	}
 	if l.class != 0 {
 		l.ops |= bpf.SwitchGhOpGH_OP_PRIO

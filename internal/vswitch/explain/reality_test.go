@@ -37,6 +37,8 @@ type reality struct {
 	ends map[string]int // raw sockets by the switch's device
 	// own are the host's vNICs, which look for neighbours when they like.
 	own map[[6]byte]bool
+	// from is the sender of the frame that was sent last.
+	from []byte
 }
 
 func newReality(t *testing.T) (*reality, *nettest.NS) {
@@ -215,7 +217,7 @@ func (r *reality) noise(f seenFrame) bool {
 	}
 	if f.at[0] == 'e' {
 		// What the host says to all reaches ports of networks bound to its uplink.
-		return f.data[0]&1 != 0 && slices.ContainsFunc(r.uplinkMACs(), func(m vswitch.MAC) bool { return m == [6]byte(f.data[6:12]) })
+		return f.data[0]&1 != 0 && !bytes.Equal(f.data[6:12], r.from) && slices.ContainsFunc(r.uplinkMACs(), func(m vswitch.MAC) bool { return m == [6]byte(f.data[6:12]) })
 	}
 	arp := u16(f.data[12:]) == ethARP
 	solicits := len(f.data) > 54 && u16(f.data[12:]) == ethIP6 && f.data[20] == protoICMP6 && (f.data[54] == 135 || f.data[54] == 136)
@@ -253,6 +255,11 @@ func (r *reality) try(s *scene, at scenePort, tr *traffic, frame []byte) (string
 	if err := r.coll.Maps["rate"].Put(port, bpf.Rate{}); err != nil {
 		return "", err
 	}
+	if sub := s.rows.Segment[vswitch.SegmentKey{At: uint16(port), Vlan: at.tag}]; at.tag != 0 {
+		if err := r.coll.Maps["rate"].Put(sub, bpf.Rate{}); err != nil {
+			return "", err
+		}
+	}
 	r.collect(0, 0)
 	before, err := r.drops()
 	if err != nil {
@@ -265,6 +272,7 @@ func (r *reality) try(s *scene, at scenePort, tr *traffic, frame []byte) (string
 	}
 	t := Explain(Switch{Rows: s.rows, Live: r, FIB: r}, p)
 	name := r.device(at.device)
+	r.from = bytes.Clone(p.Frame[6:min(12, len(p.Frame))])
 	second := r.Second()
 	if _, err := unix.Write(r.ends[name], frame); err != nil {
 		return "not sent", nil //nolint:nilerr // the kernel refuses frames that no device carries
@@ -292,7 +300,7 @@ func (r *reality) try(s *scene, at scenePort, tr *traffic, frame []byte) (string
 	if t.Verdict == Drop {
 		what += " " + t.Reason
 	}
-	rest, diff := r.withoutCopies(s, t, frame, seen)
+	rest, diff := r.withoutCopies(s, t, p.Frame, seen)
 	if diff == "" {
 		diff = r.differs(s, t, name, rest, before, after, n-len(t.Raw.Mirrors))
 	}

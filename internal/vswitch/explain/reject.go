@@ -55,7 +55,7 @@ func (w *walk) answer(n no) string {
 // frames are turned round at the uplink.
 func (w *walk) answered() {
 	raw := &w.t.Raw
-	raw.OutKind = bpf.SwitchGhOutKindGH_OUT_EGRESS
+	raw.OutKind, raw.Tag = bpf.SwitchGhOutKindGH_OUT_EGRESS, w.in.Vlan
 	if w.wire() {
 		raw.Tag = w.segment
 		if w.turned() && w.netRow(w.net).Flags&netNoLocal == 0 {

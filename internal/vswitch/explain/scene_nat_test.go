@@ -63,7 +63,7 @@ func (s *scene) pools(r *rand.Rand) {
 	for i := range s.state.Ports {
 		if p := &s.state.Ports[i]; p.Kind != vswitch.PortHost {
 			p.NATPool, p.MaxFlows, p.IngressBps, p.Class = 0, 0, 0, 0
-			if one(r, 4) {
+			if one(r, 4) && p.Trunk == 0 {
 				p.IngressBps = 1e6
 			}
 			if one(r, 3) {

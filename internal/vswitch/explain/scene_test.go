@@ -45,6 +45,7 @@ func (l *lab) newScene(r *rand.Rand) (*scene, error) {
 			l.addEndpoint(r, s, i)
 		}
 	}
+	s.trunks(r)
 	s.pools(r)
 	s.mirror(r)
 	if !one(r, 3) {

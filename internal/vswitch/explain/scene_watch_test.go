@@ -17,7 +17,7 @@ func (s *scene) mirror(r *rand.Rand) {
 	for i := range s.state.Ports {
 		p := &s.state.Ports[i]
 		p.Mirror = 0
-		if p.Kind != vswitch.PortHost && one(r, 4) {
+		if p.Kind != vswitch.PortHost && p.Trunk == 0 && !p.TaggedOnly && one(r, 4) {
 			to = append(to, p.ID)
 		}
 	}

@@ -233,10 +233,14 @@ func (w *walk) epIn(ifindex uint32) {
 		w.describe()
 		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_PORT_DOWN, layPort, 0}, "%s is not up", w.portName(w.inPort))
 		return
-	case (w.vlan || isTag(proto)) && !w.priorityOnly():
+	case r.Tagged != 0 && (!w.vlan || w.tci&vid == 0):
 		w.describe()
-		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_VLAN, layPort, 0}, "tagged frame from an access port")
+		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_VLAN, layPort, 0}, "a frame without a tag from a trunk without a native VLAN")
 		return
+	case (w.vlan || isTag(proto)) && !w.priorityOnly():
+		if id, r = w.trunk(id); id == 0 {
+			return
+		}
 	}
 	w.enter(id, r)
 	w.guard(ifindex)
@@ -289,6 +293,30 @@ func (w *walk) epIn(ifindex uint32) {
 	default:
 		w.dispatch(n)
 	}
+}
+
+// trunk is the trunk stage: the port of the frame's VLAN; 0 when the walk has ended.
+func (w *walk) trunk(id uint32) (uint32, vswitch.PortRow) {
+	sub := uint32(0)
+	if w.vlan && w.tci&vid != 0 && !isTag(w.ether()) {
+		sub = w.s.Rows.Segment[vswitch.SegmentKey{At: uint16(id), Vlan: w.tci & vid}]
+	}
+	if sub == 0 {
+		w.describe()
+		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_VLAN, layPort, 0}, "its tag, or one of its tags, is not allowed at this port")
+		return 0, vswitch.PortRow{}
+	}
+	w.inPort = uint16(sub)
+	w.copied(w.inPort, layPort)
+	r := w.s.Rows.Port[sub]
+	if r.Flags&up == 0 {
+		w.describe()
+		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_PORT_DOWN, layPort, 0}, "%s is not up", w.portName(w.inPort))
+		return 0, r
+	}
+	w.note(layPort, w.portName(uint16(id)), fmt.Sprintf("segment port %d vlan %d -> port %d", id, w.tci&vid, sub), "pass",
+		"VLAN %d of a trunk", w.tci&vid)
+	return sub, r
 }
 
 func (w *walk) entered() {

@@ -61,7 +61,7 @@ func (w *walk) sort() {
 		w.segment = w.tci & vid
 	}
 	host, group, control := [6]byte(w.frame[:6]) == w.in.Mac, w.frame[0]&1 != 0, w.control()
-	w.net = uint16(w.s.Rows.Segment[vswitch.SegmentKey{Uplink: w.inPort, Vlan: w.segment}])
+	w.net = uint16(w.s.Rows.Segment[vswitch.SegmentKey{At: w.inPort, Vlan: w.segment}])
 	w.k.zone = w.netRow(w.net).Zone
 	target := uint16(0)
 	switch {
@@ -183,7 +183,7 @@ func (w *walk) controlled() {
 			w.drop(no{n.reason, layRoute, 0}, "%s is not up", w.portName(id))
 			return
 		}
-		w.sent(id, k, ifindex, dmac, smac, 0)
+		w.sent(id, k, ifindex, dmac, smac, q.Vlan)
 		return
 	case w.wire() || nr.Uplink == 0:
 		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_UNKNOWN_DST, layRoute, 0}, "nobody in %s has %s", w.netName(w.net), vswitch.MAC(dmac))
@@ -216,7 +216,7 @@ func (w *walk) proxied(id uint16) {
 		w.drop(no{n.reason, layRoute, 0}, "%s is not up", w.portName(id))
 		return
 	}
-	w.sent(id, k, ifindex, dmac, [6]byte(w.frame[6:12]), 0)
+	w.sent(id, k, ifindex, dmac, [6]byte(w.frame[6:12]), q.Vlan)
 }
 
 // wireAnswer answers for an address behind the uplink's MAC.
