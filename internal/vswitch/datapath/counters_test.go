@@ -73,7 +73,13 @@ func TestCounters(t *testing.T) {
 			return fmt.Sprint(devices, ports) == was
 		})
 	}
+	// Old kernels do not count at a device what is redirected to it from its peer.
+	ask(t, "first", a, "10.1.0.11:7")
 	settled()
+	was := devices[10].RxPackets
+	ask(t, "second", a, "10.1.0.11:7")
+	settled()
+	devicesCount := devices[10].RxPackets > was
 	devices0, ports0, drops0 := maps.Clone(devices), maps.Clone(ports), slices.Clone(drops)
 
 	for _, to := range []string{"10.1.0.11:7", "[fd00:1::b]:7", "198.51.100.2:7", "[2001:db8:1::2]:7", "10.1.0.1:7", "[fd00:1::1]:7"} {
@@ -120,7 +126,7 @@ func TestCounters(t *testing.T) {
 		if sent, took := dev.TxPackets-dev0.TxPackets, p.TxPackets-p0.TxPackets+p.TxDrops-p0.TxDrops; sent != took {
 			t.Errorf("port %d: its device sent %d packets, the switch counts %d", id, sent, took)
 		}
-		if got, gave := dev.RxPackets-dev0.RxPackets, p.RxPackets-p0.RxPackets; got != gave {
+		if got, gave := dev.RxPackets-dev0.RxPackets, p.RxPackets-p0.RxPackets; devicesCount && got != gave {
 			t.Errorf("port %d: its device got %d packets, the switch counts %d", id, got, gave)
 		}
 		if n, lost := counted(id, drops)-counted(id, drops0), p.TxDrops-p0.TxDrops; n != lost {
