@@ -329,6 +329,7 @@ __noinline int gh_answer_outside(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	hd->out_kind = w->out_kind;
 	hd->out_ifindex = w->out_ifindex;
+	gh_count_to(w->out_port, skb->len);
 	gh_note(skb, GH_RESULT_REPLY, w->out_kind, w->out_ifindex, w->out_port, s->reason, s->layer, 0);
 	if (p->fam == 4)
 		return gh_send(skb, hd, gh_word(&w->nh, 3), NULL);

@@ -52,10 +52,13 @@ func (w *walk) answer(n no) string {
 }
 
 // answered: the answer goes back as the packet came, also to the host, whose
-// frames are turned round at the uplink.
+// frames are turned round at the uplink; but not to the host that relayed it.
 func (w *walk) answered() {
 	raw := &w.t.Raw
 	raw.OutKind, raw.Tag = bpf.SwitchGhOutKindGH_OUT_EGRESS, w.in.Vlan
+	if w.relayed() {
+		raw.OutKind = bpf.SwitchGhOutKindGH_OUT_NEIGH
+	}
 	if w.wire() {
 		raw.Tag = w.segment
 		if w.turned() && w.netRow(w.net).Flags&netNoLocal == 0 {
