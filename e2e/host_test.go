@@ -282,9 +282,14 @@ func (h *host) refused(code int, text string, args ...string) {
 
 // at runs a command in a namespace (h.ns or h.out).
 func (h *host) at(ns string, words ...string) (string, error) {
+	return h.run("/run/netns/"+ns, words...)
+}
+
+// run runs a command in a namespace that a path names.
+func (h *host) run(netns string, words ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--net=/run/netns/" + ns}, words...)...)
+	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + netns}, words...)...)
 	raw, err := cmd.CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("%s: %w: %s", strings.Join(words, " "), err, raw)
@@ -304,7 +309,13 @@ func (h *host) mustAt(ns string, words ...string) string {
 // background starts a command in a namespace until the test ends.
 func (h *host) background(ns string, words ...string) {
 	h.t.Helper()
-	cmd := exec.Command("nsenter", append([]string{"--net=/run/netns/" + ns}, words...)...)
+	h.keep("/run/netns/"+ns, words...)
+}
+
+// keep does so in a namespace that a path names.
+func (h *host) keep(netns string, words ...string) {
+	h.t.Helper()
+	cmd := exec.Command("nsenter", append([]string{"--net=" + netns}, words...)...)
 	if err := cmd.Start(); err != nil {
 		h.t.Fatal(err)
 	}

@@ -78,7 +78,7 @@ type GraphPublished struct {
 type Holder struct {
 	What     string // "address", "gateway", "mac", "port", "subnet"
 	Value    string
-	Kind     string // networks, endpoints
+	Kind     string // networks, endpoints, loadbalancers, ports
 	ID       string
 	Name     string `json:",omitempty"`
 	Network  string `json:",omitempty"` // name or GUID

@@ -82,7 +82,7 @@ func (d *daemon) closeNetwork() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
 	w := d.hns.World()
-	empty := len(w.AllEndpoints()) == 0 && !slices.ContainsFunc(w.AllNamespaces(), func(n *model.Namespace) bool { return n.Doc.NetNsPath != "" })
+	empty := len(w.AllEndpoints()) == 0 && len(w.AllLoadBalancers()) == 0 && !slices.ContainsFunc(w.AllNamespaces(), func(n *model.Namespace) bool { return n.Doc.NetNsPath != "" })
 	errs := []error{d.dns.Close(), d.ports.Close(), d.comp.Settle(ctx), d.dp.Close()}
 	if empty {
 		errs = append(errs, datapath.Destroy(d.datapathOptions()), failpoint.Hit("daemon.closing"), d.comp.Destroy(ctx), worker.Sweep(ctx, d.inst))

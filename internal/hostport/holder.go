@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The gatehouse authors
 
-// Package hostport holds published ports on the host by bound sockets, so that
-// nobody else can have them: the switch answers on them without any socket, and
-// a server started later must be told that its port is taken.
+// Package hostport holds published and reserved ports of the host by bound sockets,
+// so that nobody else can have them: the switch answers on them without any socket,
+// and a server started later must be told that its port is taken.
 //
 // Be aware:
 //   - nothing ever arrives at these sockets: a TCP one does not listen, and a UDP

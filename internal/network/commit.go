@@ -104,7 +104,7 @@ func (h *HNS) transact(batch []*verb) {
 func (h *HNS) input(ctx context.Context) model.Input {
 	in := model.Input{
 		Now: h.o.Now(), Owner: resource.CallerFrom(ctx).Owner(), NewID: h.o.NewID,
-		Avoid: h.avoid,
+		Avoid: h.avoid, IsHost: func(a netip.Addr) bool { return slices.Contains(h.Facts().HostAddrs, a) },
 	}
 	if h.o.Ports != nil {
 		in.Ports = portPicker{h.o.Ports}
@@ -277,7 +277,7 @@ func (h *HNS) holdPorts(ctx context.Context, want []model.HostPort, again bool) 
 			continue
 		}
 		if slices.Contains(before, want[i]) || again {
-			h.log.Warn("a published port is held by another program", "endpoint", want[i].Endpoint, "port", want[i].Port, "error", err)
+			h.log.Warn("a published port is held by another program", "object", want[i].Object, "port", want[i].Port, "error", err)
 			continue
 		}
 		return step(hcn.HCN_E_PORT_ALREADY_EXISTS, "published port", err)
@@ -341,6 +341,12 @@ func inverse(w model.World, status int64) []store.Event {
 		hcn.EventEndpointDelete:          {hcn.EventEndpointCreate, "EndpointCreate"},
 		hcn.EventNetworkEndpointAttached: {hcn.EventNetworkEndpointDetached, "NetworkEndpointDetached"},
 		hcn.EventNetworkEndpointDetached: {hcn.EventNetworkEndpointAttached, "NetworkEndpointAttached"},
+		hcn.EventLoadBalancerCreate:      {hcn.EventLoadBalancerDelete, "LoadBalancerDelete"},
+		hcn.EventLoadBalancerDelete:      {hcn.EventLoadBalancerCreate, "LoadBalancerCreate"},
+		hcn.EventLoadBalancerModify:      {hcn.EventLoadBalancerModify, "LoadBalancerModify"},
+		hcn.EventSdnRouteCreate:          {hcn.EventSdnRouteDelete, "SdnRouteDelete"},
+		hcn.EventSdnRouteDelete:          {hcn.EventSdnRouteCreate, "SdnRouteCreate"},
+		hcn.EventSdnRouteModify:          {hcn.EventSdnRouteModify, "SdnRouteModify"},
 		hcn.EventEndpointModify:          {hcn.EventEndpointModify, "EndpointModify"},
 		hcn.EventNetworkModify:           {hcn.EventNetworkModify, "NetworkModify"},
 		hcn.EventNamespaceModify:         {hcn.EventNamespaceModify, "NamespaceModify"},

@@ -271,6 +271,9 @@ func consistent(h *HNS, k *fake) error {
 		{len(loaded.AllNetworks()), len(h.World().AllNetworks())},
 		{len(loaded.AllEndpoints()), len(h.World().AllEndpoints())},
 		{len(loaded.AllNamespaces()), len(h.World().AllNamespaces())},
+		{len(loaded.AllLoadBalancers()), len(h.World().AllLoadBalancers())},
+		{len(loaded.AllSDNRoutes()), len(h.World().AllSDNRoutes())},
+		{len(loaded.AllReservations()), len(h.World().AllReservations())},
 	} {
 		if pair[0] != pair[1] {
 			return fmt.Errorf("the store has %d objects of a kind, the World %d", pair[0], pair[1])

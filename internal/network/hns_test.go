@@ -87,7 +87,33 @@ func TestUndo(t *testing.T) {
 			_, err := h.ModifyEndpoint(ctx, id(0x2001), []byte(`{"ResourceType":"Policy","RequestType":"Update","Settings":{"Policies":[{"Type":"PortMapping","Settings":{"ExternalPort":9000}}]}}`), 0)
 			return err
 		}},
+		{"create remote endpoint", func(h *HNS) error {
+			_, _, err := h.CreateEndpoint(ctx, "nat", fmt.Appendf(nil, `{"ID":%q,"Name":"far","Flags":1,"IpConfigurations":[{"IpAddress":"192.0.2.7"}]}`, id(0x3000)))
+			return err
+		}},
+		{"create load balancer", func(h *HNS) error {
+			_, _, err := h.CreateLoadBalancer(ctx, fmt.Appendf(nil, `{"ID":%q,"HostComputeEndpoints":[%q,%q],"PortMappings":[{"Protocol":6,"ExternalPort":30080}]}`, id(0x4000), id(0x2001), id(0x3000)))
+			return err
+		}},
+		{"create SDN route", func(h *HNS) error {
+			_, _, err := h.CreateSDNRoute(ctx, fmt.Appendf(nil, `{"ID":%q,"HostComputeEndpoints":[%q],"Setting":[{"DestinationPrefix":"10.96.0.0/12","NeedEncap":true}]}`, id(0x5000), id(0x2001)))
+			return err
+		}},
+		{"reserve ports", func(h *HNS) error {
+			_, _, err := h.ReservePorts(ctx, fmt.Appendf(nil, `{"ID":%q,"Protocol":1,"StartingPort":7000,"Count":2}`, id(0x6000)))
+			return err
+		}},
+		{"modify load balancer", func(h *HNS) error {
+			_, err := h.ModifyLoadBalancer(ctx, id(0x4000), fmt.Appendf(nil, `{"HostComputeEndpoints":[%q],"PortMappings":[{"Protocol":17,"ExternalPort":30081}]}`, id(0x2001)), 0)
+			return err
+		}},
+		{"modify SDN route", func(h *HNS) error {
+			_, err := h.ModifySDNRoute(ctx, id(0x5000), fmt.Appendf(nil, `{"HostComputeEndpoints":[%q],"Setting":[{"DestinationPrefix":"10.97.0.0/16","NeedEncap":true}]}`, id(0x2001)), 0)
+			return err
+		}},
+		{"release ports", func(h *HNS) error { return h.ReleasePorts(ctx, id(0x6000), 0) }},
 		{"delete endpoint", func(h *HNS) error { return h.DeleteEndpoint(ctx, id(0x2001), 0) }},
+		{"delete load balancer", func(h *HNS) error { return h.DeleteLoadBalancer(ctx, id(0x4000), 0) }},
 		{"unplug", func(h *HNS) error { return h.Unplug(ctx, id(2)) }},
 		{"delete network", func(h *HNS) error { return h.DeleteNetwork(ctx, "name:x", 0) }},
 	}
@@ -118,7 +144,8 @@ func TestUndo(t *testing.T) {
 					t.Errorf("%s: %v is no resource.Error", v.name, err)
 				}
 				after := w.h.World().Desired()
-				if len(after.Switch.Ports) != len(before.Switch.Ports) || len(after.Compartments) != len(before.Compartments) || len(after.HostPorts) != len(before.HostPorts) {
+				if len(after.Switch.Ports) != len(before.Switch.Ports) || len(after.Compartments) != len(before.Compartments) || len(after.HostPorts) != len(before.HostPorts) ||
+					len(after.Switch.Services) != len(before.Switch.Services) {
 					t.Errorf("%s: not undone", v.name)
 				}
 				w.restart()

@@ -20,6 +20,10 @@ func (h *HNS) EndpointStats(_ context.Context, ref string) (hcn.EndpointStats, e
 	if err != nil {
 		return hcn.EndpointStats{}, wrap("endpoint statistics", err)
 	}
+	if e.IsRemote() {
+		return hcn.EndpointStats{}, wrap("endpoint statistics", &model.Error{Code: hcn.HCN_E_INVALID_REMOTE_ENDPOINT_OPERATION,
+			Text: fmt.Sprintf("endpoint %s is on another host, which counts for it", e.Doc.Id)})
+	}
 	s := hcn.EndpointStats{
 		EndpointId: e.Doc.Id,
 		InstanceId: uuid.NewSHA1(uuid.NameSpaceOID, fmt.Appendf(nil, "%s %d", e.Doc.Id, e.Instance)).String(),

@@ -13,10 +13,13 @@ import (
 
 // Buckets of the store:
 //
-//	networks/    <guid> -> model.Network
-//	endpoints/   <guid> -> model.Endpoint
-//	namespaces/  <guid> -> model.Namespace
-//	hns/         state  -> meta
+//	networks/       <guid> -> model.Network
+//	endpoints/      <guid> -> model.Endpoint
+//	namespaces/     <guid> -> model.Namespace
+//	loadbalancers/  <guid> -> model.LoadBalancer
+//	sdnroutes/      <guid> -> model.SDNRoute
+//	ports/          <guid> -> model.Reservation
+//	hns/            state  -> meta
 func networkRows() store.Bucket[*model.Network] {
 	return store.Bucket[*model.Network]{Name: "networks"}
 }
@@ -27,6 +30,18 @@ func endpointRows() store.Bucket[*model.Endpoint] {
 
 func namespaceRows() store.Bucket[*model.Namespace] {
 	return store.Bucket[*model.Namespace]{Name: "namespaces"}
+}
+
+func loadBalancerRows() store.Bucket[*model.LoadBalancer] {
+	return store.Bucket[*model.LoadBalancer]{Name: "loadbalancers"}
+}
+
+func sdnRouteRows() store.Bucket[*model.SDNRoute] {
+	return store.Bucket[*model.SDNRoute]{Name: "sdnroutes"}
+}
+
+func reservationRows() store.Bucket[*model.Reservation] {
+	return store.Bucket[*model.Reservation]{Name: "ports"}
 }
 
 func metaRows() store.Bucket[meta] { return store.Bucket[meta]{Name: "hns"} }
@@ -70,22 +85,26 @@ func (h *HNS) save(changes []model.Change, numbers model.Numbers, events []store
 func saveRow(tx *store.Tx, c model.Change) error {
 	switch c.Kind {
 	case model.Networks:
-		if n, ok := c.Row.(*model.Network); ok {
-			return networkRows().Put(tx, c.ID, n)
-		}
-		return networkRows().Delete(tx, c.ID)
+		return saveAs(tx, networkRows(), c)
 	case model.Endpoints:
-		if e, ok := c.Row.(*model.Endpoint); ok {
-			return endpointRows().Put(tx, c.ID, e)
-		}
-		return endpointRows().Delete(tx, c.ID)
+		return saveAs(tx, endpointRows(), c)
 	case model.Namespaces:
-		if n, ok := c.Row.(*model.Namespace); ok {
-			return namespaceRows().Put(tx, c.ID, n)
-		}
-		return namespaceRows().Delete(tx, c.ID)
+		return saveAs(tx, namespaceRows(), c)
+	case model.LoadBalancers:
+		return saveAs(tx, loadBalancerRows(), c)
+	case model.SDNRoutes:
+		return saveAs(tx, sdnRouteRows(), c)
+	case model.Reservations:
+		return saveAs(tx, reservationRows(), c)
 	}
 	return fmt.Errorf("change of kind %q", c.Kind)
+}
+
+func saveAs[R any](tx *store.Tx, bucket store.Bucket[R], c model.Change) error {
+	if r, ok := c.Row.(R); ok {
+		return bucket.Put(tx, c.ID, r)
+	}
+	return bucket.Delete(tx, c.ID)
 }
 
 // markStarted notes that the default network was made once.
@@ -104,10 +123,8 @@ func (h *HNS) markStarted() error {
 // load reads everything.
 func (h *HNS) load() (model.World, meta, error) {
 	var (
-		m          meta
-		networks   []*model.Network
-		endpoints  []*model.Endpoint
-		namespaces []*model.Namespace
+		m    meta
+		rows model.Rows
 	)
 	err := h.o.Store.View(func(tx *store.Tx) error {
 		var err error
@@ -115,14 +132,21 @@ func (h *HNS) load() (model.World, meta, error) {
 			return err
 		}
 		return errors.Join(
-			networkRows().Each(tx, func(_ string, n *model.Network) error { networks = append(networks, n); return nil }),
-			endpointRows().Each(tx, func(_ string, e *model.Endpoint) error { endpoints = append(endpoints, e); return nil }),
-			namespaceRows().Each(tx, func(_ string, n *model.Namespace) error { namespaces = append(namespaces, n); return nil }),
+			gather(tx, networkRows(), &rows.Networks),
+			gather(tx, endpointRows(), &rows.Endpoints),
+			gather(tx, namespaceRows(), &rows.Namespaces),
+			gather(tx, loadBalancerRows(), &rows.LoadBalancers),
+			gather(tx, sdnRouteRows(), &rows.SDNRoutes),
+			gather(tx, reservationRows(), &rows.Reservations),
 		)
 	})
 	if err != nil {
 		return model.World{}, m, err
 	}
-	w, err := model.Load(h.o.Instance, m.Numbers, networks, endpoints, namespaces)
+	w, err := model.Load(h.o.Instance, m.Numbers, rows)
 	return w, m, err
+}
+
+func gather[R any](tx *store.Tx, bucket store.Bucket[R], into *[]R) error {
+	return bucket.Each(tx, func(_ string, r R) error { *into = append(*into, r); return nil })
 }

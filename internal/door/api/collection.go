@@ -49,9 +49,6 @@ func (s *Server) routesHCN() {
 			}
 		}
 	}
-	if q, ok := s.o.Host["ports"]; ok {
-		s.mux.HandleFunc("GET /hcn/v2/ports", s.query(q))
-	}
 	s.mux.HandleFunc("POST /hcn/v2/explain", s.explain)
 	s.mux.HandleFunc("GET /hcn/v2/globals/version", func(w http.ResponseWriter, r *http.Request) {
 		s.reply(w, r, s.o.Globals, nil)

@@ -68,7 +68,7 @@ func (a *app) raw(c *cobra.Command, method, path string, body []byte) error {
 
 // kinds of hcn documents, plural and singular.
 func kindOf(s string) (string, error) {
-	known := []string{"networks", "endpoints", "namespaces", "loadbalancers", "sdnroutes"}
+	known := []string{"networks", "endpoints", "namespaces", "loadbalancers", "sdnroutes", "ports"}
 	if slices.Contains(known, s) {
 		return s, nil
 	}
@@ -93,14 +93,14 @@ func (a *app) hcnCmd() *cobra.Command {
   hcn stats endpoints ID
   hcn version · features · graph · events
 
-KIND is networks, endpoints, namespaces, loadbalancers or sdnroutes.`,
+KIND is networks, endpoints, namespaces, loadbalancers, sdnroutes or ports (reservations).`,
 		Args: args(1, 3, "a verb, a kind and, for some verbs, an ID"),
 		RunE: func(c *cobra.Command, args []string) error {
 			const base = "/hcn/v2/"
 			switch args[0] {
 			case "version":
 				return a.raw(c, http.MethodGet, base+"globals/version", nil)
-			case "features", "graph", "events", "ports":
+			case "features", "graph", "events":
 				return a.raw(c, http.MethodGet, base+args[0], nil)
 			}
 			if len(args) < 2 {

@@ -83,14 +83,17 @@ func compileEndpoint(e *Endpoint, n *Network, ns *Namespace, inst instance.Insta
 			p.hostPorts = append(p.hostPorts, m.hostPort(e.Doc.Id))
 		}
 	}
-	if n == nil || ns == nil || !ns.isCompartment() {
-		return p
-	}
-	p.attached = true
 	addrs := make([]netip.Addr, len(e.addrs))
 	for i, a := range e.addrs {
 		addrs[i] = a.Addr()
 	}
+	if e.IsRemote() && n != nil {
+		p.names = names(e, n, addrs)
+	}
+	if n == nil || ns == nil || !ns.isCompartment() {
+		return p
+	}
+	p.attached = true
 	p.port = vswitch.Port{
 		ID: e.Port, Kind: vswitch.PortContainer, Network: n.Number, Object: e.Doc.Id,
 		Interface: inst.PortDevice(uint16(e.Port)), MAC: vswitch.MAC(e.mac), Addrs: addrs, Up: true,
@@ -237,7 +240,9 @@ func (w World) Desired() Desired {
 		c := &n.compiled
 		d.Switch.Networks = append(d.Switch.Networks, c.network)
 		if c.hasHost {
-			d.Switch.Ports = append(d.Switch.Ports, c.hostPort)
+			port := c.hostPort
+			port.Forward = port.Forward || w.hops.has(hostHop(n.Doc.Id))
+			d.Switch.Ports = append(d.Switch.Ports, port)
 			d.HostNICs = append(d.HostNICs, c.hostNIC)
 			if len(c.resolver.Listen) > 0 {
 				d.Resolvers = append(d.Resolvers, c.resolver)
@@ -255,11 +260,21 @@ func (w World) Desired() Desired {
 	for _, e := range w.endpoints.all {
 		c := &e.compiled
 		if c.attached {
-			d.Switch.Ports = append(d.Switch.Ports, c.port)
+			port := c.port
+			port.Forward = port.Forward || w.forwards(e)
+			d.Switch.Ports = append(d.Switch.Ports, port)
 		}
 		d.Switch.Mappings = append(d.Switch.Mappings, c.mappings...)
 		d.Names = append(d.Names, c.names...)
 		d.HostPorts = append(d.HostPorts, c.hostPorts...)
+	}
+	w.remotesFor(func(r vswitch.Remote) { d.Switch.Remotes = append(d.Switch.Remotes, r) })
+	for _, lb := range w.loadBalancers.all {
+		d.Switch.Services = append(d.Switch.Services, lb.compiled.services...)
+		d.HostPorts = append(d.HostPorts, lb.compiled.hostPorts...)
+	}
+	for _, r := range w.reservations.all {
+		d.HostPorts = append(d.HostPorts, r.hostPorts()...)
 	}
 	for _, n := range w.namespaces.all {
 		if n.compiled.ID != "" {

@@ -106,10 +106,10 @@ type Resolver struct {
 	Upstream []netip.Addr
 }
 
-// HostPort is a published port to hold on the host, so that nobody else binds it.
+// HostPort is a port to hold on the host, so that nobody else binds it.
 type HostPort struct {
-	Endpoint string
-	Proto    uint8
-	Addr     netip.Addr // invalid = any
-	Port     uint16
+	Object string // GUID of the endpoint, load balancer or reservation it is for
+	Proto  uint8
+	Addr   netip.Addr // invalid = any
+	Port   uint16
 }

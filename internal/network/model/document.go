@@ -158,7 +158,7 @@ func decode(body []byte, out any) error {
 
 // fieldPath drops the names of embedded structs that encoding/json reports.
 func fieldPath(f string) string {
-	for _, p := range []string{"HostComputeNetwork.", "HostComputeEndpoint.", "HostComputeNamespace.", "IpConfig.", "Subnet."} {
+	for _, p := range []string{"HostComputeNetwork.", "HostComputeEndpoint.", "HostComputeNamespace.", "HostComputeLoadBalancer.", "HostComputeRoute.", "IpConfig.", "Subnet."} {
 		f = strings.ReplaceAll(f, p, "")
 	}
 	return f

@@ -70,19 +70,18 @@ func (w World) CreateEndpoint(network string, body []byte, in Input) (next World
 	if err := checkEndpointFlags(d.Flags); err != nil {
 		return w, nil, false, err
 	}
-	if err := w.fillAddresses(e, n, in); err != nil {
-		return w, nil, false, err
+	if e.IsRemote() {
+		err = e.fillRemote(n)
+	} else {
+		err = w.fillLocal(e, n, in)
 	}
-	if err := w.fillMAC(e, n); err != nil {
-		return w, nil, false, err
-	}
-	if err := fillRoutes(e, n); err != nil {
+	if err != nil {
 		return w, nil, false, err
 	}
 	if err := checkDNS(d.Dns); err != nil {
 		return w, nil, false, at("Dns", err)
 	}
-	if emptyDNS(d.Dns) {
+	if emptyDNS(d.Dns) && !e.IsRemote() {
 		e.InheritDNS = true
 		e.Doc.Dns = n.inheritedDNS()
 	}
@@ -92,8 +91,10 @@ func (w World) CreateEndpoint(network string, body []byte, in Input) (next World
 	if err := w.setPolicies(e, nil, d.Policies, n, in); err != nil {
 		return w, nil, false, err
 	}
-	if e.Port, err = w.takePort(); err != nil {
-		return w, nil, false, err
+	if !e.IsRemote() {
+		if e.Port, err = w.takePort(); err != nil {
+			return w, nil, false, err
+		}
 	}
 	e.Sequence = w.sequence()
 	if err := e.parse(n); err != nil {
@@ -111,6 +112,17 @@ func (w World) CreateEndpoint(network string, body []byte, in Input) (next World
 		}
 	}
 	return w, e, true, nil
+}
+
+// fillLocal fills in what a vNIC needs.
+func (w *World) fillLocal(e *Endpoint, n *Network, in Input) error {
+	if err := w.fillAddresses(e, n, in); err != nil {
+		return err
+	}
+	if err := w.fillMAC(e, n); err != nil {
+		return err
+	}
+	return fillRoutes(e, n)
 }
 
 // findNetwork resolves a reference: a GUID, or a name, with "name:" before it or not.
@@ -134,8 +146,6 @@ func checkEndpointFlags(f hcn.EndpointFlags) error {
 	switch {
 	case f&^knownEndpointFlags != 0:
 		return refuseAt(hcn.E_INVALID_PARAMETER, "Flags", "%d has unknown bits", f)
-	case f&hcn.EndpointFlagsRemoteEndpoint != 0:
-		return notBuilt("Flags", "a remote endpoint")
 	case f&disableInterComputeCommunication != 0:
 		return notBuilt("Flags", "DisableInterComputeCommunication")
 	case f&enableDhcp != 0:
@@ -157,7 +167,7 @@ func (w *World) usedIn(network string) func(yield func(netip.Addr) bool) {
 }
 
 // unusedIn returns the lowest address from a on that no endpoint of the network
-// has, nor is in also. The index holds addresses in order, so a run of used ones
+// has, here or elsewhere, nor is in also. The index holds addresses in order, so a run of used ones
 // is a run of ranks, whose end is found by halving.
 func (w *World) unusedIn(network string, also []IpConfig) func(netip.Addr) netip.Addr {
 	return func(a netip.Addr) netip.Addr {
@@ -168,7 +178,7 @@ func (w *World) unusedIn(network string, also []IpConfig) func(netip.Addr) netip
 				return !ok || w.addrs.at(first+i) != addrKey(network, b)
 			})
 			a, _ = addPlus(a, n)
-			if !slices.ContainsFunc(also, func(c IpConfig) bool { return sameAddr(c.IpAddress, a) }) {
+			if !w.isRemoteAddr(network, a) && !slices.ContainsFunc(also, func(c IpConfig) bool { return sameAddr(c.IpAddress, a) }) {
 				return a
 			}
 			a = a.Next()
@@ -413,8 +423,13 @@ func aliasesOf(d *EndpointDoc) ([]string, error) {
 // parse derives what the indexes and the compiler look at from the document.
 func (e *Endpoint) parse(n *Network) error {
 	var err error
-	if e.mac, err = ipam.ParseMAC(e.Doc.MacAddress); err != nil {
-		return refuseAt(hcn.E_INVALID_PARAMETER, "MacAddress", "%v", err)
+	if e.Doc.MacAddress != "" || !e.IsRemote() {
+		if e.mac, err = ipam.ParseMAC(e.Doc.MacAddress); err != nil {
+			return refuseAt(hcn.E_INVALID_PARAMETER, "MacAddress", "%v", err)
+		}
+	}
+	if e.provider, err = providerOf(e); err != nil {
+		return err
 	}
 	e.addrs = nil
 	for i, c := range e.Doc.IpConfigurations {
@@ -449,6 +464,8 @@ func (w *World) removeEndpoint(e *Endpoint, in Input) {
 		e = w.detach(ns, e)
 	}
 	w.dropEndpoint(e, in.Now)
+	w.leaveLoadBalancers(e.Doc.Id)
+	w.leaveSDNRoutes(e.Doc.Id)
 	w.event(hcn.EventEndpointDelete, "EndpointDelete", Endpoints, e.Doc.Id, struct{ ID, Name string }{e.Doc.Id, e.Doc.Name})
 }
 
@@ -468,6 +485,9 @@ func (w World) ModifyEndpoint(id string, body []byte, match uint64, in Input) (W
 	switch hcn.EndpointResourceType(r.ResourceType) {
 	case hcn.EndpointResourceTypePolicy:
 	case hcn.EndpointResourceTypePort:
+		if e.IsRemote() {
+			return w, nil, remoteRefused("ResourceType", "a port of a virtual machine")
+		}
 		return w, nil, notBuilt("ResourceType", "the port of a virtual machine")
 	default:
 		return w, nil, refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "ResourceType", "%q: an endpoint has Policy and Port", r.ResourceType)

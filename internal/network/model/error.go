@@ -45,6 +45,15 @@ func (e *Error) Record() any {
 	return hcn.Record{Error: e.Error() + " ", ErrorCode: uint32(e.Code), Field: e.Field}
 }
 
+// codeOf an Error; 0 of any other.
+func codeOf(err error) hcn.ErrorCode {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return 0
+}
+
 // refuse makes an Error about no member in particular.
 func refuse(code hcn.ErrorCode, format string, args ...any) *Error {
 	return &Error{Code: code, Text: fmt.Sprintf(format, args...)}
@@ -88,6 +97,18 @@ func endpointMissing(ref string) *Error {
 
 func namespaceMissing(ref string) *Error {
 	return refuse(hcn.E_ELEMENT_NOT_FOUND, "namespace %q: Element not found.", ref)
+}
+
+func loadBalancerMissing(ref string) *Error {
+	return refuse(hcn.E_ELEMENT_NOT_FOUND, "load balancer %q: Element not found.", ref)
+}
+
+func sdnRouteMissing(ref string) *Error {
+	return refuse(hcn.E_ELEMENT_NOT_FOUND, "SDN route %q: Element not found.", ref)
+}
+
+func reservationMissing(ref string) *Error {
+	return refuse(hcn.E_ELEMENT_NOT_FOUND, "port reservation %q: Element not found.", ref)
 }
 
 // versionMismatch is the answer to an If-Match that does not hold.

@@ -68,6 +68,12 @@ func (b *bench) run(line string) {
 		b.attach(first, second)
 	case "detach":
 		err = b.modifyNamespace(first, "Endpoint", "Remove", "EndpointId", second)
+	case "loadbalancer":
+		b.balancer(rest)
+	case "sdnroute":
+		b.route(rest)
+	case "reserve":
+		b.w, _, _, err = b.w.ReservePorts([]byte(rest), b.in)
 	case "delete-endpoint":
 		b.w, err = b.w.DeleteEndpoint(first, 0, b.in)
 	default:
@@ -88,19 +94,29 @@ func printDesired(d Desired) string {
 		fmt.Fprintln(&o)
 	}
 	for _, p := range d.Switch.Ports {
-		fmt.Fprintf(&o, "port %d %s net %d %s %s nic %q %s %v up %v\n", p.ID, p.Kind, p.Network, p.Object, p.Interface, p.HostNIC, p.MAC, p.Addrs, p.Up)
+		fmt.Fprintf(&o, "port %d %s net %d %s %s nic %q %s %v up %v", p.ID, p.Kind, p.Network, p.Object, p.Interface, p.HostNIC, p.MAC, p.Addrs, p.Up)
+		for _, r := range p.Routes {
+			fmt.Fprintf(&o, " route %s to %d via %s", r.Prefix, r.To, r.Via)
+		}
+		if p.Forward {
+			fmt.Fprint(&o, " forward")
+		}
+		fmt.Fprintln(&o)
 	}
 	for _, m := range d.Switch.Mappings {
 		fmt.Fprintf(&o, "mapping %d %s %d -> port %d %s %d\n", m.Proto, m.HostAddr, m.HostPort, m.Port, m.Addr, m.AddrPort)
 	}
 	for _, s := range d.Switch.Services {
-		fmt.Fprintf(&o, "service %d %q\n", s.ID, s.Name)
+		fmt.Fprintf(&o, "service %d %q affinity %d flags %d source %s\n", s.ID, s.Name, s.Affinity, s.Flags, s.SourceVIP)
 		for _, f := range s.Frontends {
 			fmt.Fprintf(&o, "  frontend %d %s %d network %d scope %s\n", f.Proto, f.Addr, f.Port, f.Network, f.Scope)
 		}
 		for _, b := range s.Backends {
-			fmt.Fprintf(&o, "  backend %s %d at %d\n", b.Addr, b.Port, b.At)
+			fmt.Fprintf(&o, "  backend %s %d at %d net %d state %d\n", b.Addr, b.Port, b.At, b.Network, b.State)
 		}
+	}
+	for _, r := range d.Switch.Remotes {
+		fmt.Fprintf(&o, "remote %d %s %s %s\n", r.Network, r.Addr, r.MAC, r.VTEP)
 	}
 	for _, n := range d.HostNICs {
 		fmt.Fprintf(&o, "hostnic %s %s %s %v\n", n.Name, n.SwitchName, n.MAC, n.Addrs)
@@ -124,7 +140,7 @@ func printDesired(d Desired) string {
 		fmt.Fprintf(&o, "resolver %v through %v domain %q clients %v upstream %v\n", r.Listen, r.Through, r.Domain, r.Clients, r.Upstream)
 	}
 	for _, p := range d.HostPorts {
-		fmt.Fprintf(&o, "hostport %d %s %d %s\n", p.Proto, p.Addr, p.Port, p.Endpoint)
+		fmt.Fprintf(&o, "hostport %d %s %d %s\n", p.Proto, p.Addr, p.Port, p.Object)
 	}
 	return o.String()
 }

@@ -236,6 +236,8 @@ func (w *World) saveNamespace(ns *Namespace) {
 // attach puts an endpoint into a namespace as the lowest free eth<n>.
 func (w *World) attach(ns *Namespace, e *Endpoint) (*Endpoint, error) {
 	switch {
+	case e.IsRemote():
+		return nil, remoteRefused("", "a namespace")
 	case e.Doc.HostComputeNamespace == ns.Doc.Id:
 		return e, nil
 	case e.Doc.HostComputeNamespace != "":

@@ -208,7 +208,7 @@ func (n *Network) subnetOf(a netip.Addr) (*subnet, bool) {
 	return nil, false
 }
 
-// DeleteNetwork removes a network, its endpoints first. match is the version the
+// DeleteNetwork removes a network with its load balancers, SDN routes and endpoints. match is the version the
 // caller saw, 0 = any.
 func (w World) DeleteNetwork(id string, match uint64, in Input) (World, error) {
 	n, ok := w.Network(id)
@@ -220,6 +220,17 @@ func (w World) DeleteNetwork(id string, match uint64, in Input) (World, error) {
 	}
 	ids := struct{ ID, Name string }{n.Doc.Id, n.Doc.Name}
 	w.event(hcn.EventNetworkPreDelete, "NetworkPreDelete", Networks, n.Doc.Id, ids)
+	// Before the endpoints, that would leave them one by one.
+	for _, lb := range w.AllLoadBalancers() {
+		if lb.Doc.HostComputeNetwork == n.Doc.Id {
+			w.removeLoadBalancer(lb)
+		}
+	}
+	for _, r := range w.AllSDNRoutes() {
+		if r.Doc.HostComputeNetwork == n.Doc.Id {
+			w.removeSDNRoute(r)
+		}
+	}
 	for _, e := range w.EndpointsOf(n.Doc.Id) {
 		w.removeEndpoint(e, in)
 	}

@@ -112,7 +112,17 @@ func (w World) Who(query string) ([]hcn.Holder, error) {
 
 func (w World) whoAddress(a netip.Addr) []hcn.Holder {
 	out := []hcn.Holder{}
+	for _, lb := range w.AllLoadBalancers() {
+		if slices.Contains(lb.vips, a) {
+			out = append(out, lb.holder("address", a.String()))
+		}
+	}
 	for _, n := range w.AllNetworks() {
+		for _, id := range w.remotes.prefixed(remotesOf(n.Doc.Id, a)) {
+			if e, ok := w.endpoints.get(id); ok {
+				out = append(out, w.endpointHolder("address", a.String(), e))
+			}
+		}
 		h := n.holder("subnet", a.String())
 		if slices.Contains(n.gateways(), a) {
 			h.What = "gateway"
@@ -155,7 +165,26 @@ func (w World) whoPort(port uint16, proto uint8) []hcn.Holder {
 			}
 		}
 	}
+	for _, lb := range w.AllLoadBalancers() {
+		for _, c := range lb.claims() {
+			if c.port == port && (proto == 0 || c.proto == proto) {
+				out = append(out, lb.holder("port", c.String()))
+			}
+		}
+	}
+	for _, r := range w.AllReservations() {
+		if port < r.Doc.StartingPort || port > r.Doc.EndingPort || proto != 0 && !slices.Contains(r.protos(), proto) {
+			continue
+		}
+		out = append(out, hcn.Holder{What: "port", Value: fmt.Sprintf("%d-%d", r.Doc.StartingPort, r.Doc.EndingPort), Kind: string(Reservations),
+			ID: r.Doc.ID, Name: r.Doc.Name, Owner: r.Doc.Owner, Since: r.Created})
+	}
 	return out
+}
+
+func (lb *LoadBalancer) holder(what, value string) hcn.Holder {
+	return hcn.Holder{What: what, Value: value, Kind: string(LoadBalancers), ID: lb.Doc.Id, Name: lb.Doc.Name,
+		Network: lb.Doc.HostComputeNetwork, Owner: lb.Doc.Owner, Since: lb.Created}
 }
 
 func (n *Network) holder(what, value string) hcn.Holder {

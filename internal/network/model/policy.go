@@ -237,7 +237,11 @@ func (w *World) setPolicies(e *Endpoint, old []mapping, wanted []hcn.EndpointPol
 	keys := map[string]string{} // of mappings: key -> canonical settings
 	for i, p := range wanted {
 		field := fmt.Sprintf("Policies[%d]", i)
-		if err := checkEndpointPolicy(p, n); err != nil {
+		check := checkEndpointPolicy
+		if e.IsRemote() {
+			check = checkRemotePolicy
+		}
+		if err := check(p, n); err != nil {
 			return at(field, err)
 		}
 		if p.Type != hcn.PortMapping {

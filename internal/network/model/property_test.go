@@ -111,20 +111,22 @@ func TestWholeAndPartAgree(t *testing.T) {
 			if diff := cmp.Diff(printDesired(loaded.Desired()), printDesired(d)); diff != "" {
 				t.Fatalf("seed %d step %d: loaded and grown differ (-loaded +grown):\n%s", seed, i, diff)
 			}
-			if loaded.addrs.len() != b.w.addrs.len() || loaded.published.len() != b.w.published.len() || loaded.macs.len() != b.w.macs.len() ||
-				loaded.numbersIn[0].len() != b.w.numbersIn[0].len() {
-				t.Fatalf("seed %d step %d: indexes differ", seed, i)
+			if l, g := indexSizes(loaded), indexSizes(b.w); l != g {
+				t.Fatalf("seed %d step %d: indexes differ: loaded %v, grown %v", seed, i, l, g)
 			}
 		}
 	}
 }
 
+func indexSizes(w World) [12]int {
+	return [12]int{w.addrs.len(), w.macs.len(), w.members.len(), w.remotes.len(), w.published.len(), w.balanced.len(), w.routed.len(), w.hops.len(),
+		w.numbersIn[0].len(), w.numbersIn[1].len(), w.numbersIn[2].len(), w.numbersIn[3].len()}
+}
+
 // reload passes the rows through JSON, as the store does.
 func reload(t *testing.T, b *bench, rows map[string]any) World {
 	t.Helper()
-	var ns []*Network
-	var es []*Endpoint
-	var ss []*Namespace
+	var all Rows
 	through := func(in, out any) {
 		raw, err := Encode(in)
 		if err == nil {
@@ -137,31 +139,37 @@ func reload(t *testing.T, b *bench, rows map[string]any) World {
 	for _, row := range rows {
 		switch row := row.(type) {
 		case *Network:
-			n := new(Network)
-			through(row, n)
-			ns = append(ns, n)
+			again(through, row, &all.Networks)
 		case *Endpoint:
-			e := new(Endpoint)
-			through(row, e)
-			es = append(es, e)
+			again(through, row, &all.Endpoints)
 		case *Namespace:
-			s := new(Namespace)
-			through(row, s)
-			ss = append(ss, s)
+			again(through, row, &all.Namespaces)
+		case *LoadBalancer:
+			again(through, row, &all.LoadBalancers)
+		case *SDNRoute:
+			again(through, row, &all.SDNRoutes)
+		case *Reservation:
+			again(through, row, &all.Reservations)
 		}
 	}
-	w, err := Load(b.w.inst, b.w.Numbers(), ns, es, ss)
+	w, err := Load(b.w.inst, b.w.Numbers(), all)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return w
 }
 
+func again[R any](through func(in, out any), row *R, into *[]*R) {
+	r := new(R)
+	through(row, r)
+	*into = append(*into, r)
+}
+
 func randomVerb(b *bench, r *rand.Rand, i int) {
 	w := b.w
 	nets, eps, nss := w.AllNetworks(), w.AllEndpoints(), w.AllNamespaces()
 	pick := func(n int) int { return r.IntN(max(n, 1)) }
-	switch v := r.IntN(12); {
+	switch v := r.IntN(20); {
 	case len(nets) == 0 || v == 0:
 		w, _, _, _ = w.CreateNetwork(fmt.Appendf(nil, `{"Name":"n%d","Type":%q}`, i, []string{"NAT", "Internal"}[r.IntN(2)]), b.in)
 	case v == 1 && r.IntN(3) == 0:
@@ -186,6 +194,8 @@ func randomVerb(b *bench, r *rand.Rand, i int) {
 		w, _, _ = w.ModifyEndpoint(eps[pick(len(eps))].Doc.Id, fmt.Appendf(nil,
 			`{"ResourceType":"Policy","RequestType":%q,"Settings":{"Policies":[{"Type":"PortMapping","Settings":{"ExternalPort":%d}}]}}`,
 			[]string{"Add", "Remove", "Update"}[r.IntN(3)], r.IntN(5)), 0, b.in)
+	case v >= 12:
+		w = randomSpread(b, r, i)
 	default:
 		w, _, _ = w.ModifyNamespace(nss[pick(len(nss))].Doc.Id,
 			fmt.Appendf(nil, `{"ResourceType":"Endpoint","RequestType":"Add","Settings":{"EndpointId":%q}}`, eps[pick(len(eps))].Doc.Id), 0)
@@ -193,10 +203,59 @@ func randomVerb(b *bench, r *rand.Rand, i int) {
 	b.w = w
 }
 
+// randomSpread is a verb on what is spread over endpoints, and on remote ones.
+func randomSpread(b *bench, r *rand.Rand, i int) World {
+	w := b.w
+	nets, eps, lbs, routes, held := w.AllNetworks(), w.AllEndpoints(), w.AllLoadBalancers(), w.AllSDNRoutes(), w.AllReservations()
+	pick := func(n int) int { return r.IntN(max(n, 1)) }
+	var some []string
+	for range r.IntN(4) {
+		some = append(some, eps[pick(len(eps))].Doc.Id)
+	}
+	list, _ := json.Marshal(some)
+	balancer := func() []byte {
+		v6 := r.IntN(3) / 2
+		vips := ""
+		if r.IntN(2) == 0 {
+			vips = fmt.Sprintf(`"FrontendVIPs":[%q],`, []string{fmt.Sprintf("10.96.0.%d", 1+r.IntN(3)), fmt.Sprintf("fd96::%d", 1+r.IntN(3))}[v6])
+		}
+		return fmt.Appendf(nil, `{"HostComputeEndpoints":%s,%s"Flags":%d,"PortMappings":[{"Protocol":%d,"ExternalPort":%d,"InternalPort":%d,"DistributionType":%d,"Flags":%d}]}`,
+			list, vips, 2*v6, []int{0, 6, 17}[r.IntN(3)], 1+r.IntN(4), r.IntN(3), r.IntN(3), r.IntN(4))
+	}
+	switch v := r.IntN(12); {
+	case v == 0:
+		n := nets[pick(len(nets))]
+		w, _, _, _ = w.CreateEndpoint(n.Doc.Id, fmt.Appendf(nil, `{"Flags":1,"MacAddress":"02-11-00-00-00-%02x","IpConfigurations":[{"IpAddress":%q}],"Policies":[{"Type":"ProviderAddress","Settings":{"ProviderAddress":"10.0.0.%d"}}]}`,
+			r.IntN(4), []string{"172.16.0.2", "172.16.0.5", "192.0.2.7", "fd96::9"}[r.IntN(4)], 5+r.IntN(2)), b.in)
+	case v <= 3:
+		w, _, _, _ = w.CreateLoadBalancer(balancer(), b.in)
+	case v == 4 && len(lbs) > 0:
+		w, _, _ = w.ModifyLoadBalancer(lbs[pick(len(lbs))].Doc.Id, balancer(), 0, b.in)
+	case v == 5 && len(lbs) > 0:
+		w, _, _ = w.ModifyLoadBalancer(lbs[pick(len(lbs))].Doc.Id, fmt.Appendf(nil, `{"RequestType":%q,"Settings":{"HostComputeEndpoints":%s}}`,
+			[]string{"Add", "Remove"}[r.IntN(2)], list), 0, b.in)
+	case v == 6 && len(lbs) > 0:
+		w, _ = w.DeleteLoadBalancer(lbs[pick(len(lbs))].Doc.Id, 0)
+	case v <= 8:
+		setting := fmt.Sprintf(`{"DestinationPrefix":"10.%d.0.0/16","NeedEncap":%v,"NextHop":%q}`, r.IntN(3), r.IntN(2) == 0, []string{"", "172.16.0.2", "172.16.0.1"}[r.IntN(3)])
+		w, _, _, _ = w.CreateSDNRoute(fmt.Appendf(nil, `{"HostComputeEndpoints":%s,"Setting":[%s]}`, list, setting), b.in)
+	case v == 9 && len(routes) > 0:
+		w, _ = w.DeleteSDNRoute(routes[pick(len(routes))].Doc.ID, 0)
+	case v == 10 && len(held) > 0 && r.IntN(2) == 0:
+		w, _ = w.ReleasePorts(held[pick(len(held))].Doc.ID, 0)
+	default:
+		w, _, _, _ = w.ReservePorts(fmt.Appendf(nil, `{"Protocol":%d,"Access":%d,"StartingPort":%d,"Count":2}`, 1+r.IntN(3), r.IntN(3), r.IntN(4)), b.in)
+	}
+	return w
+}
+
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"ID":"00000000-0000-4000-8000-000000000001","Ipams":[{"Subnets":[{"IpAddressPrefix":"10.0.0.0/24"}]}],"Flags":"EnableIov"}`))
 	f.Add([]byte(`{"IpConfigurations":[{"IpAddress":"172.16.0.9"}],"Policies":[{"Type":"PortMapping","Settings":{"ExternalPort":0,"VIP":"::"}}],"AdditionalParams":{"Aliases":["a"]}}`))
 	f.Add([]byte(`{"Type":"Guest","NamespaceId":5,"Resources":[{"Type":"Endpoint","Data":{"Id":"x"}}]}`))
+	f.Add([]byte(`{"FrontendVIPs":["10.96.0.1"],"SourceVIP":"172.16.0.9","PortMappings":[{"ExternalPort":80,"Flags":"ILB, LocalRoutedVIP"}],"RequestType":"Update"}`))
+	f.Add([]byte(`{"HostComputeEndpoints":["00000000-0000-4000-8000-000000001004"],"Setting":[{"DestinationPrefix":"10.0.0.0/8","NeedEncap":true}]}`))
+	f.Add([]byte(`{"Protocol":3,"StartingPort":65000,"Count":7}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		b := newBench(t)
 		b.network(`{"Name":"nat"}`)
@@ -231,6 +290,25 @@ func FuzzDecode(f *testing.F) {
 		if w, ns, _, err := b.w.CreateNamespace(body, b.in); err == nil {
 			again(ns.Doc, func(r []byte) (any, error) { d, err := DecodeNamespace(r); return d, err })
 			_, _, _ = w.ModifyNamespace(ns.Doc.Id, body, 0)
+		}
+		b.endpoint("nat", `{"ID":"00000000-0000-4000-8000-000000001004"}`)
+		if w, lb, _, err := b.w.CreateLoadBalancer(body, b.in); err == nil {
+			again(lb.Doc, func(r []byte) (any, error) { d, err := DecodeLoadBalancer(r); return d, err })
+			if _, err := vswitch.Compile(w.Desired().Switch, vswitch.Facts{}); err != nil {
+				t.Fatal(err)
+			}
+			_, _, _ = w.ModifyLoadBalancer(lb.Doc.Id, body, 0, b.in)
+		}
+		if w, route, _, err := b.w.CreateSDNRoute(body, b.in); err == nil {
+			again(route.Doc, func(r []byte) (any, error) { d, err := DecodeSDNRoute(r); return d, err })
+			if _, err := vswitch.Compile(w.Desired().Switch, vswitch.Facts{}); err != nil {
+				t.Fatal(err)
+			}
+			_, _, _ = w.ModifySDNRoute(route.Doc.ID, body, 0)
+		}
+		if w, r, _, err := b.w.ReservePorts(body, b.in); err == nil {
+			again(r.Doc, func(raw []byte) (any, error) { d, err := DecodeReservation(raw); return d, err })
+			w.Desired()
 		}
 		_, _ = ParseFilter(string(body))
 	})

@@ -22,23 +22,73 @@ type mapping struct {
 	explicit bool // its policy names the family
 }
 
-// publish is who has a port, on which host address.
+// publish is who has a port, on which address.
 type publish struct {
-	endpoint string
-	host     netip.Addr
+	kind Kind // Endpoints, LoadBalancers or Reservations
+	id   string
+	host netip.Addr // unspecified = every host address of the family
+	// vip: host need not be an address of the host. If it is none, who has every
+	// host address does not have it.
+	vip bool
+	// network is the only one that sees it; "" = all.
+	network string
+	// shared: others that say so may have it too.
+	shared bool
 }
 
-func (m mapping) key() string {
+// claim is a publish with its port.
+type claim struct {
+	proto uint8
+	port  uint16
+	publish
+}
+
+func (c claim) key() string {
 	f := byte('6')
-	if m.host.Is4() {
+	if c.host.Is4() {
 		f = '4'
 	}
-	return fmt.Sprintf("%c %03d %05d", f, m.proto, m.port)
+	return fmt.Sprintf("%c %03d %05d", f, c.proto, c.port)
+}
+
+// String as people write it: 0.0.0.0:8080/tcp.
+func (c claim) String() string {
+	return fmt.Sprintf("%s/%s", netip.AddrPortFrom(c.host, c.port), protoName(c.proto))
+}
+
+// meets: both cannot have the same port. As bind(2) sees it every address includes
+// each single one of the host.
+func (p publish) meets(o publish, isHost func(netip.Addr) bool) bool {
+	included := func(a publish) bool { return !a.vip || a.network == "" && isHost != nil && isHost(a.host) }
+	switch {
+	case p.kind == o.kind && p.id == o.id, p.shared && o.shared:
+		return false
+	case p.host == o.host:
+		return p.network == "" || o.network == "" || p.network == o.network
+	case p.host.IsUnspecified():
+		return included(o)
+	case o.host.IsUnspecified():
+		return included(p)
+	}
+	return false
+}
+
+func (m mapping) claim(endpoint string) claim {
+	return claim{proto: m.proto, port: m.port, publish: publish{kind: Endpoints, id: endpoint, host: m.host}}
+}
+
+// claims of an endpoint: its published ports.
+func (e *Endpoint) claims() []claim {
+	var out []claim
+	for _, m := range e.mappings {
+		out = append(out, m.claim(e.Doc.Id))
+	}
+	return out
 }
 
 // hostPort is what to hold on the host.
 func (m mapping) hostPort(endpoint string) HostPort {
-	return HostPort{Endpoint: endpoint, Proto: m.proto, Addr: m.host, Port: m.port}
+	return HostPort{Object: endpoint, Proto: m.proto, Addr: m.host, Port: m.port}
 }
 
 func protoName(p uint8) string {
@@ -53,10 +103,8 @@ func protoName(p uint8) string {
 	return fmt.Sprint(p)
 }
 
-// String as people write it: 0.0.0.0:8080/tcp.
-func (m mapping) String() string {
-	return fmt.Sprintf("%s/%s", netip.AddrPortFrom(m.host, m.port), protoName(m.proto))
-}
+// String as people write it.
+func (m mapping) String() string { return m.claim("").String() }
 
 // overlaps as bind(2) sees it: every address includes each single one.
 func (m mapping) overlaps(host netip.Addr) bool {
@@ -149,42 +197,56 @@ func expandMappings(e *Endpoint, n *Network) ([]mapping, error) {
 	return rows, nil
 }
 
-func (w *World) publish(e *Endpoint) {
-	for _, m := range e.mappings {
-		have, _ := w.published.get(m.key())
-		w.published = w.published.set(m.key(), append(slices.Clip(have), publish{e.Doc.Id, m.host}))
+func (w *World) publishAll(claims []claim) {
+	for _, c := range claims {
+		have, _ := w.published.get(c.key())
+		w.published = w.published.set(c.key(), append(slices.Clip(have), c.publish))
 	}
 }
 
-func (w *World) unpublish(e *Endpoint) {
-	for _, m := range e.mappings {
-		have, _ := w.published.get(m.key())
-		rest := slices.DeleteFunc(slices.Clone(have), func(p publish) bool { return p.endpoint == e.Doc.Id && p.host == m.host })
+func (w *World) unpublishAll(claims []claim) {
+	for _, c := range claims {
+		have, _ := w.published.get(c.key())
+		rest := slices.DeleteFunc(slices.Clone(have), func(p publish) bool { return p.kind == c.kind && p.id == c.id && p.host == c.host })
 		if len(rest) == 0 {
-			w.published = w.published.del(m.key())
+			w.published = w.published.del(c.key())
 		} else {
-			w.published = w.published.set(m.key(), rest)
+			w.published = w.published.set(c.key(), rest)
 		}
 	}
 }
 
-// holder of a port that m wants, other than endpoint.
-func (w *World) holder(m mapping, endpoint string) (publish, bool) {
-	have, _ := w.published.get(m.key())
+// holder of a port that c wants, but for those that skip passes over.
+func (w *World) holder(c claim, in Input, skip func(publish) bool) (publish, bool) {
+	have, _ := w.published.get(c.key())
 	for _, p := range have {
-		if p.endpoint != endpoint && m.overlaps(p.host) {
+		if c.meets(p, in.IsHost) && (skip == nil || !skip(p)) {
 			return p, true
 		}
 	}
 	return publish{}, false
 }
 
-// checkPublished refuses ports that another endpoint or another program has. old
-// is what the endpoint has already.
+// holderLabel names who has a port to people.
+func (w *World) holderLabel(p publish) string {
+	switch p.kind {
+	case LoadBalancers:
+		return "load balancer " + p.id
+	case Reservations:
+		return "port reservation " + p.id
+	}
+	return w.endpointLabel(p.id)
+}
+
+// ofCaller: a mapping with ExternalPortReserved is made by who reserved the port.
+func (m mapping) ofCaller(p publish) bool { return m.reserved && p.kind == Reservations }
+
+// checkPublished refuses ports that somebody else has. old is what the endpoint has
+// already.
 func (w *World) checkPublished(e *Endpoint, old, rows []mapping, in Input) error {
 	for _, m := range rows {
-		if p, taken := w.holder(m, e.Doc.Id); taken {
-			return refuse(hcn.HCN_E_PORT_ALREADY_EXISTS, "port %s is published for %s", m, w.endpointLabel(p.endpoint))
+		if p, taken := w.holder(m.claim(e.Doc.Id), in, m.ofCaller); taken {
+			return refuse(hcn.HCN_E_PORT_ALREADY_EXISTS, "port %s is that of %s", m, w.holderLabel(p))
 		}
 		mine := slices.ContainsFunc(old, func(o mapping) bool { return o.proto == m.proto && o.host == m.host && o.port == m.port })
 		if mine || m.reserved || in.Ports == nil {
@@ -229,7 +291,7 @@ func (w *World) pickPort(e *Endpoint, m portMapping, before []hcn.EndpointPolicy
 	taken := func(port uint16) bool {
 		for _, r := range rows {
 			r.port = port
-			if _, held := w.holder(r, e.Doc.Id); held {
+			if _, held := w.holder(r.claim(e.Doc.Id), in, r.ofCaller); held {
 				return true
 			}
 			for _, h := range have {

@@ -179,6 +179,101 @@ func (w World) FindNamespaces(f Filter) []*Namespace {
 	return out
 }
 
+// FindLoadBalancers in order of creation.
+func (w World) FindLoadBalancers(f Filter) []*LoadBalancer {
+	var out []*LoadBalancer
+	for _, lb := range w.AllLoadBalancers() {
+		if f.match(func(m string) (string, bool) {
+			if v, ok := spread(f, m, lb.Doc.HostComputeNetwork, lb.Doc.HostComputeEndpoints); ok {
+				return v, true
+			}
+			return base(m, lb.Doc.Id, lb.Doc.Name, lb.Doc.Owner, lb.Doc.State)
+		}) {
+			out = append(out, lb)
+		}
+	}
+	return out
+}
+
+// FindSDNRoutes in order of creation.
+func (w World) FindSDNRoutes(f Filter) []*SDNRoute {
+	var out []*SDNRoute
+	for _, r := range w.AllSDNRoutes() {
+		if f.match(func(m string) (string, bool) {
+			if v, ok := spread(f, m, r.Doc.HostComputeNetwork, r.Doc.HostComputeEndpoints); ok {
+				return v, true
+			}
+			return base(m, r.Doc.ID, r.Doc.Name, r.Doc.Owner, r.Doc.State)
+		}) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// spread are the members of what lists endpoints; one that is listed is a value of
+// HostComputeEndpoint.
+func spread(f Filter, member, network string, endpoints []string) (string, bool) {
+	switch member {
+	case "hostcomputenetwork":
+		return network, true
+	case "hostcomputeendpoint":
+		want := valueOf(f, member)
+		for _, id := range endpoints {
+			if sameValue(id, want) {
+				return want, true
+			}
+		}
+		return "", true
+	}
+	return "", false
+}
+
+// FindReservations in order of creation.
+func (w World) FindReservations(f Filter) []*Reservation {
+	var out []*Reservation
+	for _, r := range w.AllReservations() {
+		if f.match(func(m string) (string, bool) { return base(m, r.Doc.ID, r.Doc.Name, r.Doc.Owner, StateCreated) }) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// ResolveLoadBalancer finds by GUID or "name:<name>".
+func (w World) ResolveLoadBalancer(ref string) (*LoadBalancer, error) {
+	return resolve(ref, w.LoadBalancer, w.FindLoadBalancers, loadBalancerMissing, "load balancers")
+}
+
+// ResolveSDNRoute finds by GUID or "name:<name>".
+func (w World) ResolveSDNRoute(ref string) (*SDNRoute, error) {
+	return resolve(ref, w.SDNRoute, w.FindSDNRoutes, sdnRouteMissing, "SDN routes")
+}
+
+// ResolveReservation finds by GUID or "name:<name>".
+func (w World) ResolveReservation(ref string) (*Reservation, error) {
+	return resolve(ref, w.Reservation, w.FindReservations, reservationMissing, "port reservations")
+}
+
+// resolve finds by GUID, or by the name of one only.
+func resolve[R any](ref string, get func(string) (*R, bool), find func(Filter) []*R, missing func(string) *Error, plural string) (*R, error) {
+	name, ok := strings.CutPrefix(ref, "name:")
+	if !ok {
+		if r, ok := get(ref); ok {
+			return r, nil
+		}
+		return nil, missing(ref)
+	}
+	found := find(Filter{"Name": name})
+	switch len(found) {
+	case 0:
+		return nil, missing(ref)
+	case 1:
+		return found[0], nil
+	}
+	return nil, refuse(hcn.E_INVALID_PARAMETER, "%d %s are named %q; name one by its ID", len(found), plural, name)
+}
+
 // ResolveNetwork finds by GUID or "name:<name>".
 func (w World) ResolveNetwork(ref string) (*Network, error) {
 	if name, ok := strings.CutPrefix(ref, "name:"); ok {
@@ -193,38 +288,10 @@ func (w World) ResolveNetwork(ref string) (*Network, error) {
 
 // ResolveEndpoint finds by GUID or "name:<name>"; a name must be that of one only.
 func (w World) ResolveEndpoint(ref string) (*Endpoint, error) {
-	name, ok := strings.CutPrefix(ref, "name:")
-	if !ok {
-		if e, ok := w.Endpoint(ref); ok {
-			return e, nil
-		}
-		return nil, endpointMissing(ref)
-	}
-	found := w.FindEndpoints(Filter{"Name": name})
-	switch len(found) {
-	case 0:
-		return nil, endpointMissing(ref)
-	case 1:
-		return found[0], nil
-	}
-	return nil, refuse(hcn.E_INVALID_PARAMETER, "%d endpoints are named %q; name one by its ID", len(found), name)
+	return resolve(ref, w.Endpoint, w.FindEndpoints, endpointMissing, "endpoints")
 }
 
 // ResolveNamespace finds by GUID or "name:<name>".
 func (w World) ResolveNamespace(ref string) (*Namespace, error) {
-	name, ok := strings.CutPrefix(ref, "name:")
-	if !ok {
-		if n, ok := w.Namespace(ref); ok {
-			return n, nil
-		}
-		return nil, namespaceMissing(ref)
-	}
-	found := w.FindNamespaces(Filter{"Name": name})
-	switch len(found) {
-	case 0:
-		return nil, namespaceMissing(ref)
-	case 1:
-		return found[0], nil
-	}
-	return nil, refuse(hcn.E_INVALID_PARAMETER, "%d namespaces are named %q; name one by its ID", len(found), name)
+	return resolve(ref, w.Namespace, w.FindNamespaces, namespaceMissing, "namespaces")
 }

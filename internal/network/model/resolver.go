@@ -22,6 +22,8 @@ const (
 	// are the last ones there are, which takePort and takeNetworkNumber leave out.
 	ResolverPort    = vswitch.FirstUplinkPort - 1
 	resolverNetwork = vswitch.NetworkID(vswitch.MaxNetworks - 1)
+	// firstResolverService and all above it are their services' numbers, two a network.
+	firstResolverService = vswitch.MaxServiceID - 2*vswitch.ServiceID(vswitch.MaxNetworks)
 	// ResolverCompartment is its id, where others have a GUID.
 	ResolverCompartment = "dns"
 	resolverName        = "resolvers"

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"gatehouse.dev/gatehouse/hcn"
 	"gatehouse.dev/gatehouse/internal/instance"
 	"gatehouse.dev/gatehouse/internal/network/ipam"
 	"gatehouse.dev/gatehouse/internal/vswitch"
@@ -23,27 +22,37 @@ type Kind string
 
 // Kinds.
 const (
-	Networks   Kind = "networks"
-	Endpoints  Kind = "endpoints"
-	Namespaces Kind = "namespaces"
+	Networks      Kind = "networks"
+	Endpoints     Kind = "endpoints"
+	Namespaces    Kind = "namespaces"
+	LoadBalancers Kind = "loadbalancers"
+	SDNRoutes     Kind = "sdnroutes"
+	Reservations  Kind = "ports"
 )
 
-// World is every network, endpoint and namespace of one host. Make it with New or
-// Load. It is a value: verbs return the next one.
+// World is every object of one host. Make it with New or Load. It is a value: verbs
+// return the next one.
 type World struct {
 	inst instance.Instance
 
-	networks   pmap[*Network]
-	endpoints  pmap[*Endpoint]
-	namespaces pmap[*Namespace]
+	networks      pmap[*Network]
+	endpoints     pmap[*Endpoint]
+	namespaces    pmap[*Namespace]
+	loadBalancers pmap[*LoadBalancer]
+	sdnRoutes     pmap[*SDNRoute]
+	reservations  pmap[*Reservation]
 
 	// Indexes; each follows from the rows.
 	byName    pmap[string]    // network name -> id
 	addrs     pmap[string]    // network id / address bytes -> endpoint id
 	macs      pmap[string]    // network id / MAC bytes -> endpoint id
 	members   pmap[string]    // network id / sequence -> endpoint id
+	remotes   pmap[string]    // network id / address as 16 bytes / sequence -> remote endpoint id
 	published pmap[[]publish] // family proto port -> who, on which addresses
-	numbersIn [3]pmap[struct{}]
+	balanced  pmap[string]    // endpoint id / load balancer id -> the latter
+	routed    pmap[string]    // endpoint id / SDN route id -> the latter
+	hops      pmap[int]       // network id / next hop of an SDN route as 16 bytes -> how many
+	numbersIn [4]pmap[struct{}]
 
 	// released is the quarantine of addresses: network id / address bytes -> when.
 	// It is not stored: a restart ends it.
@@ -56,21 +65,6 @@ type World struct {
 	changes []Change
 	events  []Event
 }
-
-// Numbers are counters of what is handed out and stored.
-type Numbers struct {
-	Sequence  uint64 // order of creation, over all kinds
-	Port      vswitch.PortID
-	Network   vswitch.NetworkID
-	Namespace uint32
-}
-
-// Which numbersIn a number is in.
-const (
-	portNumbers = iota
-	networkNumbers
-	namespaceNumbers
-)
 
 // Network is a stored row.
 type Network struct {
@@ -97,7 +91,8 @@ type subnet struct {
 // Endpoint is a stored row.
 type Endpoint struct {
 	Doc EndpointDoc
-	// Port is the endpoint's number at the switch for as long as it lives.
+	// Port is the endpoint's number at the switch for as long as it lives; 0 where
+	// it is remote.
 	Port     vswitch.PortID
 	Sequence uint64
 	Created  time.Time
@@ -111,6 +106,7 @@ type Endpoint struct {
 	addrs    []netip.Prefix // address and length, in order of IpConfigurations
 	aliases  []string
 	mappings []mapping
+	provider netip.Addr // of a remote endpoint: the tunnel end of its host
 	compiled endpointPart
 }
 
@@ -148,6 +144,8 @@ type Input struct {
 	Avoid func() []netip.Prefix
 	// Ports knows what others hold on the host; nil = nothing.
 	Ports Ports
+	// IsHost tells whether an address is one of the host's own; nil = none is.
+	IsHost func(netip.Addr) bool
 }
 
 // Ports is what the model asks about ports of the host outside the World.
@@ -163,7 +161,7 @@ type Ports interface {
 type Change struct {
 	Kind Kind
 	ID   string
-	Row  any // *Network, *Endpoint, *Namespace
+	Row  any // *Network, *Endpoint, *Namespace, *LoadBalancer, *SDNRoute, *Reservation
 }
 
 // Event is one fact for the event ring.
@@ -178,11 +176,21 @@ type Event struct {
 // New returns an empty World of the instance whose names it compiles.
 func New(inst instance.Instance) World { return World{inst: inst} }
 
+// Rows are what a store holds.
+type Rows struct {
+	Networks      []*Network
+	Endpoints     []*Endpoint
+	Namespaces    []*Namespace
+	LoadBalancers []*LoadBalancer
+	SDNRoutes     []*SDNRoute
+	Reservations  []*Reservation
+}
+
 // Load makes a World of stored rows. The error names a row that contradicts the others.
-func Load(inst instance.Instance, numbers Numbers, networks []*Network, endpoints []*Endpoint, namespaces []*Namespace) (World, error) {
+func Load(inst instance.Instance, numbers Numbers, rows Rows) (World, error) {
 	w := New(inst)
 	w.numbers, w.loading = numbers, true
-	for _, n := range networks {
+	for _, n := range rows.Networks {
 		c := *n
 		if err := c.parse(); err != nil {
 			return World{}, fmt.Errorf("stored network %s: %w", n.Doc.Id, err)
@@ -190,11 +198,11 @@ func Load(inst instance.Instance, numbers Numbers, networks []*Network, endpoint
 		w.putNetwork(&c)
 	}
 	// Endpoints look up their namespace, and namespaces are compiled from their endpoints.
-	for _, ns := range namespaces {
+	for _, ns := range rows.Namespaces {
 		c := *ns
 		w.namespaces = w.namespaces.set(c.Doc.Id, &c)
 	}
-	endpoints = slices.Clone(endpoints)
+	endpoints := slices.Clone(rows.Endpoints)
 	slices.SortFunc(endpoints, func(a, b *Endpoint) int { return cmp.Compare(a.Sequence, b.Sequence) })
 	for _, e := range endpoints {
 		c := *e
@@ -207,9 +215,28 @@ func Load(inst instance.Instance, numbers Numbers, networks []*Network, endpoint
 		}
 		w.putEndpoint(&c)
 	}
-	for _, ns := range namespaces {
+	for _, ns := range rows.Namespaces {
 		c := *ns
 		w.putNamespace(&c)
+	}
+	for _, r := range rows.SDNRoutes {
+		c := *r
+		n, _ := w.networks.get(c.Doc.HostComputeNetwork)
+		if err := c.parse(n); err != nil {
+			return World{}, fmt.Errorf("stored SDN route %s: %w", c.Doc.ID, err)
+		}
+		w.putSDNRoute(&c)
+	}
+	for _, lb := range rows.LoadBalancers {
+		c := *lb
+		if err := c.parse(); err != nil {
+			return World{}, fmt.Errorf("stored load balancer %s: %w", c.Doc.Id, err)
+		}
+		w.putLoadBalancer(&c)
+	}
+	for _, r := range rows.Reservations {
+		c := *r
+		w.putReservation(&c)
 	}
 	w.loading = false
 	return w, nil
@@ -247,23 +274,35 @@ func (w World) Clean() World {
 func (w World) Undo(old World) []Change {
 	out := w.Changes()
 	for i, c := range out {
-		out[i].Row = nil
-		switch c.Kind {
-		case Networks:
-			if r, ok := old.networks.get(c.ID); ok {
-				out[i].Row = r
-			}
-		case Endpoints:
-			if r, ok := old.endpoints.get(c.ID); ok {
-				out[i].Row = r
-			}
-		case Namespaces:
-			if r, ok := old.namespaces.get(c.ID); ok {
-				out[i].Row = r
-			}
-		}
+		out[i].Row = old.row(c.Kind, c.ID)
 	}
 	return out
+}
+
+// row is a stored row, nil where there is none.
+func (w World) row(k Kind, id string) any {
+	switch k {
+	case Networks:
+		return rowOf(w.networks, id)
+	case Endpoints:
+		return rowOf(w.endpoints, id)
+	case Namespaces:
+		return rowOf(w.namespaces, id)
+	case LoadBalancers:
+		return rowOf(w.loadBalancers, id)
+	case SDNRoutes:
+		return rowOf(w.sdnRoutes, id)
+	case Reservations:
+		return rowOf(w.reservations, id)
+	}
+	return nil
+}
+
+func rowOf[R any](rows pmap[*R], id string) any {
+	if r, ok := rows.get(id); ok {
+		return r
+	}
+	return nil
 }
 
 // With returns w with numbers that are at least those of later, so that what a
@@ -347,17 +386,17 @@ func memberKey(e *Endpoint) string {
 	return fmt.Sprintf("%s/%016x", e.Doc.HostComputeNetwork, e.Sequence)
 }
 
-func numberKey(n uint32) string {
-	return string([]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
-}
-
 func (w *World) putNetwork(n *Network) {
 	id := n.Doc.Id
-	if old, ok := w.networks.get(id); ok {
+	old, ok := w.networks.get(id)
+	if ok {
 		w.unindexNetwork(old)
 	}
 	n.compiled = compileNetwork(n, w.inst)
 	w.networks = w.networks.set(id, n)
+	if ok && !slices.Equal(old.compiled.network.Routes, n.compiled.network.Routes) {
+		w.rebalanceNetwork(id)
+	}
 	if n.Doc.Name != "" {
 		w.byName = w.byName.set(n.Doc.Name, id)
 	}
@@ -390,45 +429,69 @@ func (w *World) dropNetwork(n *Network) {
 
 func (w *World) putEndpoint(e *Endpoint) {
 	id, net := e.Doc.Id, e.Doc.HostComputeNetwork
-	if old, ok := w.endpoints.get(id); ok {
+	old, ok := w.endpoints.get(id)
+	if ok {
 		w.unindexEndpoint(old)
 	}
-	n, _ := w.networks.get(net)
+	w.compileEndpointOf(e)
+	w.endpoints = w.endpoints.set(id, e)
+	w.members = w.members.set(memberKey(e), id)
+	if e.IsRemote() {
+		for _, a := range e.addrs {
+			w.remotes = w.remotes.set(remoteKey(net, a.Addr(), e.Sequence), id)
+		}
+	} else {
+		for _, a := range e.addrs {
+			w.addrs = w.addrs.set(addrKey(net, a.Addr()), id)
+			w.released = w.released.del(addrKey(net, a.Addr()))
+		}
+		w.macs = w.macs.set(macKey(net, e.mac), id)
+		w.lastMAC = w.lastMAC.set(net, e.mac)
+		w.use(portNumbers, uint32(e.Port))
+	}
+	w.publishAll(e.claims())
+	if ok && (old.compiled.attached != e.compiled.attached || !slices.Equal(old.addrs, e.addrs)) {
+		w.rebalance(id)
+	}
+	w.changed(Endpoints, id, e)
+}
+
+// compileEndpointOf compiles an endpoint with what the World holds around it.
+func (w *World) compileEndpointOf(e *Endpoint) {
+	n, _ := w.networks.get(e.Doc.HostComputeNetwork)
 	var ns *Namespace
 	if e.Doc.HostComputeNamespace != "" {
 		ns, _ = w.namespaces.get(e.Doc.HostComputeNamespace)
 	}
 	e.compiled = compileEndpoint(e, n, ns, w.inst)
-	w.endpoints = w.endpoints.set(id, e)
-	for _, a := range e.addrs {
-		w.addrs = w.addrs.set(addrKey(net, a.Addr()), id)
-		w.released = w.released.del(addrKey(net, a.Addr()))
-	}
-	w.macs = w.macs.set(macKey(net, e.mac), id)
-	w.lastMAC = w.lastMAC.set(net, e.mac)
-	w.members = w.members.set(memberKey(e), id)
-	w.use(portNumbers, uint32(e.Port))
-	w.publish(e)
-	w.changed(Endpoints, id, e)
+	e.compiled.port.Routes = append(e.compiled.port.Routes, w.sdnRoutesOf(e.Doc.Id)...)
 }
 
 func (w *World) unindexEndpoint(e *Endpoint) {
 	net := e.Doc.HostComputeNetwork
+	w.members = w.members.del(memberKey(e))
+	if e.IsRemote() {
+		for _, a := range e.addrs {
+			w.remotes = w.remotes.del(remoteKey(net, a.Addr(), e.Sequence))
+		}
+		return
+	}
 	for _, a := range e.addrs {
 		w.addrs = w.addrs.del(addrKey(net, a.Addr()))
 	}
 	w.macs = w.macs.del(macKey(net, e.mac))
-	w.members = w.members.del(memberKey(e))
-	w.unpublish(e)
+	w.unpublishAll(e.claims())
 }
 
 func (w *World) dropEndpoint(e *Endpoint, now time.Time) {
 	w.unindexEndpoint(e)
 	w.endpoints = w.endpoints.del(e.Doc.Id)
-	w.free(portNumbers, uint32(e.Port))
-	w.sweep(now)
-	for _, a := range e.addrs {
-		w.released = w.released.set(addrKey(e.Doc.HostComputeNetwork, a.Addr()), now)
+	if !e.IsRemote() {
+		w.free(portNumbers, uint32(e.Port))
+		w.sweep(now)
+		for _, a := range e.addrs {
+			w.released = w.released.set(addrKey(e.Doc.HostComputeNetwork, a.Addr()), now)
+		}
 	}
 	w.changed(Endpoints, e.Doc.Id, nil)
 }
@@ -457,70 +520,4 @@ func (w *World) dropNamespace(ns *Namespace) {
 	w.numbersIn[namespaceNumbers] = w.numbersIn[namespaceNumbers].del(numberKey(ns.Doc.NamespaceId) + ns.Doc.Id)
 	w.namespaces = w.namespaces.del(ns.Doc.Id)
 	w.changed(Namespaces, ns.Doc.Id, nil)
-}
-
-func (w *World) use(set int, n uint32) {
-	w.numbersIn[set] = w.numbersIn[set].set(numberKey(n), struct{}{})
-}
-func (w *World) free(set int, n uint32) { w.numbersIn[set] = w.numbersIn[set].del(numberKey(n)) }
-
-// next hands out the number after last, cyclic in low..high, that is not in use:
-// so one that was given back is not given out again at once.
-func (w *World) next(set int, last, low, high uint32) (uint32, bool) {
-	n := last
-	for range high - low + 1 {
-		n++
-		if n < low || n > high {
-			n = low
-		}
-		if !w.numbersIn[set].has(numberKey(n)) {
-			w.use(set, n)
-			return n, true
-		}
-	}
-	return 0, false
-}
-
-func (w *World) takePort() (vswitch.PortID, error) {
-	n, ok := w.next(portNumbers, uint32(w.numbers.Port), 1, uint32(ResolverPort)-1)
-	if !ok {
-		return 0, refuse(hcn.HCN_E_DEGRADED_OPERATION, "all %d ports of the switch are in use; delete endpoints that are not needed", ResolverPort-1)
-	}
-	w.numbers.Port = vswitch.PortID(n)
-	return vswitch.PortID(n), nil
-}
-
-func (w *World) takeNetworkNumber() (vswitch.NetworkID, error) {
-	n, ok := w.next(networkNumbers, uint32(w.numbers.Network), 1, uint32(resolverNetwork)-1)
-	if !ok {
-		return 0, refuse(hcn.HCN_E_DEGRADED_OPERATION, "all %d networks of the switch are in use; delete networks that are not needed", resolverNetwork-1)
-	}
-	w.numbers.Network = vswitch.NetworkID(n)
-	return vswitch.NetworkID(n), nil
-}
-
-// takeNamespaceNumber: numbers of namespaces need not be unique where the caller
-// chooses them; ours are. 1 is the host's own compartment.
-func (w *World) takeNamespaceNumber() uint32 {
-	n := w.numbers.Namespace
-	for {
-		n++
-		if n < 2 {
-			n = 2
-		}
-		used := false
-		for range w.numbersIn[namespaceNumbers].prefixed(numberKey(n)) {
-			used = true
-			break
-		}
-		if !used {
-			w.numbers.Namespace = n
-			return n
-		}
-	}
-}
-
-func (w *World) sequence() uint64 {
-	w.numbers.Sequence++
-	return w.numbers.Sequence
 }

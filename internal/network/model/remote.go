@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package model
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"gatehouse.dev/gatehouse/hcn"
+	"gatehouse.dev/gatehouse/internal/network/ipam"
+	"gatehouse.dev/gatehouse/internal/vswitch"
+)
+
+// IsRemote reports an endpoint that stands for something on another host: it has an
+// address and no vNIC.
+func (e *Endpoint) IsRemote() bool { return e.Doc.Flags&hcn.EndpointFlagsRemoteEndpoint != 0 }
+
+func remoteRefused(field, what string) *Error {
+	return refuseAt(hcn.HCN_E_INVALID_REMOTE_ENDPOINT_OPERATION, field, "a remote endpoint is on another host: it cannot have %s here", what)
+}
+
+// fillRemote checks a remote endpoint. Its address need not be in a subnet: control
+// planes put the virtual addresses of services and public ones on the network.
+// Several may have one address or one MAC, a local endpoint may have it too.
+func (e *Endpoint) fillRemote(n *Network) error {
+	for i := range e.Doc.IpConfigurations {
+		c := &e.Doc.IpConfigurations[i]
+		field := fmt.Sprintf("IpConfigurations[%d]", i)
+		a, err := netip.ParseAddr(c.IpAddress)
+		if err != nil || a.Zone() != "" || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() {
+			return refuseAt(hcn.HCN_E_INVALID_IP, field+".IpAddress", "%q is not the address of a remote endpoint", c.IpAddress)
+		}
+		switch sub, ok := n.subnetOf(a); {
+		case int(c.PrefixLength) > a.BitLen():
+			return refuseAt(hcn.E_INVALID_PARAMETER, field+".PrefixLength", "%d is over %d", c.PrefixLength, a.BitLen())
+		case c.PrefixLength != 0:
+		case ok:
+			c.PrefixLength = uint8(sub.pool.Prefix.Bits())
+		default:
+			c.PrefixLength = uint8(a.BitLen())
+		}
+		c.IpAddress = a.String()
+	}
+	if len(e.Doc.IpConfigurations) == 0 {
+		return refuseAt(hcn.HCN_E_INVALID_IP, "IpConfigurations", "a remote endpoint has no address; give the one it has on its host")
+	}
+	if err := checkRoutes(e.Doc.Routes); err != nil {
+		return err
+	}
+	if e.Doc.MacAddress == "" {
+		return nil
+	}
+	m, err := ipam.ParseMAC(e.Doc.MacAddress)
+	if err != nil {
+		return refuseAt(hcn.E_INVALID_PARAMETER, "MacAddress", "%v", err)
+	}
+	if !m.IsUnicast() {
+		return refuseAt(hcn.E_INVALID_PARAMETER, "MacAddress", "%s is not the address of one interface", m)
+	}
+	e.Doc.MacAddress = m.String()
+	return nil
+}
+
+// checkRemotePolicy says whether a policy can stand on a remote endpoint.
+func checkRemotePolicy(p hcn.EndpointPolicy, n *Network) error {
+	if p.Type != hcn.NetworkProviderAddress {
+		// What no endpoint can have is told as for any other.
+		if err := checkEndpointPolicy(p, n); codeOf(err) == hcn.HCN_E_INVALID_POLICY_TYPE {
+			return err
+		}
+		return remoteRefused("Type", fmt.Sprintf("policy %s", p.Type))
+	}
+	_, err := parseProvider(p)
+	return err
+}
+
+// parseProvider reads a ProviderAddress policy.
+func parseProvider(p hcn.EndpointPolicy) (netip.Addr, error) {
+	var s hcn.ProviderAddressEndpointPolicySetting
+	if err := decodeSettings(p.Settings, &s); err != nil {
+		return netip.Addr{}, err
+	}
+	a, err := netip.ParseAddr(s.ProviderAddress)
+	if err != nil || a.Zone() != "" || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() {
+		return a, refuseAt(hcn.HCN_E_INVALID_POLICY, "Settings.ProviderAddress", "%q is not the address of a host", s.ProviderAddress)
+	}
+	return a, nil
+}
+
+// providerOf is the tunnel end of the host that a remote endpoint is on.
+func providerOf(e *Endpoint) (netip.Addr, error) {
+	if !e.IsRemote() {
+		return netip.Addr{}, nil
+	}
+	for i, p := range e.Doc.Policies {
+		if p.Type == hcn.NetworkProviderAddress {
+			a, err := parseProvider(p)
+			return a, at(fmt.Sprintf("Policies[%d]", i), err)
+		}
+	}
+	return netip.Addr{}, nil
+}
+
+// remoteKey orders the remote endpoints of an address by creation.
+func remoteKey(network string, a netip.Addr, sequence uint64) string {
+	return remotesOf(network, a) + fmt.Sprintf("%016x", sequence)
+}
+
+func remotesOf(network string, a netip.Addr) string {
+	b := a.As16()
+	return network + "/" + string(b[:])
+}
+
+func (w *World) isRemoteAddr(network string, a netip.Addr) bool {
+	for range w.remotes.prefixed(remotesOf(network, a)) {
+		return true
+	}
+	return false
+}
+
+// remotesFor are the addresses of remote endpoints as the switch of an overlay has
+// them. Of several with one address the last made wins; a local endpoint's wins over
+// all. An address outside the subnets is reached by routes only.
+func (w World) remotesFor(add func(vswitch.Remote)) {
+	for key, id := range w.remotes.all {
+		e, ok := w.endpoints.get(id)
+		if !ok || !e.provider.IsValid() || e.Doc.MacAddress == "" {
+			continue
+		}
+		n, ok := w.networks.get(e.Doc.HostComputeNetwork)
+		if !ok || n.compiled.network.Tunnel == 0 {
+			continue
+		}
+		for _, p := range e.addrs {
+			a := p.Addr()
+			if remoteKey(n.Doc.Id, a, e.Sequence) != key || w.addrs.has(addrKey(n.Doc.Id, a)) || w.newestRemote(n.Doc.Id, a) != id {
+				continue
+			}
+			if s, ok := n.subnetOf(a); ok && a != s.gateway {
+				add(vswitch.Remote{Network: n.Number, Addr: a, MAC: vswitch.MAC(e.mac), VTEP: e.provider})
+			}
+		}
+	}
+}
+
+// holds: one of the network's subnets has the address.
+func (n *Network) holds(a netip.Addr) bool {
+	_, ok := n.subnetOf(a)
+	return ok
+}
+
+// leadsTo: other hosts of an overlay have the address, by its subnets or by a route.
+func (n *Network) leadsTo(a netip.Addr) bool {
+	if s, ok := n.subnetOf(a); ok {
+		return a != s.gateway
+	}
+	return slices.ContainsFunc(n.compiled.network.Routes, func(r vswitch.Route) bool { return r.To == vswitch.RouteTunnel && r.Prefix.Contains(a) })
+}
+
+// newestRemote is the last made of the remote endpoints with an address.
+func (w World) newestRemote(network string, a netip.Addr) string {
+	newest := ""
+	for _, id := range w.remotes.prefixed(remotesOf(network, a)) {
+		newest = id
+	}
+	return newest
+}
