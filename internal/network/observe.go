@@ -42,7 +42,7 @@ func (h *HNS) EndpointStats(_ context.Context, ref string) (hcn.EndpointStats, e
 
 // PortName is what is plugged into a port of the switch.
 type PortName struct {
-	Kind       string // "endpoint", "host" (the vNIC of a network), "uplink"
+	Kind       string // "endpoint", "host" (the vNIC of a network), "uplink", "resolver"
 	ID         string // GUID of the endpoint or network
 	Name       string // of the endpoint, network or device
 	Network    string // "" of uplinks
@@ -64,7 +64,7 @@ func (p PortName) String() string {
 // PortNames are all ports of the moment.
 func (h *HNS) PortNames() map[vswitch.PortID]PortName {
 	w := h.World()
-	names := map[vswitch.PortID]PortName{}
+	names := map[vswitch.PortID]PortName{model.ResolverPort: {Kind: "resolver", Name: "dns"}}
 	for _, n := range w.AllNetworks() {
 		if n.HostPort != 0 {
 			names[n.HostPort] = PortName{Kind: "host", ID: n.Doc.Id, Name: n.Doc.Name, Network: n.Doc.Name}
