@@ -102,9 +102,9 @@ func (r *fuzzRun) put(p *labPort, frame []byte) (outcome, bool) {
 	}
 	if o.res.Reason != 0 {
 		n := uint64(0)
-		for _, port := range []uint16{uint16(p.id), 0} {
+		for _, port := range r.l.enters(p) {
 			var vs []DropVal
-			if r.l.coll.Maps["drops"].Lookup(DropKey{Port: port, Reason: uint8(o.res.Reason), Layer: uint8(o.res.Layer)}, &vs) == nil {
+			if r.l.coll.Maps["drops"].Lookup(DropKey{Port: uint16(port), Reason: uint8(o.res.Reason), Layer: uint8(o.res.Layer)}, &vs) == nil {
 				for _, v := range vs {
 					n += v.Packets
 				}

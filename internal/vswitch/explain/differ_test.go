@@ -175,11 +175,18 @@ func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte, seen ma
 			return "", err
 		}
 	}
+	counted := uint64(0)
+	if t.Answer != "" {
+		counted = l.received(s.rows)
+	}
 	ret, res, out, err := l.run(p, port)
 	if err != nil {
 		return "refused by TEST_RUN", nil
 	}
 	diff := differs(t, ret, res, in, out)
+	if diff == "" && t.Answer != "" && l.received(s.rows) != counted+1+uint64(res.Copied) {
+		diff = fmt.Sprintf("an answer made by the switch: %d packets are counted to have left", l.received(s.rows)-counted)
+	}
 	if diff == "" && t.Verdict == Forward && l.prio != t.Raw.Priority {
 		diff = fmt.Sprintf("priority: explain %#x, kernel %#x", t.Raw.Priority, l.prio)
 	}
@@ -258,6 +265,20 @@ func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte, seen ma
 		seen[what]++
 	}
 	return what, nil
+}
+
+// received is how many packets all ports were given.
+func (l *lab) received(rows *vswitch.Rows) (n uint64) {
+	for id := range rows.Port {
+		var perCPU []bpf.PortStats
+		if err := l.coll.Maps["pstats"].Lookup(id, &perCPU); err != nil {
+			l.t.Fatal(err)
+		}
+		for _, c := range perCPU {
+			n += c.RxPackets
+		}
+	}
+	return n
 }
 
 // fragmentWords says how a later fragment found its way.
