@@ -382,7 +382,7 @@ func (c *Compiler) compileTunnels(t *Tables) error {
 		ends.vtep = append(ends.vtep, Entry[uint32, VTEPRow]{uint32(m.number[k]), row})
 		guard := PeerKey{PortBe: be16(tu.udp())}
 		guard.Addr.B = k.addr.As16()
-		ends.peer = append(ends.peer, Entry[PeerKey, PeerRow]{guard, PeerRow{Vtep: m.number[k]}})
+		ends.peer = append(ends.peer, Entry[PeerKey, PeerRow]{guard, PeerRow{Vtep: m.number[k], Port: uint16(k.tunnel)}})
 		if m.was.direct {
 			relay := PeerKey{Vni: ServiceVNI, Port: uint16(k.tunnel)}
 			if i == 0 || keys[i-1].tunnel != k.tunnel {

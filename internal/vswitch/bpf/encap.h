@@ -22,10 +22,34 @@ struct gh_tunnel_key {
 _Static_assert(sizeof(struct gh_tunnel_key) == sizeof(struct bpf_tunnel_key), "key");
 
 #define GH_OUTER_TTL 64
+#define GH_IP_DF 0x4000
 
 static __always_inline const struct gh_vtep *gh_vtep_get(__u32 id)
 {
 	return bpf_map_lookup_elem(&vtep, &id);
+}
+
+#define GH_MIN_MTU6 1280 /* what IPv6 may count on, RFC 8200 section 5 */
+
+/*
+ * Whether the packet inside may be cut holds for its shell: routers between then
+ * tell us what fits, instead of cutting. But what IPv6 may count on has to pass,
+ * cut outside if need be (RFC 2473 section 7.1). Over IPv4; IPv6 never cuts.
+ */
+static __always_inline __u64 gh_outer_df(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct iphdr *ip = data + ETH_HLEN;
+	__u32 len;
+
+	/* Of what is cut into segments each counts, with headers of IPv6 and TCP. */
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		len = skb->gso_size ? skb->gso_size + 60 : skb->len - ETH_HLEN;
+		return len > GH_MIN_MTU6 ? BPF_F_DONT_FRAGMENT : 0;
+	}
+	if (skb->protocol != bpf_htons(ETH_P_IP) || (void *)(ip + 1) > end)
+		return 0;
+	return ip->frag_off & bpf_htons(GH_IP_DF) ? BPF_F_DONT_FRAGMENT : 0;
 }
 
 /*
@@ -43,7 +67,7 @@ __noinline int gh_encap(struct __sk_buff *skb, __u32 vni, __u32 id)
 	if (gh_is_v4(&v->addr)) {
 		k.remote[0] = bpf_ntohl(gh_word(&v->addr, 3));
 		k.local[0] = bpf_ntohl(gh_word(&v->local, 3));
-		flags = BPF_F_ZERO_CSUM_TX;
+		flags = BPF_F_ZERO_CSUM_TX | gh_outer_df(skb);
 	} else {
 		__builtin_memcpy(k.remote, &v->addr, 16);
 		__builtin_memcpy(k.local, &v->local, 16);

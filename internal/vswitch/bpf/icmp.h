@@ -182,8 +182,11 @@ static __always_inline int gh_icmp_error(struct __sk_buff *skb, struct gh_scratc
 	p->icmp_off = icmp_off;
 	p->ports_off = ports_off;
 	gh_key_make(&s->key, fam, &p->src, &p->dst, p->sport_be, p->dport_be, p->port, p->zone, p->proto, p->kflags);
-	if (!gh_flow_get(&s->key, fam))
+	if (!gh_flow_get(&s->key, fam)) {
+		if (p->kind == GH_PORT_UPLINK && !p->tun)
+			gh_narrower(skb, icmp_off);
 		goto unknown;
+	}
 	return gh_stage(skb, s, fam == 4 ? GH_STAGE_V4 : GH_STAGE_V6);
 unknown:
 	if (p->kind == GH_PORT_UPLINK)

@@ -287,7 +287,7 @@ struct gh_peer_val {
 	__u16 net;
 	__u16 zone;
 	__u16 vtep;
-	__u16 zero;
+	__u16 port; /* of VNI 0: the tunnel's */
 };
 
 /* configuration */

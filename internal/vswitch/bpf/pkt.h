@@ -69,6 +69,7 @@ struct gh_icmp {
 
 #define GH_ICMP_ECHOREPLY 0
 #define GH_ICMP_UNREACH 3
+#define GH_ICMP_FRAG_NEEDED 4
 #define GH_ICMP_QUENCH 4
 #define GH_ICMP_REDIRECT 5
 #define GH_ICMP_ECHO 8

@@ -19,7 +19,6 @@
 
 #define GH_ICMP_HOST_UNREACH 1	  /* codes of type 3 */
 #define GH_ICMP_PORT_UNREACH 3
-#define GH_ICMP_FRAG_NEEDED 4
 #define GH_ICMP_NET_PROHIBITED 9
 #define GH_ICMP_PROHIBITED 13
 #define GH_ICMP6_PROHIBITED 1	  /* codes of type 1 */

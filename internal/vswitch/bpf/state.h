@@ -468,6 +468,7 @@ struct gh_rate {
 	__u32 flow_held;	  /* flow events suppressed since the last one */
 	__u32 zero;
 	__u64 meter_ns;		  /* when the bucket of port.pps is level again */
+	__u32 narrow_s, narrow_n; /* errors that made a tunnel's flows ask for its MTU */
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

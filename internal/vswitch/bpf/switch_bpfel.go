@@ -621,7 +621,7 @@ type SwitchGhPeerVal struct {
 	Net  uint16
 	Zone uint16
 	Vtep uint16
-	Zero uint16
+	Port uint16
 }
 
 type SwitchGhPort struct {
@@ -704,6 +704,8 @@ type SwitchGhRate struct {
 	FlowHeld uint32
 	Zero     uint32
 	MeterNs  uint64
+	NarrowS  uint32
+	NarrowN  uint32
 }
 
 type SwitchGhReapAt uint32

@@ -141,6 +141,38 @@ static __always_inline __u16 gh_far_mtu(struct __sk_buff *skb, const struct gh_v
 	return v->mtu;
 }
 
+#define GH_NARROW_RATE 8 /* a second and tunnel */
+
+/*
+ * gh_narrower() is 1 when the packet in hand, an ICMP error at an uplink whose
+ * embedded tuple is turned round, says that a shell of ours was too big for the
+ * way to the tunnel's other end. The host's stack gets it next and notes how much
+ * fits; what goes by the tunnel asks again with its next packet. Should another
+ * CPU ask before that is noted, the next one too big brings another error.
+ */
+__noinline int gh_narrower(struct __sk_buff *skb, __u32 icmp_off)
+{
+	struct gh_scratch *s = gh_scratch_get();
+	const struct gh_peer_val *v;
+	struct gh_rate *r;
+	__u8 what[2];
+	__u32 id, *e;
+
+	if (!s || s->p.proto != IPPROTO_UDP)
+		return 0;
+	v = gh_peer_get(0, 0, s->p.sport_be, &s->p.src);
+	if (!v || bpf_skb_load_bytes(skb, icmp_off, what, sizeof(what)))
+		return 0;
+	if (s->p.fam == 4 ? what[0] != GH_ICMP_UNREACH || what[1] != GH_ICMP_FRAG_NEEDED : what[0] != GH_ICMP6_TOOBIG)
+		return 0;
+	id = v->port;
+	r = bpf_map_lookup_elem(&rate, &id);
+	e = bpf_map_lookup_elem(&epoch, &id);
+	if (r && e && gh_rate_ok(&r->narrow_s, &r->narrow_n, s->p.now_s, GH_NARROW_RATE))
+		__sync_fetch_and_add(e, 1);
+	return 1;
+}
+
 /* L9 for tunnels: the outer destination, the inner MACs, and how much fits. */
 __noinline int gh_layer_tunnel(struct __sk_buff *skb)
 {
@@ -179,6 +211,8 @@ __noinline int gh_layer_tunnel(struct __sk_buff *skb)
 	w->tun = w->dsr ? GH_SERVICE_VNI : f.vni;
 	w->vtep = f.vtep;
 	w->mtu = gh_far_mtu(skb, v);
+	if (p->fam == 6 && w->mtu < GH_MIN_MTU6)
+		w->mtu = GH_MIN_MTU6;
 	return 0;
 }
 

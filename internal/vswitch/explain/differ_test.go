@@ -52,7 +52,7 @@ func TestDifferential(t *testing.T) {
 		"forward revalidated from tunnel", "reply from tunnel", "flood from tunnel", "drop TUN_PEER", "drop TUN_PEER from tunnel",
 		"drop TUN_VNI from tunnel", "drop SPOOF_IP from tunnel", "drop MTU from tunnel",
 		"mirrored forward", "mirrored drop", "mirrored reply", "mirrored flood",
-		"service by affinity", "service drains", "service gone", "service elsewhere", "service in an overlay", "forward new from outside tunnel", "forward new from outside tunnel relayed", "forward hit from outside tunnel relayed",
+		"service by affinity", "service drains", "service gone", "service elsewhere", "service in an overlay", "a tunnel narrower", "forward new from outside tunnel", "forward new from outside tunnel relayed", "forward hit from outside tunnel relayed",
 		"forward new from tunnel relayed", "forward hit from tunnel relayed", "drop LOOP from tunnel relayed", "drop NO_BACKEND from tunnel relayed",
 		"drop SPOOF_IP from tunnel relayed", "drop ICMP_NOFLOW from tunnel relayed",
 		"forward hit from outside tunnel", "forward revalidated from tunnel out", "forward hit from tunnel out", "service direct", "service by client", "service silent", "announced",
@@ -168,7 +168,7 @@ func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte, seen ma
 	}
 	before := l.Second()
 	t := Explain(Switch{Rows: s.rows, Live: l, FIB: l}, p)
-	in := bytes.Clone(frame)
+	in, epoch := bytes.Clone(frame), l.Epoch(uint32(labTunnel))
 	port := s.rows.IfPort[uint32(at.ifindex)]
 	if sub := s.rows.Segment[vswitch.SegmentKey{At: uint16(port), Vlan: p.TCI & vid}]; p.VLAN && !at.uplink && sub != 0 {
 		if err := l.coll.Maps["rate"].Put(sub, bpf.Rate{}); err != nil {
@@ -189,6 +189,13 @@ func (l *lab) compare(s *scene, tr *traffic, at scenePort, frame []byte, seen ma
 	}
 	if diff == "" && t.Verdict == Forward && l.prio != t.Raw.Priority {
 		diff = fmt.Sprintf("priority: explain %#x, kernel %#x", t.Raw.Priority, l.prio)
+	}
+	narrower := slices.ContainsFunc(t.Steps, func(s Step) bool { return strings.Contains(s.Reason, "asks again how much fits") })
+	if grew := l.Epoch(uint32(labTunnel)) != epoch; diff == "" && grew != narrower {
+		diff = fmt.Sprintf("a tunnel that became narrower: explain %v, kernel %v", narrower, grew)
+	}
+	if narrower {
+		seen["a tunnel narrower"]++
 	}
 	if diff != "" {
 		if l.Second() != before {

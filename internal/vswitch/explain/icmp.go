@@ -17,8 +17,12 @@ func (w *walk) icmpError() {
 	}
 	w.osrc, w.odst = w.k.src, w.k.dst
 	w.h.tcpFlags, w.h.icmpType = 0, 0
+	what := at(w.frame, w.h.l4Off, 2)
 	if !w.embedded(w.h.l4Off+8) || w.k.dst != w.odst || w.known() == nil {
 		if w.uplink() {
+			if w.icmp && !w.relayed() && w.narrower(what) {
+				w.note(layFlow, "", "", "pass", "a packet of ours was too big for the way to %s: what goes through the tunnel asks again how much fits", ip(w.k.src))
+			}
 			w.notOurs(bpf.SwitchGhDropReasonGH_DROP_ICMP_NOFLOW, layFlow, "an ICMP error about no flow of ours")
 			return
 		}
@@ -27,6 +31,12 @@ func (w *walk) icmpError() {
 	}
 	w.note(layFlow, "", "", "hit", "an ICMP error about %s; it goes the way of that flow's answers", w.tuple())
 	w.slow()
+}
+
+// narrower: too big, what a tunnel of ours sent to its other end.
+func (w *walk) narrower(what []byte) bool {
+	tooBig := w.k.fam == 4 && what[0] == 3 && what[1] == 4 || w.k.fam == 6 && what[0] == 2
+	return tooBig && w.k.proto == protoUDP && w.s.guarded(w.k.src, w.k.sport)
 }
 
 func (w *walk) known() *flow {

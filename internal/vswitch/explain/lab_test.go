@@ -316,8 +316,10 @@ func (l *lab) run(p Packet, port uint32) (ret uint32, res bpf.Result, out []byte
 	if err := l.coll.Maps["result"].Put(uint32(0), bpf.Result{}); err != nil {
 		return 0, res, nil, err
 	}
-	if err := l.coll.Maps["rate"].Put(port, bpf.Rate{}); err != nil {
-		return 0, res, nil, err
+	for _, id := range []uint32{port, uint32(labTunnel)} {
+		if err := l.coll.Maps["rate"].Put(id, bpf.Rate{}); err != nil {
+			return 0, res, nil, err
+		}
 	}
 	prog, number := l.coll.Programs["ep_in"], 0
 	if p.Uplink {

@@ -56,7 +56,7 @@ func (w *walk) answer(n no) string {
 func (w *walk) answered() {
 	raw := &w.t.Raw
 	raw.OutKind, raw.Tag = bpf.SwitchGhOutKindGH_OUT_EGRESS, w.in.Vlan
-	if w.relayed() {
+	if w.relayed() { // the tunnel leads to who relayed it only
 		raw.OutKind = bpf.SwitchGhOutKindGH_OUT_NEIGH
 	}
 	if w.wire() {

@@ -159,6 +159,27 @@ func (t *traffic) atTunnel(k *pkt.Packet) {
 	}
 }
 
+// narrower makes some packets at uplinks what routers say of shells that are too big.
+func (t *traffic) narrower(at scenePort, k *pkt.Packet) {
+	r := t.r
+	if !at.uplink || len(t.state.Tunnels) == 0 || len(t.facts.HostAddrs) == 0 || !one(r, 25) {
+		return
+	}
+	host, end := pickOf(r, t.facts.HostAddrs), pickOf(r, sceneEnds())
+	if host.Is4() != end.Is4() {
+		return
+	}
+	shell := &pkt.Packet{Ether: pkt.EtherIP, Src: host, Dst: end, TTL: 60, Proto: pkt.UDP, SrcPort: 50000, DstPort: be(t.rows.Cfg.TunnelBe[0]), Data: make([]byte, 8)}
+	e := pkt.Packet{Ether: pkt.EtherIP, Src: k.Src, Dst: host, TTL: 64, Proto: pkt.ICMP, Type: 3, Code: pickOf(r, []uint8{4, 4, 4, 1}), MTU: 1300, Inner: shell}
+	if host.Is6() {
+		shell.Ether, e.Ether, e.Proto, e.Type, e.Code = pkt.EtherIP6, pkt.EtherIP6, pkt.ICMP6, pickOf(r, []uint8{2, 2, 2, 1}), 0
+	}
+	if e.Src.Is4() != host.Is4() {
+		e.Src = end
+	}
+	*k = e
+}
+
 // outer makes up the shell of a tunnelled frame, now and then a wrong one.
 func (t *traffic) outer() *Outer {
 	r := t.r

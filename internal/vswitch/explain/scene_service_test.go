@@ -79,8 +79,11 @@ func (s *scene) serveElsewhere(r *rand.Rand) {
 	if len(x.Backends) == 0 {
 		return
 	}
-	if b := s.backend(r, vip.Is4()); one(r, 2) && b.At != 0 {
-		x.Backends = append(x.Backends, b)
+	for range 4 {
+		if b := s.backend(r, vip.Is4()); b.At != 0 && b.State == vswitch.BackendActive && !one(r, 3) {
+			x.Backends = append(x.Backends, b)
+			break
+		}
 	}
 	x.Frontends = []vswitch.Frontend{{Addr: vip, Port: 9091, Proto: 6, Scope: vswitch.ScopeAll}, {Addr: vip, Port: 9091, Proto: 17, Scope: vswitch.ScopeAll}}
 	s.sourceVIP(r, &x)
@@ -210,14 +213,8 @@ func (s *scene) changeService(r *rand.Rand) {
 func (t *traffic) askService(at scenePort, k *pkt.Packet) {
 	r := t.r
 	x := pickOf(r, t.state.Services)
-	if (at.uplink || at.ifindex == t.facts.Ifindex[tunnelDev]) && one(r, 2) {
+	if at.uplink && one(r, 2) {
 		x = t.state.Services[len(t.state.Services)-1] // of backends elsewhere, mostly
-	}
-	if at.ifindex == t.facts.Ifindex[tunnelDev] && x.Flags&vswitch.ServiceDSR != 0 && one(r, 2) {
-		t.shell = &Outer{VNI: vswitch.ServiceVNI, From: pickOf(r, sceneEnds()[:4])}
-		if k.Src = netip.MustParseAddr("203.0.113.9"); !x.Frontends[0].Addr.Is4() {
-			k.Src = netip.MustParseAddr("2001:db8:1::9")
-		}
 	}
 	f := pickOf(r, x.Frontends)
 	if f.Addr.IsUnspecified() && len(t.facts.HostAddrs) > 0 {
@@ -230,15 +227,41 @@ func (t *traffic) askService(at scenePort, k *pkt.Packet) {
 	if f.Proto == pkt.TCP {
 		k.Flags = pickOf(r, []uint8{pkt.SYN, pkt.SYN, pkt.ACK})
 	}
-	if t.asked = append(t.asked, sentPacket{port: at, p: k, shell: t.shell}); len(t.asked) > 8 {
+	if t.asked = append(t.asked, sentPacket{port: at, p: k}); len(t.asked) > 8 {
 		t.asked = t.asked[1:]
 	}
+}
+
+// relay is what another host sends on for a service that is answered directly;
+// false where there is none.
+func (t *traffic) relay() (scenePort, []byte, bool) {
+	r := t.r
+	at := slices.IndexFunc(t.ports, func(p scenePort) bool { return p.device == t.facts.Ifindex[tunnelDev] })
+	i := slices.IndexFunc(t.state.Services, func(x vswitch.Service) bool { return x.Flags&vswitch.ServiceDSR != 0 })
+	if at < 0 || i < 0 {
+		return scenePort{}, nil, false
+	}
+	f := pickOf(r, t.state.Services[i].Frontends)
+	k := &pkt.Packet{Ether: pkt.EtherIP, Src: netip.MustParseAddr("203.0.113.9"), Dst: f.Addr, Proto: f.Proto, SrcPort: uint16(40000 + r.IntN(2)), DstPort: f.Port, TTL: 64}
+	if f.Addr.Is6() {
+		k.Ether, k.Src = pkt.EtherIP6, netip.MustParseAddr("2001:db8:1::9")
+	}
+	if one(r, 4) {
+		k.Src = pickOf(r, t.addrs)
+	}
+	if k.Src.Is4() != k.Dst.Is4() {
+		return scenePort{}, nil, false
+	}
+	if f.Proto == pkt.TCP {
+		k.Flags = pickOf(r, []uint8{pkt.SYN, pkt.ACK, pkt.ACK})
+	}
+	t.shell = &Outer{VNI: vswitch.ServiceVNI, From: pickOf(r, sceneEnds()[:4])}
+	return t.ports[at], t.frame(t.ports[at], k), true
 }
 
 // askAgain is another packet of a client to its service.
 func (t *traffic) askAgain(s sentPacket) (scenePort, []byte) {
 	k := *s.p
-	t.shell = s.shell
 	k.SrcPort = uint16(40000 + t.r.IntN(3))
 	return s.port, t.frame(s.port, &k)
 }

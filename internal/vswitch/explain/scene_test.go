@@ -273,6 +273,11 @@ func (t *traffic) next() (scenePort, []byte) {
 		t.shell = s.shell
 		return t.followUp(s)
 	}
+	if one(r, 12) {
+		if at, frame, ok := t.relay(); ok {
+			return at, frame
+		}
+	}
 	if len(t.asked) > 0 && one(r, 6) {
 		return t.askAgain(pickOf(r, t.asked))
 	}
@@ -301,6 +306,7 @@ func (t *traffic) next() (scenePort, []byte) {
 	k.SrcPort, k.DstPort = pickOf(r, []uint16{40000, 40001, 12345, 20000, 67, 547}), pickOf(r, scenePorts())
 	t.protocol(k)
 	t.atTunnel(k)
+	t.narrower(at, k)
 	if len(t.state.Services) > 0 && one(r, 4) {
 		t.askService(at, k)
 	}

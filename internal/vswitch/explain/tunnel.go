@@ -14,6 +14,9 @@ import (
 // What a tunnel over IPv4 or IPv6 adds.
 const overhead4, overhead6 = 50, 70
 
+// minMTU6 is what IPv6 may count on (GH_MIN_MTU6).
+const minMTU6 = 1280
+
 func (s *Switch) peer(vni uint32, port, udp uint16, a addr) (vswitch.PeerRow, bool) {
 	k := vswitch.PeerKey{Vni: vni, Port: port, PortBe: be(udp)}
 	k.Addr.B = a
@@ -265,6 +268,9 @@ func (w *walk) intoTunnel() *no {
 		w.smac, w.routed, why = w.s.Rows.Net[uint32(w.wnet)].RouterMac, true, "routed here"
 	}
 	w.dmac, w.otun, w.ovtep, w.mtu = f.mac, f.vni, f.vtep, w.farMTU(v)
+	if w.k.fam == 6 {
+		w.mtu = max(w.mtu, minMTU6)
+	}
 	if w.dsr {
 		w.otun, why = vswitch.ServiceVNI, "for a service there, untranslated"
 	}
