@@ -203,6 +203,22 @@ func TestWatch(t *testing.T) {
 		h.refused(1, "nobody", "capture", "nobody")
 		h.refused(2, "capture takes", "capture")
 	})
+	t.Run("capture of an uplink", func(t *testing.T) {
+		h := *h
+		h.t = t
+		w := h.watch(capturing, "capture", "--uplink", "wire", "-c", "4", "tcp", "and", "port", "80", "or", "port", "8080")
+		h.mustAt(h.out, h.hello, "get", "http://"+hostV4+":8080/")
+		if code := w.wait(); code != 0 {
+			t.Errorf("exit %d: %s", code, w.said())
+		}
+		got, _ := packets(t, w.out)
+		for _, words := range [][]string{{"wire in tcp " + outV4, "> " + hostV4 + ":8080 [S]"}, {"wire out tcp " + hostV4 + ":8080 > " + outV4, "[S.]"}} {
+			if !anyWith(got, words...) {
+				t.Errorf("no packet %q of %q", words, got)
+			}
+		}
+		h.refused(1, `uplink "nosuch": the switch has wire`, "capture", "--uplink", "nosuch")
+	})
 	t.Run("capture of what goes", func(t *testing.T) {
 		h := *h
 		h.t = t

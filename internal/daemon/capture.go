@@ -5,6 +5,7 @@ package daemon
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,9 +30,10 @@ const filterSnap = 160
 // errEnough ends a capture that has as many packets as were asked for.
 var errEnough = errors.New("enough")
 
-// capture writes pcapng of what passes an endpoint, until its client leaves.
+// capture writes pcapng of what passes an endpoint or an uplink, until its client leaves.
 func (d *daemon) capture(ctx context.Context, q url.Values, w io.Writer) error {
-	ports, err := d.hns.PortsOf(q.Get("endpoint"))
+	names := d.hns.PortNames()
+	ports, err := d.captured(q, names)
 	if err != nil {
 		return err
 	}
@@ -45,7 +47,6 @@ func (d *daemon) capture(ctx context.Context, q url.Values, w io.Writer) error {
 	if c.count, err = number(q, "count", 0, 1<<31-1); err != nil {
 		return err
 	}
-	names := d.hns.PortNames()
 	err = d.dp.Capture(ctx, ports, max(c.snap, filterSnap), func(got datapath.Captured) error {
 		if c.w == nil {
 			if err := c.begin(ports, names); err != nil {
@@ -58,9 +59,31 @@ func (d *daemon) capture(ctx context.Context, q url.Values, w io.Writer) error {
 	case errors.Is(err, errEnough):
 		return nil
 	case errors.Is(err, datapath.ErrPortGone):
-		return fmt.Errorf("%s is gone: %w", q.Get("endpoint"), errdefs.ErrNotFound)
+		return fmt.Errorf("%s is gone: %w", q.Get("endpoint")+q.Get("uplink"), errdefs.ErrNotFound)
 	}
 	return err
+}
+
+// captured are the ports that a question is about.
+func (d *daemon) captured(q url.Values, names map[vswitch.PortID]network.PortName) ([]vswitch.PortID, error) {
+	device := q.Get("uplink")
+	switch {
+	case device == "":
+		return d.hns.PortsOf(q.Get("endpoint"))
+	case q.Get("endpoint") != "":
+		return nil, fmt.Errorf("endpoint %q and uplink %q: one of the two: %w", q.Get("endpoint"), device, errdefs.ErrInvalidArgument)
+	}
+	var there []string
+	for id, p := range names {
+		if p.Kind == "uplink" {
+			if p.Name == device {
+				return []vswitch.PortID{id}, nil
+			}
+			there = append(there, p.Name)
+		}
+	}
+	slices.Sort(there)
+	return nil, fmt.Errorf("uplink %q: the switch has %s: %w", device, cmp.Or(strings.Join(there, ", "), "none"), errdefs.ErrNotFound)
 }
 
 // number is a parameter from 1 to most; what it is when absent or 0.
@@ -101,6 +124,9 @@ func (c *capture) begin(ports []vswitch.PortID, names map[vswitch.PortID]network
 			i.Name = p.ID
 		}
 		i.Description = fmt.Sprintf("endpoint %s, network %s, port %d", p.ID, p.Network, id)
+		if p.Kind == "uplink" {
+			i.Description = fmt.Sprintf("uplink, port %d", id)
+		}
 		if len(p.Containers) > 0 {
 			i.Description += ", container " + strings.Join(p.Containers, " ")
 		}

@@ -15,7 +15,7 @@ const MaxSnap = 65400
 // Watch is what somebody looks at now. It is no part of a State: it lives only as
 // long as who looks, and costs nothing when nobody does.
 type Watch struct {
-	// Capture has, by port, how many bytes of each packet a capture wants, at most
+	// Capture has, by port, uplinks among them, how many bytes of each packet a capture wants, at most
 	// MaxSnap. Ports that are not there are passed over.
 	Capture map[PortID]uint16
 	// FlowEvents is how many events of conversations that begin or end one port may
@@ -33,23 +33,30 @@ func (t Tables) Watched(w Watch) Tables {
 		b.cfg[0].Value.FlowRate = w.FlowEvents
 		t.cfg = &b
 	}
+	t.ports = watched(t.ports, w.Capture)
+	t.uplinks = watched(t.uplinks, w.Capture)
+	return t
+}
+
+// watched returns ports with those marked that are captured.
+func watched(ports map[PortID]*block, capture map[PortID]uint16) map[PortID]*block {
 	copied := false
-	for id, snap := range w.Capture {
-		of := t.ports[id]
+	for id, snap := range capture {
+		of := ports[id]
 		if of == nil || snap == 0 {
 			continue
 		}
 		if !copied {
-			t.ports, copied = maps.Clone(t.ports), true
+			ports, copied = maps.Clone(ports), true
 		}
 		b := *of
 		b.plain = of
 		b.port = slices.Clone(b.port)
 		b.port[0].Value.Flags |= portCopy
 		b.port[0].Value.Snap = min(snap, MaxSnap)
-		t.ports[id] = &b
+		ports[id] = &b
 	}
-	return t
+	return ports
 }
 
 // unwatched is what the block is when nobody looks.

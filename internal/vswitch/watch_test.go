@@ -44,6 +44,7 @@ func TestWatched(t *testing.T) {
 	if plain.String() != before {
 		t.Error("Watched changed its receiver")
 	}
+	up := plain.Uplinks[0].Port
 	row, _ := watched.Port(10)
 	if row.Snap != 128 || row.Flags&portCopy == 0 {
 		t.Errorf("row %+v", row)
@@ -60,6 +61,7 @@ func TestWatched(t *testing.T) {
 		{"begin", plain, watched, "[10]", 2},
 		{"end", watched, plain, "[10]", 2},
 		{"more", watched, plain.Watched(Watch{Capture: map[PortID]uint16{10: 256}, FlowEvents: 7}), "[10]", 1},
+		{"of an uplink", plain, plain.Watched(Watch{Capture: map[PortID]uint16{up: 64}}), fmt.Sprintf("[%d]", up), 1},
 		{"flows alone", plain, plain.Watched(Watch{FlowEvents: 7}), "[]", 1},
 		{"as before", watched, plain.Watched(Watch{Capture: map[PortID]uint16{10: 128}, FlowEvents: 7}), "[]", 0},
 	} {

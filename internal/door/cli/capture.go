@@ -22,28 +22,43 @@ import (
 )
 
 func (a *app) captureCmd() *cobra.Command {
-	var file string
+	var file, uplink string
 	var count, snap int
 	var text bool
 	c := &cobra.Command{
-		Use: "capture [-w FILE] [-c COUNT] [-s BYTES] ENDPOINT [FILTER…]", Short: "packets of an endpoint, as pcapng on standard output",
-		Args: args(1, -1, "an endpoint or a container, and a filter"),
+		Use: "capture [-w FILE] [-c COUNT] [-s BYTES] {ENDPOINT | --uplink DEVICE} [FILTER…]", Short: "packets of an endpoint or an uplink, as pcapng on standard output",
+		Args: func(c *cobra.Command, given []string) error {
+			if uplink != "" {
+				return nil
+			}
+			return args(1, -1, "an endpoint or a container, and a filter")(c, given)
+		},
 		Long: `Packets that an endpoint or a container sends, as they come to the switch, and
 packets that are delivered to it, as they arrive: also what tcpdump on the host
 cannot see. Packets that were dropped have the reason as their comment.
+
+With --uplink, packets that come in by a device of the host, whoever takes them,
+and what the switch sends out there.
 
 The output is pcapng; on a terminal it is a line for each packet. FILTER is made of
   host ADDRESS   net PREFIX   port N    also after src or dst
   tcp udp icmp icmp6 sctp   proto N   ip ip6 arp
   dir in   dir out   dropped
 with and, or, not and parentheses.`,
-		Example: "  gatehouse capture web | tcpdump -nr -\n  gatehouse capture -w web.pcapng -c 100 web tcp and port 80\n  gatehouse capture web dropped",
+		Example: "  gatehouse capture web | tcpdump -nr -\n  gatehouse capture -w web.pcapng -c 100 web tcp and port 80\n  gatehouse capture web dropped\n  gatehouse capture --uplink eth0 port 53",
 		RunE: func(c *cobra.Command, args []string) (err error) {
-			filter := strings.Join(args[1:], " ")
+			q := url.Values{}
+			if uplink != "" {
+				q.Set("uplink", uplink)
+			} else {
+				q.Set("endpoint", args[0])
+				args = args[1:]
+			}
+			filter := strings.Join(args, " ")
 			if _, err := pcap.ParseFilter(filter); err != nil {
 				return usage(c, err)
 			}
-			q := url.Values{"endpoint": {args[0]}, "filter": {filter}}
+			q.Set("filter", filter)
 			if count < 0 || snap < 0 {
 				return usage(c, errors.New("-c and -s are not negative"))
 			}
@@ -66,6 +81,7 @@ with and, or, not and parentheses.`,
 		},
 	}
 	fs := c.Flags()
+	fs.StringVar(&uplink, "uplink", "", "of this device of the host instead of an endpoint")
 	fs.StringVarP(&file, "write", "w", "", "write to FILE (- = standard output)")
 	fs.IntVarP(&count, "count", "c", 0, "end after so many packets")
 	fs.IntVarP(&snap, "snaplen", "s", 0, "at most so many bytes of each packet (default: all)")
@@ -83,7 +99,7 @@ func (a *app) capture(ctx context.Context, q url.Values, out io.Writer, text boo
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(a.err, "capturing %s; end with ctrl-c\n", q.Get("endpoint"))
+		fmt.Fprintf(a.err, "capturing %s; end with ctrl-c\n", q.Get("endpoint")+q.Get("uplink"))
 		if text {
 			n, err = printPackets(out, r)
 		} else {

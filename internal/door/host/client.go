@@ -190,8 +190,8 @@ func (c *Client) lines(ctx context.Context, name string, q url.Values, fn func(j
 	return ended(resp)
 }
 
-// Capture calls fn with the pcapng stream of what passes an endpoint. q: endpoint,
-// filter, snaplen, count.
+// Capture calls fn with the pcapng stream of what passes an endpoint. q: endpoint or
+// uplink, filter, snaplen, count.
 func (c *Client) Capture(ctx context.Context, q url.Values, fn func(io.Reader) error) error {
 	resp, err := c.Do(ctx, http.MethodGet, "/host/v1/capture?"+q.Encode(), nil)
 	if err != nil {

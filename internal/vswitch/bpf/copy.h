@@ -5,7 +5,7 @@
  * Copies of packets for those who watch a port (GH_PORT_COPY): whole packets into
  * a perf buffer for captures, clones to another port for mirrors. What a port
  * sends is copied as it came, before any layer; what it gets as it arrives, after
- * rewriting. Nobody watching costs a test of bits that are loaded anyway.
+ * rewriting. An uplink sends what the wire brings, whoever takes it. Nobody watching costs a test of bits that are loaded anyway.
  */
 #ifndef GH_COPY_H
 #define GH_COPY_H
@@ -14,6 +14,11 @@
 
 /* Third argument of gh_copy(): what happened, and of drops why and where. */
 #define GH_COPY(what, reason, layer) ((what) | (reason) << 8 | (layer) << 16)
+/*
+ * Its Ethernet header will be made by redirect_neigh. Until then it bears the
+ * sender's; a copy shows the uplink's MAC, and none where the next hop's will be.
+ */
+#define GH_COPY_NEIGH (1U << 24)
 
 _Static_assert(GH_OP_COPY == (int)GH_PORT_COPY, "a port's flag becomes a flow's op as it is");
 
@@ -41,6 +46,14 @@ static __always_inline void gh_sample_out(struct __sk_buff *skb, __u32 id, __u32
 		len = 0;
 	}
 	bpf_perf_event_output(skb, &samples, BPF_F_CURRENT_CPU | len << 32, &m, sizeof(m));
+}
+
+static __always_inline void gh_bare(struct __sk_buff *skb, const struct gh_port *pt)
+{
+	__u8 macs[2 * ETH_ALEN] = {};
+
+	__builtin_memcpy(macs + ETH_ALEN, pt->mac, ETH_ALEN);
+	bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0);
 }
 
 static __always_inline void gh_mirror(struct __sk_buff *skb, __u32 id)
@@ -72,6 +85,8 @@ __noinline int gh_copy(struct __sk_buff *skb, __u32 id, __u32 what)
 	if (!pt || !(pt->flags & GH_PORT_COPY))
 		return 0;
 	to = pt->mirror;
+	if (what & GH_COPY_NEIGH)
+		gh_bare(skb, pt);
 	if (pt->snap)
 		gh_sample_out(skb, id, what, pt->snap);
 	if (to && (what & 0xff) <= GH_COPY_ANSWER)
@@ -88,7 +103,8 @@ static __always_inline void gh_arrives(struct __sk_buff *skb, __u16 ops, __u16 p
 	if (likely(!(ops & (GH_OP_COPY | GH_OP_PRIO))))
 		return;
 	if (ops & GH_OP_COPY)
-		gh_copy(skb, id, GH_COPY_DELIVERED);
+		gh_copy(skb, id, ops & (GH_OP_MAC | GH_OP_HOP | GH_OP_DMAC) ? GH_COPY_DELIVERED :
+									     GH_COPY_DELIVERED | GH_COPY_NEIGH);
 	if (ops & GH_OP_PRIO)
 		skb->priority = GH_CLASS(prio);
 }

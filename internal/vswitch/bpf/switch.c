@@ -182,12 +182,15 @@ int uplink_in(struct __sk_buff *skb)
 	pt = gh_port_get(id);
 	if (!id || !pt || pt->kind != GH_PORT_UPLINK || !(pt->flags & GH_PORT_UP))
 		return gh_pass(skb);
-	if (unlikely(pt->flags & GH_PORT_WIRES)) {
-		s = gh_scratch_get();
-		if (!s)
-			return TC_ACT_SHOT;
-		s->p.in_port = id;
-		return gh_stage(skb, s, GH_STAGE_SORT);
+	if (unlikely(pt->flags & (GH_PORT_WIRES | GH_PORT_COPY))) {
+		gh_copy(skb, id, GH_COPY_SENT);
+		if (pt->flags & GH_PORT_WIRES) {
+			s = gh_scratch_get();
+			if (!s)
+				return TC_ACT_SHOT;
+			s->p.in_port = id;
+			return gh_stage(skb, s, GH_STAGE_SORT);
+		}
 	}
 	in.in_port = id;
 	in.port = GH_PORT_UPLINK_ANY;

@@ -28,7 +28,8 @@ type Sample struct {
 	Time time.Time
 	Port vswitch.PortID
 	// Out: the vNIC sent it, and so it came to the switch. Else it is what is
-	// delivered to the vNIC, after rewriting.
+	// delivered to the vNIC, after rewriting. Of an uplink the other way round: Out
+	// is what leaves by it; else it is what the wire brought, whoever takes it.
 	Out bool
 	// Made: the switch itself made what is delivered: an answer to ARP or neighbour
 	// discovery, a reset, an ICMP error.
@@ -146,7 +147,7 @@ func (d *Datapath) startCapture(c *capture, ports []vswitch.PortID) error {
 	}
 	for _, id := range ports {
 		row, ok := d.base.Port(id)
-		if !ok || id >= vswitch.FirstUplinkPort {
+		if !ok {
 			return fmt.Errorf("port %d: %w", id, ErrPortGone)
 		}
 		c.ports[id] = row.Mac
@@ -265,7 +266,8 @@ func (cs *captures) remove(c *capture) {
 
 // held is a packet that waits to be put in order.
 type held struct {
-	ns uint64 // CLOCK_MONOTONIC
+	ns   uint64 // CLOCK_MONOTONIC
+	sent bool   // it came to the switch
 	Sample
 }
 
@@ -318,15 +320,16 @@ func keep(waiting []held, raw []byte) []held {
 	if what == bpf.SwitchGhCopyWhatGH_COPY_DROPPED {
 		// Its packet came from the same CPU a moment ago.
 		for i := len(waiting) - 1; i >= 0; i-- {
-			if w := &waiting[i]; w.ns == m.OfNs && w.Port == vswitch.PortID(m.Port) && w.Out {
+			if w := &waiting[i]; w.ns == m.OfNs && w.Port == vswitch.PortID(m.Port) && w.sent {
 				w.Dropped, w.Reason, w.Layer = true, ReasonName(m.Reason), LayerName(m.Layer)
 				break
 			}
 		}
 		return waiting
 	}
-	h := held{m.TimeNs, Sample{
-		Port: vswitch.PortID(m.Port), Out: what == bpf.SwitchGhCopyWhatGH_COPY_SENT, Made: what == bpf.SwitchGhCopyWhatGH_COPY_ANSWER,
+	sent := what == bpf.SwitchGhCopyWhatGH_COPY_SENT
+	h := held{m.TimeNs, sent, Sample{
+		Port: vswitch.PortID(m.Port), Out: sent != (m.Port >= uint16(vswitch.FirstUplinkPort)), Made: what == bpf.SwitchGhCopyWhatGH_COPY_ANSWER,
 		Dropped: what == bpf.SwitchGhCopyWhatGH_COPY_REFUSED, Length: int(m.Len),
 		// The kernel pads a record to eight bytes; what is beyond the packet is none of it.
 		Data: slices.Clone(raw[n:min(len(raw), n+int(m.Len))]),
