@@ -225,10 +225,12 @@ static __always_inline int gh_control(struct __sk_buff *skb)
 		hd.out_ifindex = q->ifindex;
 		__builtin_memcpy(mac, q->mac, ETH_ALEN);
 		if (n->flags & GH_NET_MAC_REWRITE) {
+			no = p->fam ? gh_nd_options(skb, id) : 0;
+			if (no)
+				return gh_drop(skb, s, no, GH_LAYER_L2);
 			if (bpf_skb_store_bytes(skb, ETH_ALEN, mac, ETH_ALEN, 0) ||
-			    (p->fam ? gh_nd_options(skb, id) :
-				      bpf_skb_store_bytes(skb, __builtin_offsetof(struct gh_arp, sha), mac,
-							  ETH_ALEN, 0)))
+			    (!p->fam && bpf_skb_store_bytes(skb, __builtin_offsetof(struct gh_arp, sha), mac,
+							    ETH_ALEN, 0)))
 				return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
 		}
 		if (n->vlan && gh_tag(skb, n->vlan))

@@ -127,7 +127,8 @@ func (w *walk) replied(object, rule string, target addr, mac [6]byte) {
 
 const ndOpts = 4 // GH_ND_OPTS
 
-// ndOptions looks at the link-layer addresses that an endpoint names: 0 or why not.
+// ndOptions looks at the link-layer addresses that a message names, which must be
+// an endpoint's own: 0 or why not.
 func (w *walk) ndOptions() bpf.DropReason {
 	end, o := ethLen+w.h.ipLen, w.h.l4Off+24
 	if w.h.icmpType == ndRS {
@@ -141,7 +142,7 @@ func (w *walk) ndOptions() bpf.DropReason {
 		if b == nil || b[1] == 0 {
 			return bpf.SwitchGhDropReasonGH_DROP_PARSE
 		}
-		if (b[0] == 1 || b[0] == 2) && !w.ownMAC(b[2:8]) {
+		if (b[0] == 1 || b[0] == 2) && w.endpoint() && !w.ownMAC(b[2:8]) {
 			return bpf.SwitchGhDropReasonGH_DROP_SPOOF_ARP
 		}
 		o += int(b[1]) * 8

@@ -423,7 +423,7 @@ func (t *traffic) frame(at scenePort, k *pkt.Packet) []byte {
 		if parts := k.Fragments(uint32(r.IntN(4)), pickOf(r, []int{8, 24, 32, 600})); len(parts) > 0 {
 			k = pickOf(r, parts[:min(len(parts), 3)])
 			if k.Frag.Off == 0 {
-				t.first, t.later = &sentPacket{port: at, p: k}, parts[1:]
+				t.first, t.later = &sentPacket{port: at, p: k}, parts[1:min(len(parts), 3)]
 			}
 		}
 	}

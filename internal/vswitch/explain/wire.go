@@ -199,6 +199,10 @@ func (w *walk) controlled() {
 		return
 	}
 	if nr.Flags&netRewrite != 0 {
+		if r := w.ndOptions(); w.k.fam == 6 && r != 0 {
+			w.drop(no{r, layL2, 0}, "its options are cut short, or too many")
+			return
+		}
 		smac = q.Mac
 	}
 	w.sent(nr.Uplink, k, q.Ifindex, dmac, smac, nr.Vlan)
