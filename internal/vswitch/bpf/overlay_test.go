@@ -265,3 +265,54 @@ func TestOverlayNeighbours(t *testing.T) {
 	}
 	l.checkNoDrops(t)
 }
+
+// TestOverlayNarrower: errors about shells to known ends make a tunnel's flows
+// stale, and no flood of them does more than a few.
+func TestOverlayNarrower(t *testing.T) {
+	l := newOverlayLab(t)
+	l.put("peer", PeerKey{PortBe: be(4789), Addr: addr("10.0.0.9")}, PeerVal{Vtep: nearEnd, Port: overlayPort})
+	l.put("peer", PeerKey{PortBe: be(4789), Addr: addr("fd00:a::9")}, PeerVal{Vtep: farEnd, Port: overlayPort})
+	epoch := func() (n uint32) {
+		if err := l.coll.Maps["epoch"].Lookup(uint32(overlayPort), &n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	x := l.port("x")
+	for _, c := range []struct {
+		name, text string
+		stale      bool
+	}{
+		{"a router", "10.0.0.254 > 10.0.0.4: icmp error 3.4 1300 [10.0.0.4.50000 > 10.0.0.9.4789: udp \"x\"]", true},
+		{"a router, IPv6", "fd00:a::fe > fd00:a::4: icmp6 error 2.0 1300 [fd00:a::4.50000 > fd00:a::9.4789: udp \"x\"]", true},
+		{"an unknown end", "10.0.0.254 > 10.0.0.4: icmp error 3.4 1300 [10.0.0.4.50000 > 10.0.0.10.4789: udp \"x\"]", false},
+		{"another port", "10.0.0.254 > 10.0.0.4: icmp error 3.4 1300 [10.0.0.4.50000 > 10.0.0.9.53: udp \"x\"]", false},
+		{"TCP", "10.0.0.254 > 10.0.0.4: icmp error 3.4 1300 [10.0.0.4.50000 > 10.0.0.9.4789: tcp S]", false},
+		{"of a third", "10.0.0.254 > 10.0.0.4: icmp error 3.4 1300 [10.0.0.5.50000 > 10.0.0.9.4789: udp \"x\"]", false},
+		{"something else", "10.0.0.254 > 10.0.0.4: icmp error 3.3 [10.0.0.4.50000 > 10.0.0.9.4789: udp \"x\"]", false},
+	} {
+		l.put("rate", uint32(overlayPort), Rate{})
+		before := epoch()
+		o, err := l.run(x, l.frame(x, pkt.MustParse(c.text)), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ResultVerdict(o.res.Verdict) != SwitchGhResultVerdictGH_RESULT_NEXT {
+			t.Errorf("%s: not left to the host: %+v", c.name, o.res)
+		}
+		if stale := epoch() != before; stale != c.stale {
+			t.Errorf("%s: stale %v, want %v", c.name, stale, c.stale)
+		}
+		if !c.stale {
+			continue
+		}
+		for range 100 {
+			if _, err := l.run(x, l.frame(x, pkt.MustParse(c.text)), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := epoch() - before; n < 8 || n > 24 { // of up to three seconds
+			t.Errorf("%s: 101 of them count %d times", c.name, n)
+		}
+	}
+}
