@@ -42,6 +42,7 @@ func (h *Host) ensure(ctx context.Context, want model.Desired) (vswitch.Facts, e
 		return h.facts(), fmt.Errorf("compartments: %w", err)
 	}
 	h.noteLosses()
+	h.view.bind(want.Switch.Networks)
 	if err := h.ensureAnchor(); err != nil {
 		return h.facts(), fmt.Errorf("compartments: anchor: %w", err)
 	}
@@ -120,6 +121,20 @@ func (h *Host) noteLosses() {
 		}
 		for _, n := range h.tunnels {
 			n.broken = true
+		}
+		if !h.joined[h.anchor] {
+			h.anchor = 0
+		}
+		for _, c := range h.comps {
+			for port, v := range c.vnics {
+				if !h.joined[h.devices[port]] {
+					c.broken, v.broken = true, true
+				}
+			}
+		}
+		for port, s := range h.shaped {
+			s.index = 0 // equals nothing that is there, so its queues are set once more
+			h.shaped[port] = s
 		}
 	}
 	owner := map[string]func(){}

@@ -50,8 +50,9 @@ func isHostAddr(a netip.Addr) bool {
 }
 
 // uplinksOf picks the devices traffic may leave by: up, Ethernet (the programs
-// expect a link-layer header) and with an address that is more than link-local.
-func uplinksOf(links map[int]link, addrs map[int][]address) ([]vswitch.Uplink, []netip.Addr) {
+// expect a link-layer header) and with an address that is more than link-local,
+// or bound to an L2 network, which needs none.
+func uplinksOf(links map[int]link, addrs map[int][]address, bound map[string]bool) ([]vswitch.Uplink, []netip.Addr) {
 	var ups []vswitch.Uplink
 	var local []netip.Addr
 	for index, l := range links {
@@ -67,7 +68,7 @@ func uplinksOf(links map[int]link, addrs map[int][]address) ([]vswitch.Uplink, [
 				}
 			}
 		}
-		if l.loopback || !l.up || !l.ethernet || len(global) == 0 {
+		if l.loopback || !l.up || !l.ethernet || len(global) == 0 && !bound[l.name] {
 			continue
 		}
 		slices.SortFunc(global, func(a, b netip.Prefix) int {

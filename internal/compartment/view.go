@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -32,7 +33,8 @@ type view struct {
 	mu       sync.Mutex
 	links    map[int]link
 	addrs    map[int][]address
-	uplinks  []vswitch.Uplink // follow from links and addrs
+	bound    map[string]bool  // names of uplinks that L2 networks are bound to
+	uplinks  []vswitch.Uplink // follow from links, addrs and bound
 	hostAddr []netip.Addr
 	lost     []loss
 	expected map[int]bool // devices that we delete ourselves
@@ -125,7 +127,7 @@ func (v *view) list() error {
 			v.addrs[a.LinkIndex] = append(v.addrs[a.LinkIndex], address{p, isGlobal(uint8(a.Scope))})
 		}
 	}
-	v.uplinks, v.hostAddr = uplinksOf(v.links, v.addrs)
+	v.uplinks, v.hostAddr = uplinksOf(v.links, v.addrs, v.bound)
 	return nil
 }
 
@@ -171,7 +173,7 @@ func (v *view) take(messages []syscall.NetlinkMessage) {
 		changed, told = changed || c, told || t
 	}
 	if changed {
-		ups, local := uplinksOf(v.links, v.addrs)
+		ups, local := uplinksOf(v.links, v.addrs, v.bound)
 		if !slices.EqualFunc(ups, v.uplinks, sameUplink) || !slices.Equal(local, v.hostAddr) {
 			v.uplinks, v.hostAddr, told = ups, local, true
 		}
@@ -179,6 +181,24 @@ func (v *view) take(messages []syscall.NetlinkMessage) {
 	if told {
 		v.signal()
 	}
+}
+
+// bind says which uplinks networks name. Who calls it asks for the facts next, so
+// nobody is told.
+func (v *view) bind(networks []vswitch.Network) {
+	bound := map[string]bool{}
+	for i := range networks {
+		if u := networks[i].Uplink; u != "" {
+			bound[u] = true
+		}
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if maps.Equal(bound, v.bound) {
+		return
+	}
+	v.bound = bound
+	v.uplinks, v.hostAddr = uplinksOf(v.links, v.addrs, v.bound)
 }
 
 // facts returns copies, the addresses with room to append.

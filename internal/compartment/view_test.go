@@ -187,6 +187,74 @@ func TestMissedEvents(t *testing.T) {
 	check(t, h, want)
 }
 
+// TestMissedQueues: what only qdiscs hold comes back too when the events that told
+// of its loss were dropped.
+func TestMissedQueues(t *testing.T) {
+	inst := newInstance(t)
+	h := openHost(t, inst)
+	want := limited(h, world(inst, 2), 1_000_000, 2_000_000)
+	ensure(t, h, want)
+	port, near, far := inst.PortDevice(1), inst.ShaperDevice(1), inst.ShaperPeer(1)
+	gone := [][]string{
+		{port, "root"}, {near, "root"}, {far, "clsact"}, {port, "clsact"}, {inst.PortDevice(2), "clsact"}, {inst.AnchorDevice(), "clsact"},
+	}
+	for _, q := range gone {
+		nettest.Host(t).Exec("tc", "qdisc", "del", "dev", q[0], q[1])
+	}
+	waitFor(t, "not all losses were seen", func() bool {
+		h.view.mu.Lock()
+		defer h.view.mu.Unlock()
+		if len(h.view.lost) < len(gone) {
+			return false
+		}
+		h.view.lost, h.view.missed = nil, true
+		return true
+	})
+	ensure(t, h, want)
+	check(t, h, want)
+	if a, b := rate(t, h, port), rate(t, h, near); a != 1_000_000 || b != 2_000_000 {
+		t.Errorf("rates %d and %d", a, b)
+	}
+	joined, _, err := h.listQdiscs()
+	if err != nil || !joined[h.devices[far]] {
+		t.Errorf("the shaper is in the block: %v, %v", joined[h.devices[far]], err)
+	}
+}
+
+// TestUplinkWithoutAddress: an uplink counts without any address while an L2
+// network is bound to it, and no longer.
+func TestUplinkWithoutAddress(t *testing.T) {
+	inst := newInstance(t)
+	host, outside := nettest.Host(t), nettest.NewNS(t)
+	h := openHost(t, inst)
+	nettest.Veth(t, host, "up0", outside, "eth0")
+	host.Exec("ip", "address", "flush", "dev", "up0") // the kernel's own link-local one
+	plain := world(inst, 1)
+	bound := plain
+	bound.Switch.Networks = []vswitch.Network{{ID: 1, Name: "l2", Flags: vswitch.NetL2, Uplink: "up0"}}
+	waitFor(t, "the uplink is not in the facts", func() bool {
+		f := ensure(t, h, bound)
+		return len(f.Uplinks) == 1 && f.Uplinks[0].Name == "up0" && len(f.Uplinks[0].Addrs) == 0
+	})
+	if f := h.Facts(); len(f.Uplinks) != 1 {
+		t.Errorf("uplinks %v, want up0", f.Uplinks)
+	}
+	changes := h.Watch(t.Context())
+	host.Exec("ip", "link", "set", "up0", "down")
+	signalled(t, changes, "its end")
+	if f := ensure(t, h, bound); len(f.Uplinks) != 0 {
+		t.Errorf("uplinks %v while it is down", f.Uplinks)
+	}
+	host.Exec("ip", "link", "set", "up0", "up")
+	signalled(t, changes, "its return")
+	if f := ensure(t, h, bound); len(f.Uplinks) != 1 {
+		t.Errorf("uplinks %v after its return", f.Uplinks)
+	}
+	if f := ensure(t, h, plain); len(f.Uplinks) != 0 {
+		t.Errorf("uplinks %v, want none", f.Uplinks)
+	}
+}
+
 func TestUplinksOf(t *testing.T) {
 	p := func(s string) address { return address{netip.MustParsePrefix(s), true} }
 	up := link{up: true, ethernet: true, mtu: 1500}
@@ -206,9 +274,10 @@ func TestUplinksOf(t *testing.T) {
 		1: {p("127.0.0.1/8"), p("::1/128"), p("198.51.100.7/32")}, 2: {p("192.0.2.2/24"), p("192.0.2.1/24"), p("fe80::1/64")},
 		3: {p("172.30.0.1/16")}, 4: {p("203.0.113.1/24")}, 5: {p("10.8.0.1/24")}, 6: {p("fe80::2/64")}, 7: {p("2001:db8::1/64")},
 	}
-	ups, local := uplinksOf(links, addrs)
+	ups, local := uplinksOf(links, addrs, map[string]bool{"only-link-local": true, "down": true, "tun0": true})
 	want := []vswitch.Uplink{
 		{Name: "eth0", Ifindex: 2, MTU: 1500, Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("192.0.2.2/24")}},
+		{Name: "only-link-local", Ifindex: 6, MTU: 1500},
 		{Name: "eth1", Ifindex: 7, MTU: 1500, Addrs: []netip.Prefix{netip.MustParsePrefix("2001:db8::1/64")}},
 	}
 	if !slices.EqualFunc(ups, want, sameUplink) {

@@ -204,8 +204,9 @@ type PortMapping struct {
 type Facts struct {
 	// Ifindex of every host-side device of ours that exists, by name.
 	Ifindex map[string]int
-	// Uplinks are the host's other interfaces that carry addresses, in ifindex
-	// order: what traffic may leave by and published ports are reached through.
+	// Uplinks are the host's other interfaces that carry addresses or that networks
+	// name, in ifindex order: what traffic may leave by and published ports are
+	// reached through.
 	Uplinks []Uplink
 	// HostAddrs is every local address of the host's namespace except loopback
 	// and link-local, gateway addresses on our own vNICs included.
