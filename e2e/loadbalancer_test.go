@@ -377,6 +377,23 @@ func TestLoadBalancers(t *testing.T) {
 			}
 		}
 	})
+	t.Run("as it was sent", func(t *testing.T) {
+		for vip, from := range map[string][2]string{"10.96.0.15": {client.v4, outV4}, "fd96::15": {client.v6, outV6}} {
+			flags, bits := 1, "32"
+			if strings.Contains(vip, ":") {
+				flags, bits = 3, "128"
+			}
+			if out, err := b.run(three.netns, "ip", "addr", "add", vip+"/"+bits, "dev", "lo", "nodad"); err != nil {
+				t.Fatal(err, out)
+			}
+			b.balancer(`{"HostComputeEndpoints":[%q],"FrontendVIPs":[%q],"PortMappings":[{"Protocol":6,"ExternalPort":80,"Flags":12}],"Flags":%d}`, three.id, vip, flags)
+			for i, ns := range []string{client.netns, x} {
+				if a := b.reaches(ns, net.JoinHostPort(vip, "80")); a.asked != vip || a.client != from[i] {
+					t.Errorf("%s from %s: %+v, want it asked at its address by %s", vip, ns, a, from[i])
+				}
+			}
+		}
+	})
 	t.Run("a remote backend", func(t *testing.T) {
 		var far struct{ ID string }
 		b.must("POST", "/networks/"+b.network+"/endpoints", fmt.Sprintf(`{"Name":"far","Flags":1,"IpConfigurations":[{"IpAddress":%q}],"MacAddress":"02-11-0a-f4-04-07"}`, outV4), &far)

@@ -287,7 +287,7 @@ func (c *Compiler) checkService(s *Service) error {
 			return invalid("Frontends[%d].%w", i, err)
 		}
 		for j, b := range s.Backends {
-			if f.Proto == protoSCTP && b.Port != f.Port {
+			if f.Proto == protoSCTP && b.Port != f.Port && s.Flags&ServicePreserve == 0 {
 				// The checksum is a CRC32c over the whole packet, which programs cannot fix.
 				return invalid("Backends[%d].Port %d: SCTP ports cannot be translated, it must equal Frontends[%d].Port %d", j, b.Port, i, f.Port)
 			}
@@ -319,10 +319,14 @@ func (c *Compiler) checkService(s *Service) error {
 		}
 	}
 	switch {
-	case s.Flags >= ServiceLocalInside<<1:
+	case s.Flags >= ServicePreserve<<1:
 		return invalid("Flags %#x: not known", s.Flags)
 	case s.Flags&ServiceDSR != 0 && s.Flags&ServiceConsistent == 0:
 		return invalid("Flags: ServiceDSR needs ServiceConsistent, or two hosts would choose two backends")
+	case s.Flags&ServicePreserve != 0 && slices.ContainsFunc(s.Backends, func(b Backend) bool { return b.At == 0 }):
+		return invalid("Flags: with ServicePreserve a backend is reached by its port alone, so each must be on this host (At)")
+	case s.Flags&ServicePreserve != 0 && slices.ContainsFunc(s.Frontends, func(f Frontend) bool { return f.Scope&ScopeHost != 0 }):
+		return invalid("Flags: ServicePreserve cannot serve processes of the host (ScopeHost), whose connections are given to the backend's own address")
 	case s.Flags&ServiceDSR != 0 && s.Flags&ServiceLocal != 0:
 		return invalid("Flags: ServiceDSR is about backends of other hosts, which ServiceLocal excludes")
 	case s.Affinity > 7*24*3600:
@@ -468,7 +472,7 @@ func (s *Service) rowFlags() uint16 {
 	for _, x := range []struct {
 		is  ServiceFlags
 		row svcFlags
-	}{{ServiceDrop, svcDrop}, {ServiceLocal, svcLocal}, {ServiceDSR, svcDSR}, {ServiceLocalInside, svcLocalIn}} {
+	}{{ServiceDrop, svcDrop}, {ServiceLocal, svcLocal}, {ServiceDSR, svcDSR}, {ServiceLocalInside, svcLocalIn}, {ServicePreserve, svcPreserve}} {
 		if s.Flags&x.is != 0 {
 			flags |= x.row
 		}

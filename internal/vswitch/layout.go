@@ -69,6 +69,7 @@ const (
 	svcDSR      = bpf.SwitchGhSvcFlagsGH_SVC_DSR
 	svcByClient = bpf.SwitchGhSvcFlagsGH_SVC_BY_CLIENT
 	svcLocalIn  = bpf.SwitchGhSvcFlagsGH_SVC_LOCAL_IN
+	svcPreserve = bpf.SwitchGhSvcFlagsGH_SVC_PRESERVE
 
 	memberActive   = uint8(bpf.SwitchGhMemberStateGH_MEMBER_ACTIVE)
 	memberDraining = uint8(bpf.SwitchGhMemberStateGH_MEMBER_DRAINING)

@@ -122,6 +122,10 @@ const (
 	// only (Kubernetes' internalTrafficPolicy Local), as ServiceLocal has it for clients
 	// outside (externalTrafficPolicy).
 	ServiceLocalInside ServiceFlags = 1 << 4
+	// ServicePreserve: a backend gets what it was sent as it is, to the frontend's
+	// address and port, at which it must listen. Its port may answer from there, and
+	// only answer. All backends must be here, and no process of the host may ask.
+	ServicePreserve ServiceFlags = 1 << 5
 )
 
 // Announcement makes the host answer ARP and neighbour solicitations for an

@@ -165,8 +165,13 @@ func TestInvalidService(t *testing.T) {
 		{"backend multicast", "not a unicast address", func(_ *State, x *Service) { x.Backends[1].Addr = addr("224.0.0.1") }},
 		{"weights", "need 5001 slots, over 4096", func(_ *State, x *Service) { x.Backends[0].Weight, x.Backends[1].Weight = 5000, 1 }},
 		{"sctp", "it must equal Frontends[0].Port 80", func(_ *State, x *Service) { x.Frontends[0].Proto = 132 }},
-		{"flags", "Flags 0x20: not known", func(_ *State, x *Service) { x.Flags = 32 }},
+		{"flags", "Flags 0x40: not known", func(_ *State, x *Service) { x.Flags = 64 }},
 		{"dsr alone", "ServiceDSR needs ServiceConsistent", func(_ *State, x *Service) { x.Flags = ServiceDSR }},
+		{"as it was sent, elsewhere", "each must be on this host", func(_ *State, x *Service) { x.Flags, x.Backends[0].At = ServicePreserve, 0 }},
+		{"as it was sent, from the host", "cannot serve processes of the host", func(_ *State, x *Service) {
+			x.Flags, x.Frontends[0].Scope = ServicePreserve, ScopeCluster
+			x.Backends = slices.DeleteFunc(slices.Clone(x.Backends), func(b Backend) bool { return b.At == 0 })
+		}},
 		{"dsr and local", "which ServiceLocal excludes", func(_ *State, x *Service) { x.Flags = ServiceDSR | ServiceConsistent | ServiceLocal }},
 		{"announced", "Announced[0] (lb1): Addr \"224.0.0.1\": not a unicast address", func(s *State, _ *Service) {
 			s.Announced = []Announcement{{Object: "lb1", Addr: addr("224.0.0.1")}}

@@ -96,7 +96,7 @@ func (b *block) printService(add func(string, ...any)) {
 		for _, f := range []struct {
 			is   svcFlags
 			name string
-		}{{svcDrop, " drop"}, {svcLocal, " local"}, {svcDSR, " dsr"}, {svcByClient, " by-client"}, {svcLocalIn, " local-inside"}} {
+		}{{svcDrop, " drop"}, {svcLocal, " local"}, {svcDSR, " dsr"}, {svcByClient, " by-client"}, {svcLocalIn, " local-inside"}, {svcPreserve, " preserve"}} {
 			if v.Flags&uint16(f.is) != 0 {
 				s += f.name
 			}

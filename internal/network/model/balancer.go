@@ -64,6 +64,9 @@ func (lb *LoadBalancer) parse() error {
 		if err != nil {
 			return at(fmt.Sprintf("PortMappings[%d]", i), err)
 		}
+		if len(d.FrontendVIPs) == 0 && m.Flags&hcn.LoadBalancerPortMappingFlagsPreserveDIP != 0 {
+			return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, fmt.Sprintf("PortMappings[%d].Flags", i), "PreserveDIP (8) without FrontendVIPs: no backend has every address of the host; name those that the backends have")
+		}
 		for _, b := range bs {
 			for _, proto := range b.protos {
 				k := [2]uint16{uint16(proto), b.port}
@@ -107,7 +110,7 @@ func parseBalancer(m hcn.LoadBalancerPortMapping) ([]balancer, error) {
 		return nil, refuseAt(hcn.E_INVALID_PARAMETER, "Protocol", "%d: only 6 (TCP), 17 (UDP), 132 (SCTP) and 0 (TCP and UDP) have ports", m.Protocol)
 	}
 	target := m.InternalPort
-	if target == 0 {
+	if target == 0 || m.Flags&hcn.LoadBalancerPortMappingFlagsPreserveDIP != 0 {
 		target = m.ExternalPort
 	}
 	switch {
@@ -121,8 +124,8 @@ func parseBalancer(m hcn.LoadBalancerPortMapping) ([]balancer, error) {
 		return nil, refuseAt(hcn.E_INVALID_PARAMETER, "DistributionType", "%d is none of 0 (the conversation), 1 (client and protocol) and 2 (client)", m.DistributionType)
 	case m.Flags&^knownPortFlags != 0:
 		return nil, refuseAt(hcn.E_INVALID_PARAMETER, "Flags", "%d has unknown bits", m.Flags)
-	case m.Flags&hcn.LoadBalancerPortMappingFlagsPreserveDIP != 0:
-		return nil, refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Flags", "PreserveDIP (8): the switch gives a backend what is sent to its own address only; leave the bit out")
+	case m.Flags&hcn.LoadBalancerPortMappingFlagsPreserveDIP != 0 && m.Flags&hcn.LoadBalancerPortMappingFlagsLocalRoutedVIP != 0:
+		return nil, refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Flags", "PreserveDIP (8) with LocalRoutedVIP (2): connections of the host's processes are given to a backend's own address; leave one of them out")
 	}
 	b := balancer{
 		key: fmt.Sprintf("%d/%d", m.Protocol, m.ExternalPort), protos: []uint8{uint8(m.Protocol)}, port: m.ExternalPort, target: target,
@@ -213,37 +216,45 @@ func (w *World) compileLoadBalancer(lb *LoadBalancer) balancerPart {
 		number = n.Number
 	}
 	backends, remote := w.compileBackends(lb)
-	var flags vswitch.ServiceFlags
 	var source netip.Addr
-	switch {
-	case n == nil || !remote:
-	case n.compiled.network.Tunnel != 0:
+	overlay := remote && n != nil && n.compiled.network.Tunnel != 0
+	if overlay {
 		backends = slices.DeleteFunc(backends, func(b vswitch.Backend) bool { return b.At == 0 && !n.leadsTo(b.Addr) })
 		for i := range backends {
 			if backends[i].At == 0 {
 				backends[i].Network = number
 			}
 		}
-		// Its other hosts answer to an address of the overlay only. Without one, clients
-		// outside get the backends of this host.
-		var err error
-		if source, err = netip.ParseAddr(lb.Doc.SourceVIP); err != nil || !n.holds(source) {
-			source, flags = netip.Addr{}, vswitch.ServiceLocal
+		if a, err := netip.ParseAddr(lb.Doc.SourceVIP); err == nil && n.holds(a) {
+			source = a
 		}
-	case n.compiled.network.Uplink != "" && lb.Doc.Flags&hcn.LoadBalancerFlagsDSR != 0:
-		flags = vswitch.ServiceDSR | vswitch.ServiceConsistent
 	}
 	for _, b := range lb.balancers {
 		s := vswitch.Service{
-			ID: lb.Services[b.key], Object: lb.Doc.Id, Name: lb.Doc.Name, Flags: flags, SourceVIP: source,
-			Frontends: b.frontends(lb.vips, number), Backends: make([]vswitch.Backend, len(backends)),
+			ID: lb.Services[b.key], Object: lb.Doc.Id, Name: lb.Doc.Name, SourceVIP: source,
+			Frontends: b.frontends(lb.vips, number), Backends: make([]vswitch.Backend, 0, len(backends)),
 		}
 		if b.affinity {
 			s.Affinity = affinitySeconds
 		}
-		for i, x := range backends {
+		preserve := b.flags&hcn.LoadBalancerPortMappingFlagsPreserveDIP != 0
+		switch {
+		case preserve:
+			s.Flags = vswitch.ServicePreserve
+		case !remote:
+		case lb.returnsDirect(b):
+			s.Flags = vswitch.ServiceDSR | vswitch.ServiceConsistent
+		case overlay && !source.IsValid():
+			// The other hosts answer to an address of the overlay only: without one,
+			// clients outside get the backends of this host.
+			s.Flags = vswitch.ServiceLocal
+		}
+		for _, x := range backends {
+			if preserve && x.At == 0 {
+				continue // its host gives it what is sent there
+			}
 			x.Port = b.target
-			s.Backends[i] = x
+			s.Backends = append(s.Backends, x)
 		}
 		p.services = append(p.services, s)
 	}
@@ -253,6 +264,15 @@ func (w *World) compileLoadBalancer(lb *LoadBalancer) balancerPart {
 		}
 	}
 	return p
+}
+
+// returnsDirect: what comes by an uplink for a backend of another host goes there as
+// it is, and that host answers. It takes DSR and a frontend that a mux outside, or the
+// outside as such, sends to several hosts: they all must choose alike, which needs a
+// table of its own for each service. A cluster's own address is not asked from there.
+func (lb *LoadBalancer) returnsDirect(b balancer) bool {
+	outside := hcn.LoadBalancerPortMappingFlagsUseMux | vipExternalIP
+	return lb.Doc.Flags&hcn.LoadBalancerFlagsDSR != 0 && b.flags&outside != 0 && !lb.vips[0].IsUnspecified()
 }
 
 // compileBackends are the backends without their port, and whether one of them is

@@ -148,6 +148,7 @@ func TestLoadBalancerRefuses(t *testing.T) {
 		{`{"PortMappings":[{"ExternalPort":1,"DistributionType":3}]}`, hcn.E_INVALID_PARAMETER, "PortMappings[0].DistributionType"},
 		{`{"PortMappings":[{"ExternalPort":1,"Flags":32}]}`, hcn.E_INVALID_PARAMETER, "PortMappings[0].Flags"},
 		{`{"PortMappings":[{"ExternalPort":1,"Flags":"PreserveDIP"}]}`, hcn.HCN_E_REQUEST_UNSUPPORTED, "PortMappings[0].Flags"},
+		{`{"FrontendVIPs":["10.96.0.1"],"PortMappings":[{"ExternalPort":1,"Flags":"PreserveDIP, LocalRoutedVIP"}]}`, hcn.HCN_E_REQUEST_UNSUPPORTED, "PortMappings[0].Flags"},
 		{`{"PortMappings":[{"ExternalPort":1},{"Protocol":17,"ExternalPort":1}]}`, hcn.E_INVALID_PARAMETER, "PortMappings[1].ExternalPort"},
 		// The same load balancer again, and the same frontend for another one.
 		{`{"HostComputeEndpoints":["` + a.Doc.Id + `"],"FrontendVIPs":["10.96.0.10"],"PortMappings":[{"Protocol":6,"ExternalPort":80}]}`, hcn.E_ALREADY_EXISTS, ""},
@@ -337,5 +338,39 @@ func TestWhoHasFrontends(t *testing.T) {
 		if hs, err := w.Who(q); err != nil || len(hs) != 1 || hs[0].ID != id {
 			t.Errorf("who %s: %+v %v", q, hs, err)
 		}
+	}
+}
+
+// TestDirectReturn: DSR where several hosts are asked from outside, and backends that
+// get what they were sent.
+func TestDirectReturn(t *testing.T) {
+	b, a, _, far := balancedBench(t)
+	const direct = vswitch.ServiceDSR | vswitch.ServiceConsistent
+	for i, tc := range []struct {
+		vips     string
+		lb, port int
+		want     vswitch.ServiceFlags
+		backends int
+	}{
+		{`"10.96.0.1"`, 1, 0, 0, 2}, // a ClusterIP
+		{`"10.96.0.1"`, 1, 4, direct, 2},
+		{`"10.96.0.1"`, 1, 16, direct, 2},
+		{`"10.96.0.1"`, 0, 16, 0, 2},
+		{``, 1, 16, 0, 2}, // every host has its own addresses
+		{`"10.96.0.1"`, 1, 4 + 8 + 16, vswitch.ServicePreserve, 1},
+	} {
+		port := uint16(100 + i)
+		b.balancer(fmt.Sprintf(`{"HostComputeEndpoints":[%q,%q],"FrontendVIPs":[%s],"PortMappings":[{"Protocol":6,"InternalPort":80,"ExternalPort":%d,"Flags":%d}],"Flags":%d}`,
+			a.Doc.Id, far.Doc.Id, tc.vips, port, tc.port, tc.lb))
+		s := b.service(port)
+		if s.Flags != tc.want || len(s.Backends) != tc.backends {
+			t.Errorf("%+v: flags %d, backends %v", tc, s.Flags, addrsOf(s))
+		}
+		if tc.want == vswitch.ServicePreserve && s.Backends[0].Port != port {
+			t.Errorf("the port is translated: %v", addrsOf(s))
+		}
+	}
+	if _, err := vswitch.Compile(b.w.Desired().Switch, vswitch.Facts{}); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -220,7 +220,7 @@ func randomSpread(b *bench, r *rand.Rand, i int) World {
 			vips = fmt.Sprintf(`"FrontendVIPs":[%q],`, []string{fmt.Sprintf("10.96.0.%d", 1+r.IntN(3)), fmt.Sprintf("fd96::%d", 1+r.IntN(3))}[v6])
 		}
 		return fmt.Appendf(nil, `{"HostComputeEndpoints":%s,%s"Flags":%d,"PortMappings":[{"Protocol":%d,"ExternalPort":%d,"InternalPort":%d,"DistributionType":%d,"Flags":%d}]}`,
-			list, vips, 2*v6, []int{0, 6, 17}[r.IntN(3)], 1+r.IntN(4), r.IntN(3), r.IntN(3), r.IntN(4))
+			list, vips, 2*v6+r.IntN(2), []int{0, 6, 17}[r.IntN(3)], 1+r.IntN(4), r.IntN(3), r.IntN(3), []int{0, 1, 2, 3, 4, 8, 12, 16}[r.IntN(8)])
 	}
 	switch v := r.IntN(12); {
 	case v == 0:

@@ -173,7 +173,7 @@ static __always_inline int gh_flood(struct __sk_buff *skb)
 	/* ARP and ND of ports came by their own stages, which looked at the sender. */
 	if (wire && (!s->p.fam || gh_is_nd(&s->p)) && gh_usurps(skb, s->p.zone, netid))
 		return gh_drop(skb, s, GH_DROP_SPOOF_ARP, GH_LAYER_SPOOF);
-	bad = s->p.fam && !gh_is_nd(&s->p) ? gh_spoof(skb, &s->p, in) : 0;
+	bad = s->p.fam && !gh_is_nd(&s->p) ? gh_spoof(skb, &s->p, in, 0) : 0;
 	if (!bad && s->p.fam && in->kind == GH_PORT_TUNNEL && !gh_far_source())
 		bad = GH_DROP_SPOOF_IP;
 	if (bad == GH_DROP_SPOOF_IP && gh_flood_source(&s->p, n))

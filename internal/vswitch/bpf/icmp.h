@@ -170,7 +170,7 @@ static __always_inline int gh_icmp_error(struct __sk_buff *skb, struct gh_scratc
 
 	if (!in)
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_PORT);
-	bad = gh_spoof(skb, p, in);
+	bad = gh_spoof(skb, p, in, 0);
 	if (bad)
 		return gh_drop(skb, s, bad, GH_LAYER_SPOOF);
 	gh_addr_set(&p->osrc, &p->src);

@@ -64,7 +64,7 @@ __noinline int gh_layer_spoof(struct __sk_buff *skb)
 
 	if (!in)
 		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_SPOOF, GH_REJECT_NONE);
-	ret = gh_spoof(skb, &s->p, in);
+	ret = gh_spoof(skb, &s->p, in, s->w.keep && s->w.reply && s->w.svc && gh_addr_eq(&s->w.nsrc, &s->p.src));
 	if (!ret && s->p.kind == GH_PORT_TUNNEL && !gh_far_source())
 		ret = GH_DROP_SPOOF_IP;
 	return ret ? GH_NO(ret, GH_LAYER_SPOOF, GH_REJECT_NONE) : 0;
@@ -306,8 +306,9 @@ __noinline int gh_layer_nat(void)
 			return GH_NO(GH_DROP_NO_ROUTE, GH_LAYER_NAT, GH_REJECT_ROUTE);
 		w->snat = GH_SNAT_FIXED;
 	} else if (w->svc && w->how == GH_TO_PORT && (gh_is_endpoint(p->kind) || p->kind == GH_PORT_TUNNEL)) {
-		if (w->out_port == p->in_port) {
-			/* Itself: it would not take a packet from its own address. */
+		if (w->out_port == p->in_port || (p->zone != w->ozone && gh_addr_eq(&w->ndst, &p->dst))) {
+			/* Itself, or asked at an address that it has: it would not
+			 * take a packet from its own address. */
 			want = (struct gh_addr *)(p->fam == 4 ? &n->hairpin4 : &n->hairpin6);
 			if (gh_addr_zero(want))
 				want = &p->dst;

@@ -313,6 +313,7 @@ enum gh_svc_flags {
 	GH_SVC_DSR = 1 << 5,	  /* what outside clients send to backends elsewhere stays as it is */
 	GH_SVC_BY_CLIENT = 1 << 6, /* the hash is of the client's address alone */
 	GH_SVC_LOCAL_IN = 1 << 7, /* all other clients get backends of this host only */
+	GH_SVC_PRESERVE = 1 << 8, /* the backend gets what it was sent, translated nowhere */
 };
 struct gh_svc_key {
 	struct gh_addr vip; /* any-v4: ::ffff:0.0.0.0, any-v6: :: */

@@ -50,6 +50,7 @@ func (l *lab) services() {
 		silent  = SwitchGhSvcFlagsGH_SVC_DROP
 		local   = SwitchGhSvcFlagsGH_SVC_LOCAL
 		dsr     = SwitchGhSvcFlagsGH_SVC_DSR
+		as      = SwitchGhSvcFlagsGH_SVC_PRESERVE
 		cluster = in | host
 	)
 	for _, f := range []struct{ vip, lb, a, c, r string }{
@@ -71,6 +72,8 @@ func (l *lab) services() {
 		l.service(f.lb, 83, pkt.TCP, 0, in|out|dsr, r)
 		l.service(f.lb, 84, pkt.TCP, 0, in|out|silent)
 		l.service(f.lb, 85, pkt.TCP, 0, in|out)
+		l.service(f.lb, 86, pkt.TCP, 0, in|out|as, a)
+		l.service(f.lb, 54, pkt.UDP, 0, in|out|as, a)
 		l.service(f.lb, 53, pkt.UDP, 0, in|out, labBackend{1, f.a, 53})
 		l.put("vip_l2", VIPKey{Uplink: uint16(l.port("x").id), Addr: addr(f.lb)}, uint8(1))
 	}

@@ -51,13 +51,15 @@ static __always_inline int gh_speaks_for(__u32 port_id, const struct gh_port *in
 }
 
 /*
- * gh_spoof() returns 0 or a drop reason. The host speaks for its own addresses
+ * gh_spoof() returns 0 or a drop reason. answers: the packet is of a conversation
+ * that the port was given under the address it now speaks with (GH_SVC_PRESERVE).
+ * The host speaks for its own addresses
  * only: what it would merely forward, from a machine that routes to it or from
  * another tool's containers, reaches endpoints by published ports or not at all,
  * unless the port is a router's (GH_PORT_FORWARD).
  * Ports of other kinds are trusted.
  */
-static __always_inline int gh_spoof(struct __sk_buff *skb, const struct gh_pkt *p, const struct gh_port *in)
+static __always_inline int gh_spoof(struct __sk_buff *skb, const struct gh_pkt *p, const struct gh_port *in, int answers)
 {
 	if (p->kind == GH_PORT_HOST)
 		return gh_is_host(&p->src) || (in->flags & GH_PORT_FORWARD) ? 0 : GH_DROP_SPOOF_IP;
@@ -67,7 +69,7 @@ static __always_inline int gh_spoof(struct __sk_buff *skb, const struct gh_pkt *
 		return 0;
 	if (!gh_own_mac(skb, p->in_port, in))
 		return GH_DROP_SPOOF_MAC;
-	if (!(in->flags & (GH_PORT_FORWARD | GH_PORT_ANY_IP)) && !gh_owns_ip(p->in_port, &p->src) &&
+	if (!answers && !(in->flags & (GH_PORT_FORWARD | GH_PORT_ANY_IP)) && !gh_owns_ip(p->in_port, &p->src) &&
 	    !(gh_eui64(&p->src, in->mac) && gh_is_l2(p->net)))
 		return GH_DROP_SPOOF_IP;
 	if (p->h.l4 == GH_L4_UDP && p->sport_be == (p->fam == 4 ? GH_DHCP_SERVER : GH_DHCP6_SERVER))

@@ -101,8 +101,8 @@ static __always_inline int gh_svc_legal(const struct gh_pkt *p, const struct gh_
 	mb = gh_member_get(w->svc, w->backend);
 	if (!mb || (mb->state != GH_MEMBER_ACTIVE && p->proto != IPPROTO_TCP))
 		return 0;
-	if (gh_svc_dsr(p, sv, mb))
-		return gh_addr_eq(&w->ndst, &p->dst);
+	if (gh_svc_dsr(p, sv, mb) || (sv->flags & GH_SVC_PRESERVE))
+		return gh_addr_eq(&w->ndst, &p->dst) && w->ndport_be == p->dport_be;
 	return gh_addr_eq(&mb->addr, &w->ndst) && mb->port_be == w->ndport_be;
 }
 
@@ -184,10 +184,12 @@ __noinline int gh_layer_lb(void)
 	}
 	if (gh_tcp_middle(p) && !w->keep)
 		return host ? GH_NOT_OURS : GH_NO(GH_DROP_NOSTATE, GH_LAYER_LB, GH_REJECT_STATE);
-	if (p->h.l4 == GH_L4_SCTP && mb->port_be != p->dport_be)
-		return GH_NO(GH_DROP_NAT_PROTO, GH_LAYER_LB, GH_REJECT_NONE);
-	gh_addr_set(&w->ndst, &mb->addr);
-	w->ndport_be = mb->port_be;
+	if (!(s->sv.flags & GH_SVC_PRESERVE)) {
+		if (p->h.l4 == GH_L4_SCTP && mb->port_be != p->dport_be)
+			return GH_NO(GH_DROP_NAT_PROTO, GH_LAYER_LB, GH_REJECT_NONE);
+		gh_addr_set(&w->ndst, &mb->addr);
+		w->ndport_be = mb->port_be;
+	}
 	w->target = mb->port;
 	if (uplink) {
 		w->net = mb->net;

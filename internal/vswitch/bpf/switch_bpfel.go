@@ -1001,6 +1001,7 @@ const (
 	SwitchGhSvcFlagsGH_SVC_DSR       SwitchGhSvcFlags = 32
 	SwitchGhSvcFlagsGH_SVC_BY_CLIENT SwitchGhSvcFlags = 64
 	SwitchGhSvcFlagsGH_SVC_LOCAL_IN  SwitchGhSvcFlags = 128
+	SwitchGhSvcFlagsGH_SVC_PRESERVE  SwitchGhSvcFlags = 256
 )
 
 type SwitchGhSvcKey struct {

@@ -94,6 +94,10 @@ func (k key) hash() uint32 {
 	return h
 }
 
+// answers: the packet is of a conversation that the port was given under the address
+// it now speaks with.
+func (w *walk) answers() bool { return w.keep && w.reply && w.svc != 0 && w.nsrc == w.k.src }
+
 // spoof is L1: 0 or why not.
 func (w *walk) spoof() (bpf.DropReason, string) {
 	switch {
@@ -108,7 +112,7 @@ func (w *walk) spoof() (bpf.DropReason, string) {
 		return 0, ""
 	case !w.ownMAC(w.frame[6:12]):
 		return bpf.SwitchGhDropReasonGH_DROP_SPOOF_MAC, fmt.Sprintf("source MAC %s is not the port's %s", vswitch.MAC(w.frame[6:12]), vswitch.MAC(w.in.Mac))
-	case w.in.Flags&(forward|anyIP) == 0 && !w.owns(w.k.src) && !(w.isL2() && w.eui64(w.k.src)):
+	case !w.answers() && w.in.Flags&(forward|anyIP) == 0 && !w.owns(w.k.src) && !(w.isL2() && w.eui64(w.k.src)):
 		return bpf.SwitchGhDropReasonGH_DROP_SPOOF_IP, fmt.Sprintf("source %s is no address of the port", ip(w.k.src))
 	case w.h.l4 == l4UDP && (w.k.fam == 4 && w.k.sport == 67 || w.k.fam == 6 && w.k.sport == 547):
 		return bpf.SwitchGhDropReasonGH_DROP_DHCP_GUARD, "a DHCP server behind an endpoint"
@@ -211,6 +215,8 @@ func (w *walk) layers() *no {
 	}
 	if w.in.Flags&forward != 0 {
 		w.note(laySpoof, w.portName(w.inPort), "", "pass", "a router's port: any source")
+	} else if w.endpoint() && w.answers() && !w.owns(w.k.src) {
+		w.note(laySpoof, w.portName(w.inPort), "", "pass", "it answers from %s, where it was asked", ip(w.k.src))
 	} else if w.endpoint() {
 		w.note(laySpoof, w.portName(w.inPort), fmt.Sprintf("portip %d %s", w.inPort, ip(w.k.src)), "pass", "source MAC and address are the port's own")
 	} else if isTunnel(w.kind) {
@@ -501,7 +507,7 @@ func (w *walk) nat(how way) *no {
 			return fail(bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE, rejectRoute, "%s has no address of this host that the backend could answer to", w.sv.name)
 		}
 		w.snat, why = true, "the backend's host knows no way back to the client but by us"
-	case w.svc != 0 && how == toPort && (w.endpoint() || isTunnel(w.kind)) && w.outPort == w.inPort:
+	case w.svc != 0 && how == toPort && (w.endpoint() || isTunnel(w.kind)) && (w.outPort == w.inPort || w.k.zone != w.ozone && w.ndst == w.k.dst):
 		want = nr.Hairpin4.B
 		if w.k.fam == 6 {
 			want = nr.Hairpin6.B
@@ -510,6 +516,9 @@ func (w *walk) nat(how way) *no {
 			want = w.k.dst
 		}
 		w.snat, why = true, "it reaches itself; it would not take a packet from its own address"
+		if w.outPort != w.inPort {
+			why = "another network knows the host, not our addresses; and the backend has the host's that was asked"
+		}
 	case w.svc != 0 && how == toPort && (w.endpoint() || isTunnel(w.kind)) && w.k.zone != w.ozone:
 		want, w.snat, why = w.k.dst, true, "another network knows the host, not our addresses"
 	}

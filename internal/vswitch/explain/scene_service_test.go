@@ -33,7 +33,7 @@ func (s *scene) serve(r *rand.Rand) {
 	for range r.IntN(8) {
 		x := vswitch.Service{ID: vswitch.ServiceID(len(s.state.Services) + 1), Affinity: pickOf(r, []uint32{0, 0, 10, 1000})}
 		x.Flags = pickOf(r, []vswitch.ServiceFlags{0, 0, vswitch.ServiceDrop, vswitch.ServiceLocal, vswitch.ServiceLocalInside, vswitch.ServiceConsistent,
-			vswitch.ServiceConsistent | vswitch.ServiceDSR, vswitch.ServiceDSR | vswitch.ServiceConsistent | vswitch.ServiceDrop})
+			vswitch.ServiceConsistent | vswitch.ServiceDSR, vswitch.ServiceDSR | vswitch.ServiceConsistent | vswitch.ServiceDrop, vswitch.ServicePreserve, vswitch.ServicePreserve | vswitch.ServiceConsistent})
 		is4 := !one(r, 3)
 		for range 1 + r.IntN(3) {
 			f := vswitch.Frontend{Port: pickOf(r, scenePorts()), Proto: pickOf(r, []uint8{6, 6, 6, 17, 17, 132}), Scope: vswitch.Scope(1 + r.IntN(7))}
@@ -61,9 +61,23 @@ func (s *scene) serve(r *rand.Rand) {
 			x.Backends = append(x.Backends, s.backend(r, is4))
 		}
 		s.sourceVIP(r, &x)
+		s.preserve(&x)
 		s.keep(x, len(s.state.Services))
 	}
 	s.serveElsewhere(r)
+}
+
+// preserve leaves a service with ServicePreserve what it can have.
+func (s *scene) preserve(x *vswitch.Service) {
+	if x.Flags&vswitch.ServicePreserve == 0 {
+		return
+	}
+	x.Backends = slices.DeleteFunc(x.Backends, func(b vswitch.Backend) bool { return b.At == 0 })
+	for i := range x.Frontends {
+		if f := &x.Frontends[i]; f.Network == 0 {
+			f.Scope = f.Scope&^vswitch.ScopeHost | vswitch.ScopeNetworks
+		}
+	}
 }
 
 // serveElsewhere adds a service whose backends are all in an overlay.
@@ -298,11 +312,14 @@ func serviceWords(t Trace) (all []string) {
 		if s.Verdict == "reply" && strings.HasPrefix(s.Rule, "vip ") {
 			all = append(all, "announced")
 		}
+		if s.Layer == layerName(laySpoof) && strings.Contains(s.Reason, "where it was asked") {
+			all = append(all, "answer from where it was asked")
+		}
 		if s.Layer != layerName(layLB) {
 			continue
 		}
 		for word, in := range map[string]string{"service by affinity": "by affinity", "service drains": "drains", "service gone": "is gone",
-			"service elsewhere": "on another host", "service direct": "answers by itself", "service by client": "hash of its client", "service silent": "keeps silent"} {
+			"service elsewhere": "on another host", "service direct": "answers by itself", "service as it was sent": "as it was sent", "service by client": "hash of its client", "service silent": "keeps silent"} {
 			if strings.Contains(s.Reason, in) {
 				all = append(all, word)
 			}

@@ -22,6 +22,7 @@ const (
 	svcDSR      = uint16(bpf.SwitchGhSvcFlagsGH_SVC_DSR)
 	svcByClient = uint16(bpf.SwitchGhSvcFlagsGH_SVC_BY_CLIENT)
 	svcLocalIn  = uint16(bpf.SwitchGhSvcFlagsGH_SVC_LOCAL_IN)
+	svcPreserve = uint16(bpf.SwitchGhSvcFlagsGH_SVC_PRESERVE)
 
 	memberActive = uint8(bpf.SwitchGhMemberStateGH_MEMBER_ACTIVE)
 )
@@ -174,8 +175,8 @@ func (w *walk) legal(s *service) (ok bool, why string) {
 		return false, "its backend is gone"
 	case m.State != memberActive && w.k.proto != protoTCP:
 		return false, "its backend drains, and what is not TCP moves"
-	case w.isDSR(s, m):
-		return w.ndst == w.k.dst, "it was translated, and now is not"
+	case w.isDSR(s, m) || s.Flags&svcPreserve != 0:
+		return w.ndst == w.k.dst && w.ndport == w.k.dport, "it was translated, and now is not"
 	}
 	return m.Addr.B == w.ndst && be(m.PortBe) == w.ndport, "its backend has another address"
 }
@@ -273,11 +274,14 @@ func (w *walk) balance(netid uint16) (how way, target, net uint16, n *no) {
 	if w.middle() && fresh {
 		return noState()
 	}
-	if w.h.l4 == l4SCTP && be(m.PortBe) != w.k.dport {
+	preserve := sv.Flags&svcPreserve != 0
+	if w.h.l4 == l4SCTP && be(m.PortBe) != w.k.dport && !preserve {
 		return end(bpf.SwitchGhDropReasonGH_DROP_NAT_PROTO, rejectNone, sv.String(), "SCTP ports cannot be rewritten")
 	}
 	before := w.tuple()
-	w.ndst, w.ndport = m.Addr.B, be(m.PortBe)
+	if !preserve {
+		w.ndst, w.ndport = m.Addr.B, be(m.PortBe)
+	}
 	after := w.becomes()
 	object, reason := "another host", fmt.Sprintf("%s: backend %s on another host, chosen %s", sv.name, to, why)
 	if m.Port != 0 {
@@ -286,6 +290,9 @@ func (w *walk) balance(netid uint16) (how way, target, net uint16, n *no) {
 		if vswitch.ServiceID(sv.Id) <= vswitch.MaxServiceID {
 			reason = fmt.Sprintf("%s: backend %s of %s, chosen %s", sv.name, to, object, why)
 		}
+	}
+	if preserve {
+		reason = fmt.Sprintf("%s: as it was sent to %s, chosen %s", sv.name, object, why)
 	}
 	w.step(Step{Layer: layerName(layLB), Object: object, Rule: sv.String(), Verdict: "rewrite", Before: &before, After: &after, Reason: reason})
 	if w.uplink() {
