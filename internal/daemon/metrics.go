@@ -135,6 +135,7 @@ func (d *daemon) switchMetrics(_ context.Context, e *exposition) error {
 	e.one("gatehouse_switch_events_suppressed_total", "counter", "Events that the programs held back, beyond their rates.", m.EventsHeld)
 	e.one("gatehouse_switch_events_lost_total", "counter", "Events that a client was too slow for.", m.EventsLost)
 	e.one("gatehouse_switch_events_malformed_total", "counter", "Events that this version does not understand.", m.EventsMalformed)
+	e.one("gatehouse_switch_read_errors_total", "counter", "Times that events or packets could not be read from the programs, which ended captures or streams of events.", m.ReadErrors)
 	e.one("gatehouse_switch_captures", "gauge", "Captures that run.", m.Captures)
 	e.one("gatehouse_switch_captured_packets_total", "counter", "Packets read for captures.", m.Samples)
 	e.one("gatehouse_switch_capture_lost_packets_total", "counter", "Packets that captures were too slow for.", m.SamplesLost)

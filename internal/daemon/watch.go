@@ -93,6 +93,8 @@ func (d *daemon) watchSwitch(ctx context.Context, q url.Values, w io.Writer) err
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case err := <-in.Failed:
+			return err
 		case e := <-in.C:
 			if len(only) > 0 && !slices.Contains(only, e.Port) && !slices.Contains(only, e.Flow.Out) {
 				continue

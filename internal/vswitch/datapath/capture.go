@@ -74,8 +74,24 @@ type capture struct {
 	out   chan []Sample
 	held  atomic.Int64 // bytes in out
 	lost  atomic.Uint64
-	gone  chan struct{} // closed when a port went
+	gone  chan struct{} // closed when it cannot go on
+	why   error         // set before
 	once  sync.Once
+}
+
+// end tells who captures why it cannot go on.
+func (c *capture) end(why error) {
+	c.once.Do(func() {
+		c.why = why
+		close(c.gone)
+	})
+}
+
+// sampleReader is perf.Reader.
+type sampleReader interface {
+	SetDeadline(time.Time)
+	ReadInto(*perf.Record) error
+	Close() error
 }
 
 // captures are all of them, and the reader they share.
@@ -86,7 +102,7 @@ type captures struct {
 }
 
 // Capture copies what passes ports to take until ctx ends, take returns an error,
-// or a port goes (ErrPortGone). take is called at once, with nothing, when from
+// a port goes (ErrPortGone), or the packets cannot be read any more. take is called at once, with nothing, when from
 // then on nothing is missed. snap bounds the bytes of each packet; 0 = all. It
 // sees also what no device of the host shows: what is handed straight into a
 // container, and what was dropped, with the reason.
@@ -122,7 +138,7 @@ func (c *capture) run(ctx context.Context, take func(Captured) error) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-c.gone:
-			return ErrPortGone
+			return c.why
 		case got = <-c.out:
 		case <-tick.C:
 			if c.lost.Load() == told {
@@ -217,7 +233,7 @@ func (cs *captures) settle(t vswitch.Tables) {
 	for c := range cs.all {
 		for id, mac := range c.ports {
 			if row, ok := t.Port(id); !ok || row.Mac != mac {
-				c.once.Do(func() { close(c.gone) })
+				c.end(ErrPortGone)
 				delete(cs.all, c)
 				break
 			}
@@ -234,13 +250,14 @@ func (cs *captures) add(c *capture, d *Datapath) error {
 		if err != nil {
 			return fmt.Errorf("open perf buffers: %w", err)
 		}
-		done := make(chan error, 1)
-		go func() { done <- cs.read(r, d) }()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			cs.serve(r, d)
+		}()
 		cs.stop = func() {
 			r.Close()
-			if err := <-done; err != nil {
-				d.log.Warn("captures ended early", "error", err)
-			}
+			<-done
 		}
 	}
 	if cs.all == nil {
@@ -271,8 +288,27 @@ type held struct {
 	Sample
 }
 
+// serve reads until r is closed. A reader that fails ends all captures; the next
+// one opens another.
+func (cs *captures) serve(r sampleReader, d *Datapath) {
+	err := cs.read(r, d)
+	if err == nil {
+		return
+	}
+	r.Close()
+	d.count.readErrors.Add(1)
+	d.log.Warn("captures ended early", "error", err)
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	for c := range cs.all {
+		c.end(err)
+	}
+	clear(cs.all)
+	cs.stop = nil
+}
+
 // read takes packets out of the buffers until r is closed.
-func (cs *captures) read(r *perf.Reader, d *Datapath) error {
+func (cs *captures) read(r sampleReader, d *Datapath) error {
 	var rec perf.Record
 	var waiting []held
 	var last time.Time

@@ -63,6 +63,28 @@ const eventBuffer = 1024
 // reader only for the first drop of a second.
 const eventPoll = time.Second
 
+// eventRetry is how soon a ring that could not be read is tried again.
+const eventRetry = time.Second
+
+// followEvents reads events until ctx ends. When they cannot be read, watchers are
+// told and the ring is opened anew.
+func (d *Datapath) followEvents(ctx context.Context) error {
+	for {
+		err := d.readEvents(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		d.count.readErrors.Add(1)
+		d.log.Warn("events of the switch are not read, trying again", "error", err)
+		d.watchers.end(err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(eventRetry):
+		}
+	}
+}
+
 // readEvents is the one reader of the ring. It reads whether or not somebody
 // watches, so that a full ring does not hold back what is news later.
 func (d *Datapath) readEvents(ctx context.Context) error {

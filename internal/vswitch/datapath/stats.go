@@ -25,7 +25,7 @@ type counters struct {
 	sweepNanos                              atomic.Int64
 	eventsRead, eventsLost, eventsMalformed atomic.Int64
 	repairedGone, repairedBehind            atomic.Int64
-	repairErrors                            atomic.Int64
+	repairErrors, readErrors                atomic.Int64
 	preceded                                atomic.Int64
 	eventsHeld, samples, samplesLost        atomic.Int64
 	crowded4, crowded6                      atomic.Bool
@@ -53,6 +53,7 @@ type Metrics struct {
 	Captures      int // that run
 	// Samples for captures, and those that nobody was fast enough for.
 	Samples, SamplesLost int64
+	ReadErrors           int64 // times that events or packets could not be read, which ended what clients watched
 	// Repaired counts attachments that other processes had taken away or got before.
 	RepairedGone, RepairedBehind int64
 	RepairErrors                 int64 // times that something could not be put right within a second
@@ -85,7 +86,7 @@ func (d *Datapath) Metrics() Metrics {
 		Events:    c.eventsRead.Load(), EventsLost: c.eventsLost.Load(), EventsHeld: c.eventsHeld.Load(), EventsMalformed: c.eventsMalformed.Load(),
 		Samples: c.samples.Load(), SamplesLost: c.samplesLost.Load(),
 		RepairedGone: c.repairedGone.Load(), RepairedBehind: c.repairedBehind.Load(), RepairErrors: c.repairErrors.Load(),
-		Preceded: c.preceded.Load(),
+		Preceded: c.preceded.Load(), ReadErrors: c.readErrors.Load(),
 	}
 }
 

@@ -49,7 +49,7 @@ const (
 // is not freed.
 func (d *Datapath) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return d.readEvents(ctx) })
+	g.Go(func() error { return d.followEvents(ctx) })
 	g.Go(func() error { return d.guard(ctx) })
 	g.Go(func() error {
 		beat := time.NewTicker(periodBeat)

@@ -22,9 +22,12 @@ type WatchOptions struct {
 type Watcher struct {
 	// C yields the events. It is never closed.
 	C <-chan Event
+	// Failed gets why no more events come.
+	Failed <-chan error
 
 	o    WatchOptions
 	c    chan Event
+	fail chan error
 	lost atomic.Uint64
 	d    *Datapath
 }
@@ -42,7 +45,8 @@ type watchers struct {
 // conversations only while somebody watches them.
 func (d *Datapath) Watch(o WatchOptions) (*Watcher, error) {
 	c := make(chan Event, eventBuffer)
-	w := &Watcher{C: c, c: c, o: o, d: d}
+	fail := make(chan error, 1)
+	w := &Watcher{C: c, Failed: fail, c: c, fail: fail, o: o, d: d}
 	d.watchers.mu.Lock()
 	if d.watchers.all == nil {
 		d.watchers.all = map[*Watcher]bool{}
@@ -79,6 +83,16 @@ func (ws *watchers) remove(w *Watcher) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	delete(ws.all, w)
+}
+
+// end tells all that no more events come to them.
+func (ws *watchers) end(why error) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	for w := range ws.all {
+		w.fail <- why // has room: each is told once
+	}
+	clear(ws.all)
 }
 
 // flows reports whether anybody wants to know of conversations.
