@@ -234,17 +234,20 @@ func (b *docBench) unreached(netns, addr string) {
 	}
 }
 
-// stream is a connection that goes on.
-type stream struct{ c net.Conn }
+// stream is a connection that goes on, with the load balancer lb.
+type stream struct {
+	c  net.Conn
+	lb string
+}
 
-func (b *docBench) stream(netns, addr string) *stream {
+func (b *docBench) stream(netns, addr, lb string) *stream {
 	b.t.Helper()
 	c, err := dialIn(netns, addr)
 	if err != nil {
 		b.t.Fatalf("stream to %s: %v", addr, err)
 	}
 	b.t.Cleanup(func() { c.Close() })
-	s := &stream{c: c}
+	s := &stream{c, lb}
 	if err := s.echo(); err != nil {
 		b.t.Fatalf("stream to %s: %v", addr, err)
 	}
@@ -431,12 +434,12 @@ func TestBackendsOfStreams(t *testing.T) {
 		return strings.Join(out, ",")
 	}
 	id := b.balancer(form, list(one), "")
-	onOne := b.stream(client.netns, "10.96.0.20:7")
+	onOne := b.stream(client.netns, "10.96.0.20:7", id)
 	b.must("PUT", "/loadbalancers/"+id, fmt.Sprintf(form, list(two), ""), nil)
 	if err := onOne.echo(); err == nil {
 		t.Error("a stream to a backend that was removed goes on")
 	}
-	onTwo := b.stream(client.netns, "10.96.0.20:7")
+	onTwo := b.stream(client.netns, "10.96.0.20:7", id)
 
 	// One comes back; the stream on two is not moved.
 	b.must("POST", "/loadbalancers/"+id+"/modify", fmt.Sprintf(form, list(one, two), ""), nil)
@@ -471,7 +474,7 @@ func TestBackendsOfStreams(t *testing.T) {
 	if len(lb.HostComputeEndpoints) != 1 || lb.HostComputeEndpoints[0] != strings.ToUpper(one.id) {
 		t.Errorf("the list is %v", lb.HostComputeEndpoints)
 	}
-	last := b.stream(client.netns, "10.96.0.20:7")
+	last := b.stream(client.netns, "10.96.0.20:7", id)
 	b.must("DELETE", "/loadbalancers/"+id, "", nil)
 	if err := last.echo(); err == nil {
 		t.Error("a stream outlives its load balancer")
@@ -538,6 +541,13 @@ func TestSDNRoutes(t *testing.T) {
 	}
 	b.refusedBy(hcn.HCN_E_POLICY_ALREADY_EXISTS, "POST", "/sdnroutes", fmt.Sprintf(`{"HostComputeEndpoints":[%q],"Setting":[{"DestinationPrefix":"203.0.113.0/24","NeedEncap":true}]}`, one.id))
 	b.must("DELETE", "/sdnroutes/"+r.ID, "", nil)
+	b.unreached(one.netns, "203.0.113.9:80")
+
+	// The same as a policy of the endpoint.
+	policy := `{"ResourceType":"Policy","RequestType":%q,"Settings":{"Policies":[{"Type":"SDNRoute","Settings":{"DestinationPrefix":"203.0.113.0/24","NextHop":%q}}]}}`
+	b.must("POST", "/endpoints/"+one.id+"/modify", fmt.Sprintf(policy, "Add", router.v4), nil)
+	b.reaches(one.netns, "203.0.113.9:80")
+	b.must("POST", "/endpoints/"+one.id+"/modify", fmt.Sprintf(policy, "Remove", router.v4), nil)
 	b.unreached(one.netns, "203.0.113.9:80")
 
 	// The host routes for the network: what it is handed goes on with the endpoint's

@@ -268,7 +268,11 @@ func (w World) Desired() Desired {
 		d.Names = append(d.Names, c.names...)
 		d.HostPorts = append(d.HostPorts, c.hostPorts...)
 	}
-	w.remotesFor(func(r vswitch.Remote) { d.Switch.Remotes = append(d.Switch.Remotes, r) })
+	d.Switch.Remotes = make([]vswitch.Remote, 0, w.far.len())
+	for _, r := range w.far.all {
+		d.Switch.Remotes = append(d.Switch.Remotes, r)
+	}
+	d.Switch.Services = slices.Grow(d.Switch.Services, w.loadBalancers.len())
 	for _, lb := range w.loadBalancers.all {
 		d.Switch.Services = append(d.Switch.Services, lb.compiled.services...)
 		d.HostPorts = append(d.HostPorts, lb.compiled.hostPorts...)

@@ -431,6 +431,9 @@ func (e *Endpoint) parse(n *Network) error {
 	if e.provider, err = providerOf(e); err != nil {
 		return err
 	}
+	if err := e.parseWays(n); err != nil {
+		return err
+	}
 	e.addrs = nil
 	for i, c := range e.Doc.IpConfigurations {
 		a, err := netip.ParseAddr(c.IpAddress)

@@ -50,7 +50,10 @@ func checkEndpointPolicy(p hcn.EndpointPolicy, n *Network) error {
 			return nil // what a NAT network does anyway
 		}
 		return notBuilt("Type", "policy OutBoundNAT with settings")
-	case hcn.ACL, hcn.QOS, hcn.L2Driver, hcn.SDNRoute, hcn.L4Proxy, hcn.L4WFPPROXY, hcn.PortName, hcn.EncapOverhead, hcn.IOV,
+	case hcn.SDNRoute:
+		_, err := parseSDNRoute(p.Settings, n)
+		return at("Settings", err)
+	case hcn.ACL, hcn.QOS, hcn.L2Driver, hcn.L4Proxy, hcn.L4WFPPROXY, hcn.PortName, hcn.EncapOverhead, hcn.IOV,
 		hcn.NetworkProviderAddress, hcn.NetworkInterfaceConstraint, hcn.TierAcl, "VLAN", "InterfaceParameters", "FirewallPolicy":
 		return notBuilt("Type", "policy %s", p.Type)
 	case "Encryption":
@@ -222,7 +225,7 @@ func updatePolicies(have, want []hcn.EndpointPolicy) []hcn.EndpointPolicy {
 	}
 	out := slices.DeleteFunc(slices.Clone(have), func(p hcn.EndpointPolicy) bool { return named[p.Type] })
 	for _, p := range want {
-		if isEmptySettings(p.Settings) && p.Type == hcn.PortMapping {
+		if isEmptySettings(p.Settings) && p.Type != hcn.OutBoundNAT { // whose {} means something
 			continue // a type with no settings is cleared
 		}
 		out = append(out, p)
@@ -245,10 +248,14 @@ func (w *World) setPolicies(e *Endpoint, old []mapping, wanted []hcn.EndpointPol
 			return at(field, err)
 		}
 		if p.Type != hcn.PortMapping {
-			if !slices.ContainsFunc(out, func(q hcn.EndpointPolicy) bool {
-				return p.Type == q.Type && canonical(p.Settings) == canonical(q.Settings)
-			}) {
+			k := slices.IndexFunc(out, func(q hcn.EndpointPolicy) bool {
+				return p.Type == q.Type && (canonical(p.Settings) == canonical(q.Settings) || p.Type == hcn.SDNRoute && sdnRouteKey(p.Settings) == sdnRouteKey(q.Settings))
+			})
+			switch {
+			case k < 0:
 				out = append(out, p)
+			case canonical(out[k].Settings) != canonical(p.Settings):
+				return refuseAt(hcn.HCN_E_POLICY_ALREADY_EXISTS, field+".Settings", "%s is set already with other settings", p.Type)
 			}
 			continue
 		}
@@ -273,6 +280,9 @@ func (w *World) setPolicies(e *Endpoint, old []mapping, wanted []hcn.EndpointPol
 	e.Doc.Policies = out
 	rows, err := expandMappings(e, n)
 	if err != nil {
+		return err
+	}
+	if err := w.checkWays(e, n); err != nil {
 		return err
 	}
 	return w.checkPublished(e, old, rows, in)

@@ -118,8 +118,8 @@ func TestWholeAndPartAgree(t *testing.T) {
 	}
 }
 
-func indexSizes(w World) [12]int {
-	return [12]int{w.addrs.len(), w.macs.len(), w.members.len(), w.remotes.len(), w.published.len(), w.balanced.len(), w.routed.len(), w.hops.len(),
+func indexSizes(w World) [13]int {
+	return [13]int{w.far.len(), w.addrs.len(), w.macs.len(), w.members.len(), w.remotes.len(), w.published.len(), w.balanced.len(), w.routed.len(), w.hops.len(),
 		w.numbersIn[0].len(), w.numbersIn[1].len(), w.numbersIn[2].len(), w.numbersIn[3].len()}
 }
 
@@ -177,7 +177,8 @@ func randomVerb(b *bench, r *rand.Rand, i int) {
 	case v <= 4:
 		policy := ""
 		if r.IntN(2) == 0 {
-			policy = fmt.Sprintf(`{"Type":"PortMapping","Settings":{"ExternalPort":%d,"Protocol":%d}}`, r.IntN(4), []int{0, 6, 17}[r.IntN(3)])
+			policy = fmt.Sprintf(`{"Type":"SDNRoute","Settings":{"DestinationPrefix":"10.%d.0.0/16","NeedEncap":true}},{"Type":"PortMapping","Settings":{"ExternalPort":%d,"Protocol":%d}}`,
+				r.IntN(3), r.IntN(4), []int{0, 6, 17}[r.IntN(3)])
 		}
 		w, _, _, _ = w.CreateEndpoint(nets[pick(len(nets))].Doc.Id, fmt.Appendf(nil, `{"Name":"e%d","Policies":[%s]}`, i, policy), b.in)
 	case v == 5 || len(nss) == 0:

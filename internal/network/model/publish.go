@@ -51,6 +51,15 @@ func (c claim) key() string {
 	return fmt.Sprintf("%c %03d %05d", f, c.proto, c.port)
 }
 
+// place is the port at one address, row who has it there: keys of an index, the
+// first of which begin the later ones.
+func (c claim) place(host netip.Addr) string {
+	b := host.As16()
+	return c.key() + string(b[:])
+}
+
+func (c claim) row() string { return c.place(c.host) + string(c.kind) + c.id }
+
 // String as people write it: 0.0.0.0:8080/tcp.
 func (c claim) String() string {
 	return fmt.Sprintf("%s/%s", netip.AddrPortFrom(c.host, c.port), protoName(c.proto))
@@ -199,29 +208,27 @@ func expandMappings(e *Endpoint, n *Network) ([]mapping, error) {
 
 func (w *World) publishAll(claims []claim) {
 	for _, c := range claims {
-		have, _ := w.published.get(c.key())
-		w.published = w.published.set(c.key(), append(slices.Clip(have), c.publish))
+		w.published = w.published.set(c.row(), c.publish)
 	}
 }
 
 func (w *World) unpublishAll(claims []claim) {
 	for _, c := range claims {
-		have, _ := w.published.get(c.key())
-		rest := slices.DeleteFunc(slices.Clone(have), func(p publish) bool { return p.kind == c.kind && p.id == c.id && p.host == c.host })
-		if len(rest) == 0 {
-			w.published = w.published.del(c.key())
-		} else {
-			w.published = w.published.set(c.key(), rest)
-		}
+		w.published = w.published.del(c.row())
 	}
 }
 
 // holder of a port that c wants, but for those that skip passes over.
 func (w *World) holder(c claim, in Input, skip func(publish) bool) (publish, bool) {
-	have, _ := w.published.get(c.key())
-	for _, p := range have {
-		if c.meets(p, in.IsHost) && (skip == nil || !skip(p)) {
-			return p, true
+	places := []string{c.place(c.host), c.place(anyOf(c.host.Is4()))}
+	if c.host.IsUnspecified() {
+		places = []string{c.key()}
+	}
+	for _, place := range places {
+		for _, p := range w.published.prefixed(place) {
+			if c.meets(p, in.IsHost) && (skip == nil || !skip(p)) {
+				return p, true
+			}
 		}
 	}
 	return publish{}, false

@@ -120,28 +120,32 @@ func (w *World) isRemoteAddr(network string, a netip.Addr) bool {
 	return false
 }
 
-// remotesFor are the addresses of remote endpoints as the switch of an overlay has
-// them. Of several with one address the last made wins; a local endpoint's wins over
-// all. An address outside the subnets is reached by routes only.
-func (w World) remotesFor(add func(vswitch.Remote)) {
-	for key, id := range w.remotes.all {
-		e, ok := w.endpoints.get(id)
-		if !ok || !e.provider.IsValid() || e.Doc.MacAddress == "" {
-			continue
-		}
-		n, ok := w.networks.get(e.Doc.HostComputeNetwork)
-		if !ok || n.compiled.network.Tunnel == 0 {
-			continue
-		}
-		for _, p := range e.addrs {
-			a := p.Addr()
-			if remoteKey(n.Doc.Id, a, e.Sequence) != key || w.addrs.has(addrKey(n.Doc.Id, a)) || w.newestRemote(n.Doc.Id, a) != id {
-				continue
-			}
-			if s, ok := n.subnetOf(a); ok && a != s.gateway {
-				add(vswitch.Remote{Network: n.Number, Addr: a, MAC: vswitch.MAC(e.mac), VTEP: e.provider})
-			}
-		}
+// settleRemote brings far in line with the endpoints of an address. Of several remote
+// ones the last made counts, a local one over all. What is outside the subnets is
+// reached by routes only.
+func (w *World) settleRemote(n *Network, a netip.Addr) {
+	if n == nil || n.compiled.network.Tunnel == 0 {
+		return
+	}
+	k := remotesOf(n.Doc.Id, a)
+	newest := ""
+	for _, id := range w.remotes.prefixed(k) {
+		newest = id
+	}
+	e, ok := w.endpoints.get(newest)
+	s, inside := n.subnetOf(a)
+	if ok && e.provider.IsValid() && e.Doc.MacAddress != "" && inside && a != s.gateway && !w.addrs.has(addrKey(n.Doc.Id, a)) {
+		w.far = w.far.set(k, vswitch.Remote{Network: n.Number, Addr: a, MAC: vswitch.MAC(e.mac), VTEP: e.provider})
+	} else {
+		w.far = w.far.del(k)
+	}
+}
+
+// settleRemotes does so for every address of an endpoint.
+func (w *World) settleRemotes(e *Endpoint) {
+	n, _ := w.networks.get(e.Doc.HostComputeNetwork)
+	for _, p := range e.addrs {
+		w.settleRemote(n, p.Addr())
 	}
 }
 
@@ -157,13 +161,4 @@ func (n *Network) leadsTo(a netip.Addr) bool {
 		return a != s.gateway
 	}
 	return slices.ContainsFunc(n.compiled.network.Routes, func(r vswitch.Route) bool { return r.To == vswitch.RouteTunnel && r.Prefix.Contains(a) })
-}
-
-// newestRemote is the last made of the remote endpoints with an address.
-func (w World) newestRemote(network string, a netip.Addr) string {
-	newest := ""
-	for _, id := range w.remotes.prefixed(remotesOf(network, a)) {
-		newest = id
-	}
-	return newest
 }

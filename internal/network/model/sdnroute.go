@@ -172,10 +172,7 @@ func (w *World) putSDNRoute(r *SDNRoute) {
 	for _, e := range r.Doc.HostComputeEndpoints {
 		w.routed = w.routed.set(e+"/"+id, id)
 	}
-	for _, k := range r.hopKeys() {
-		n, _ := w.hops.get(k)
-		w.hops = w.hops.set(k, n+1)
-	}
+	w.countHops(r.Doc.HostComputeNetwork, r.ways, 1)
 	w.sdnRoutes = w.sdnRoutes.set(id, r)
 	w.reroute(r)
 	if ok {
@@ -188,27 +185,23 @@ func (w *World) unindexSDNRoute(r *SDNRoute) {
 	for _, e := range r.Doc.HostComputeEndpoints {
 		w.routed = w.routed.del(e + "/" + r.Doc.ID)
 	}
-	for _, k := range r.hopKeys() {
-		if n, _ := w.hops.get(k); n > 1 {
-			w.hops = w.hops.set(k, n-1)
+	w.countHops(r.Doc.HostComputeNetwork, r.ways, -1)
+}
+
+// countHops keeps who forwards for routes of a network: an endpoint by its address,
+// or the network's host port.
+func (w *World) countHops(network string, ways []vswitch.Route, by int) {
+	for _, x := range ways {
+		k := hostHop(network)
+		if x.To != vswitch.RouteHost {
+			k = remotesOf(network, x.Via)
+		}
+		if n, _ := w.hops.get(k); n+by > 0 {
+			w.hops = w.hops.set(k, n+by)
 		} else {
 			w.hops = w.hops.del(k)
 		}
 	}
-}
-
-// hopKeys name who forwards for a route: an endpoint by its address, or the host
-// port of the network.
-func (r *SDNRoute) hopKeys() []string {
-	var out []string
-	for _, x := range r.ways {
-		if x.To == vswitch.RouteHost {
-			out = append(out, hostHop(r.Doc.HostComputeNetwork))
-		} else {
-			out = append(out, remotesOf(r.Doc.HostComputeNetwork, x.Via))
-		}
-	}
-	return out
 }
 
 func hostHop(network string) string { return network + "/host" }
@@ -304,20 +297,71 @@ func (w *World) fillSDNRoute(r *SDNRoute) error {
 		return err
 	}
 	for _, id := range ids {
-		for _, other := range w.routed.prefixed(id + "/") {
-			o, ok := w.sdnRoutes.get(other)
-			if !ok || other == d.ID {
-				continue
-			}
-			for i, x := range r.ways {
-				if slices.ContainsFunc(o.ways, func(y vswitch.Route) bool { return x.Prefix == y.Prefix }) {
-					return refuseAt(hcn.HCN_E_POLICY_ALREADY_EXISTS, fmt.Sprintf("Setting[%d].DestinationPrefix", i),
-						"%s has a route to %s already, by SDN route %s", w.endpointLabel(id), x.Prefix, other)
-				}
+		e, _ := w.endpoints.get(id)
+		for i, x := range r.ways {
+			if by := w.routesTo(e, x.Prefix, d.ID); by != "" {
+				return refuseAt(hcn.HCN_E_POLICY_ALREADY_EXISTS, fmt.Sprintf("Setting[%d].DestinationPrefix", i),
+					"%s has a route to %s already, by %s", w.endpointLabel(id), x.Prefix, by)
 			}
 		}
 	}
 	return nil
+}
+
+// routesTo says what gives an endpoint a route to just that prefix, but for one SDN
+// route; "" = nothing does.
+func (w *World) routesTo(e *Endpoint, prefix netip.Prefix, but string) string {
+	same := func(r vswitch.Route) bool { return r.Prefix == prefix }
+	if slices.ContainsFunc(e.ways, same) && but != "" {
+		return "a policy of its own"
+	}
+	for _, id := range w.routed.prefixed(e.Doc.Id + "/") {
+		if o, ok := w.sdnRoutes.get(id); ok && id != but && slices.ContainsFunc(o.ways, same) {
+			return "SDN route " + id
+		}
+	}
+	return ""
+}
+
+// parseWays derives the routes of an endpoint's own SDNRoute policies.
+func (e *Endpoint) parseWays(n *Network) error {
+	e.ways = nil
+	for i, p := range e.Doc.Policies {
+		if p.Type != hcn.SDNRoute {
+			continue
+		}
+		way, err := parseSDNRoute(p.Settings, n)
+		if err != nil {
+			return at(fmt.Sprintf("Policies[%d].Settings", i), err)
+		}
+		e.ways = append(e.ways, way)
+	}
+	return nil
+}
+
+// checkWays refuses a policy for a prefix that an SDN route has.
+func (w *World) checkWays(e *Endpoint, n *Network) error {
+	c := *e
+	if err := c.parseWays(n); err != nil {
+		return err
+	}
+	for _, x := range c.ways {
+		if by := w.routesTo(e, x.Prefix, ""); by != "" {
+			return refuse(hcn.HCN_E_POLICY_ALREADY_EXISTS, "a route to %s is there already, by %s", x.Prefix, by)
+		}
+	}
+	return nil
+}
+
+// sdnRouteKey is what two SDNRoute policies of one endpoint may not share.
+func sdnRouteKey(raw json.RawMessage) string {
+	var s hcn.SDNRoutePolicySetting
+	_ = json.Unmarshal(raw, &s)
+	p, err := parsePrefix(s.DestinationPrefix)
+	if err != nil {
+		return string(hcn.SDNRoute) + " " + s.DestinationPrefix
+	}
+	return string(hcn.SDNRoute) + " " + p.Masked().String()
 }
 
 // parse derives the routes of the switch from the document.

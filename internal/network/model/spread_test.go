@@ -117,6 +117,52 @@ func TestSDNRoutes(t *testing.T) {
 	code(t, err, hcn.E_ELEMENT_NOT_FOUND, "")
 }
 
+// TestSDNRoutePolicies: an endpoint's own routes, as flannel and Calico give them.
+func TestSDNRoutePolicies(t *testing.T) {
+	b, a, c, _ := balancedBench(t)
+	const route = `{"Type":"SDNRoute","Settings":{"DestinationPrefix":"10.96.0.0/12","NeedEncap":true}}`
+	const via = `{"Type":"SDNRoute","Settings":{"DestinationPrefix":"192.0.2.7/24","NextHop":"10.1.0.3"}}`
+	for _, verb := range []string{"Add", "Add", "Update"} { // the same again is no error
+		if _, err := b.modifyEndpoint(a.Doc.Id, verb, route+","+via); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := "10.96.0.0/12>4,invalid IP 192.0.2.0/24>5,10.1.0.3"
+	if got, _ := b.routesOf(a); got != want {
+		t.Errorf("routes %q, want %q", got, want)
+	}
+	if _, forward := b.routesOf(c); !forward || !b.w.Desired().Switch.Ports[0].Forward {
+		t.Error("who is a next hop does not forward")
+	}
+	_, err := b.modifyEndpoint(a.Doc.Id, "Add", `{"Type":"SDNRoute","Settings":{"DestinationPrefix":"192.0.2.0/24","NeedEncap":true}}`)
+	code(t, err, hcn.HCN_E_POLICY_ALREADY_EXISTS, "Settings.Policies[2].Settings")
+	_, err = b.modifyEndpoint(a.Doc.Id, "Add", `{"Type":"SDNRoute","Settings":{"DestinationPrefix":"10.1.0.0/24","NeedEncap":true}}`)
+	code(t, err, hcn.HCN_E_INVALID_POLICY, "Settings.Policies[2].Settings.DestinationPrefix")
+	_, err = b.modifyEndpoint(a.Doc.Id, "Add", `{"Type":"SDNRoute","Settings":{"DestinationPrefix":"10.0.0.0/8","NextHop":7}}`)
+	code(t, err, hcn.HCN_E_INVALID_POLICY, "Settings.Policies[2].Settings.NextHop")
+	// One prefix has one route, by whichever document.
+	_, _, _, err = b.w.CreateSDNRoute(fmt.Appendf(nil, `{"HostComputeEndpoints":[%q],"Setting":[{"DestinationPrefix":"10.96.0.0/12","NextHop":"10.1.0.3"}]}`, a.Doc.Id), b.in)
+	code(t, err, hcn.HCN_E_POLICY_ALREADY_EXISTS, "Setting[0].DestinationPrefix", "a policy of its own")
+	b.route(fmt.Sprintf(`{"HostComputeEndpoints":[%q],"Setting":[{"DestinationPrefix":"10.200.0.0/16","NeedEncap":true}]}`, a.Doc.Id))
+	_, err = b.modifyEndpoint(a.Doc.Id, "Add", `{"Type":"SDNRoute","Settings":{"DestinationPrefix":"10.200.0.0/16","NeedEncap":true}}`)
+	code(t, err, hcn.HCN_E_POLICY_ALREADY_EXISTS, "Settings", "SDN route")
+	if _, err := b.modifyEndpoint(a.Doc.Id, "Remove", via); err != nil {
+		t.Fatal(err)
+	}
+	if _, forward := b.routesOf(c); forward {
+		t.Error("who was a next hop still forwards")
+	}
+	if _, err := b.modifyEndpoint(a.Doc.Id, "Remove", `{"Type":"SDNRoute"}`); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := b.routesOf(a); got != "10.200.0.0/16>4,invalid IP" {
+		t.Errorf("routes %q", got)
+	}
+	if b.w, err = b.w.DeleteEndpoint(a.Doc.Id, 0, b.in); err != nil || b.w.hops.len() != 0 {
+		t.Error(err, b.w.hops.len())
+	}
+}
+
 // held are ports of the host that others have.
 type heldPorts map[uint16]bool
 

@@ -43,15 +43,16 @@ type World struct {
 	reservations  pmap[*Reservation]
 
 	// Indexes; each follows from the rows.
-	byName    pmap[string]    // network name -> id
-	addrs     pmap[string]    // network id / address bytes -> endpoint id
-	macs      pmap[string]    // network id / MAC bytes -> endpoint id
-	members   pmap[string]    // network id / sequence -> endpoint id
-	remotes   pmap[string]    // network id / address as 16 bytes / sequence -> remote endpoint id
-	published pmap[[]publish] // family proto port -> who, on which addresses
-	balanced  pmap[string]    // endpoint id / load balancer id -> the latter
-	routed    pmap[string]    // endpoint id / SDN route id -> the latter
-	hops      pmap[int]       // network id / next hop of an SDN route as 16 bytes -> how many
+	byName    pmap[string]         // network name -> id
+	addrs     pmap[string]         // network id / address bytes -> endpoint id
+	macs      pmap[string]         // network id / MAC bytes -> endpoint id
+	members   pmap[string]         // network id / sequence -> endpoint id
+	remotes   pmap[string]         // network id / address as 16 bytes / sequence -> remote endpoint id
+	far       pmap[vswitch.Remote] // network id / address as 16 bytes -> as the switch of an overlay has it
+	published pmap[publish]        // family proto port / address as 16 bytes / kind id -> who
+	balanced  pmap[string]         // endpoint id / load balancer id -> the latter
+	routed    pmap[string]         // endpoint id / SDN route id -> the latter
+	hops      pmap[int]            // network id / next hop of an SDN route as 16 bytes -> how many
 	numbersIn [4]pmap[struct{}]
 
 	// released is the quarantine of addresses: network id / address bytes -> when.
@@ -106,7 +107,8 @@ type Endpoint struct {
 	addrs    []netip.Prefix // address and length, in order of IpConfigurations
 	aliases  []string
 	mappings []mapping
-	provider netip.Addr // of a remote endpoint: the tunnel end of its host
+	ways     []vswitch.Route // by SDNRoute policies
+	provider netip.Addr      // of a remote endpoint: the tunnel end of its host
 	compiled endpointPart
 }
 
@@ -436,6 +438,7 @@ func (w *World) putEndpoint(e *Endpoint) {
 	w.compileEndpointOf(e)
 	w.endpoints = w.endpoints.set(id, e)
 	w.members = w.members.set(memberKey(e), id)
+	w.countHops(net, e.ways, 1)
 	if e.IsRemote() {
 		for _, a := range e.addrs {
 			w.remotes = w.remotes.set(remoteKey(net, a.Addr(), e.Sequence), id)
@@ -449,6 +452,7 @@ func (w *World) putEndpoint(e *Endpoint) {
 		w.lastMAC = w.lastMAC.set(net, e.mac)
 		w.use(portNumbers, uint32(e.Port))
 	}
+	w.settleRemotes(e)
 	w.publishAll(e.claims())
 	if ok && (old.compiled.attached != e.compiled.attached || !slices.Equal(old.addrs, e.addrs)) {
 		w.rebalance(id)
@@ -464,22 +468,24 @@ func (w *World) compileEndpointOf(e *Endpoint) {
 		ns, _ = w.namespaces.get(e.Doc.HostComputeNamespace)
 	}
 	e.compiled = compileEndpoint(e, n, ns, w.inst)
-	e.compiled.port.Routes = append(e.compiled.port.Routes, w.sdnRoutesOf(e.Doc.Id)...)
+	e.compiled.port.Routes = slices.Concat(e.compiled.port.Routes, e.ways, w.sdnRoutesOf(e.Doc.Id))
 }
 
 func (w *World) unindexEndpoint(e *Endpoint) {
 	net := e.Doc.HostComputeNetwork
 	w.members = w.members.del(memberKey(e))
+	w.countHops(net, e.ways, -1)
 	if e.IsRemote() {
 		for _, a := range e.addrs {
 			w.remotes = w.remotes.del(remoteKey(net, a.Addr(), e.Sequence))
 		}
-		return
+	} else {
+		for _, a := range e.addrs {
+			w.addrs = w.addrs.del(addrKey(net, a.Addr()))
+		}
+		w.macs = w.macs.del(macKey(net, e.mac))
 	}
-	for _, a := range e.addrs {
-		w.addrs = w.addrs.del(addrKey(net, a.Addr()))
-	}
-	w.macs = w.macs.del(macKey(net, e.mac))
+	w.settleRemotes(e)
 	w.unpublishAll(e.claims())
 }
 
