@@ -6,9 +6,11 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/cilium/ebpf"
@@ -28,6 +30,18 @@ type generation struct {
 func (g *generation) close() error {
 	g.coll.Close()
 	return g.second.Close() // nil closes well
+}
+
+// pinned yields the maps that have pins; the scratch maps of constants (.rodata
+// and such) are held by the programs.
+func (g *generation) pinned() iter.Seq2[string, *ebpf.Map] {
+	return func(yield func(string, *ebpf.Map) bool) {
+		for _, name := range slices.Concat(bpf.ConfigMaps(), bpf.PrivateMaps()) {
+			if m := g.coll.Maps[name]; m != nil && !yield(name, m) {
+				return
+			}
+		}
+	}
 }
 
 func (g *generation) program(name string) (*ebpf.Program, error) {
@@ -64,16 +78,9 @@ func (d *Datapath) loadGeneration(spec *ebpf.CollectionSpec) (_ *generation, err
 			return nil, err
 		}
 	}
-	// The scratch maps of constants (.rodata and such) are held by the programs.
-	pinned := map[string]bool{}
-	for _, name := range append(bpf.ConfigMaps(), bpf.PrivateMaps()...) {
-		pinned[name] = true
-	}
-	for name, m := range g.coll.Maps {
-		if pinned[name] {
-			if err := m.Pin(filepath.Join(g.dir, "maps", name)); err != nil {
-				return nil, fmt.Errorf("generation %d: %w", g.number, err)
-			}
+	for name, m := range g.pinned() {
+		if err := m.Pin(filepath.Join(g.dir, "maps", name)); err != nil {
+			return nil, fmt.Errorf("generation %d: %w", g.number, err)
 		}
 	}
 	for name, p := range g.coll.Programs {

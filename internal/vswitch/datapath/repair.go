@@ -16,8 +16,8 @@ import (
 	"gatehouse.dev/gatehouse/internal/vswitch"
 )
 
-// Damage is something that another process did to an attachment of ours and that
-// was put right.
+// Damage is something that another process did to an attachment or pins of ours
+// and that was put right.
 type Damage struct {
 	Kind DamageKind
 	What string // "uplink eth0"
@@ -31,11 +31,16 @@ const (
 	DamageGone DamageKind = "gone"
 	// DamageBehind: another's program had been put before ours.
 	DamageBehind DamageKind = "behind"
+	// DamageUnpinned: what outlives the daemon had been unpinned.
+	DamageUnpinned DamageKind = "unpinned"
 )
 
 func (x Damage) String() string {
-	if x.Kind == DamageBehind {
+	switch x.Kind {
+	case DamageBehind:
 		return x.What + " was behind another program"
+	case DamageUnpinned:
+		return x.What + " were not pinned any more"
 	}
 	return x.What + " was gone"
 }
@@ -53,7 +58,7 @@ type moves struct {
 	n     int
 }
 
-// Repair looks at what is attached and puts it right: a root process that removes
+// Repair looks at what is attached and pinned and puts it right: a root process that removes
 // a device's clsact, or all tcx programs, takes ours along; one that attaches at
 // the head comes before ours. Run calls it whenever traffic control changes. It
 // returns what it had to put right.
@@ -70,8 +75,10 @@ func (d *Datapath) Repair() ([]Damage, error) {
 			d.count.repairedGone.Add(1)
 		case DamageBehind:
 			d.count.repairedBehind.Add(1)
+		case DamageUnpinned:
+			d.count.repairedUnpinned.Add(1)
 		}
-		d.log.Warn("another process changed what is attached; it was put right", "what", x.String())
+		d.log.Warn("another process changed what is attached or pinned; it was put right", "what", x.String())
 	}
 	if err != nil {
 		return found, fmt.Errorf("repair data plane: %w", err)
@@ -95,7 +102,11 @@ func (d *Datapath) repair() (found []Damage, err error) {
 		}
 		found = append(found, Damage{kind, what})
 	}
-	var errs []error
+	n, err := d.repairPins()
+	if n > 0 {
+		found = append(found, Damage{DamageUnpinned, fmt.Sprintf("%d maps and programs", n)})
+	}
+	errs := []error{err}
 	for _, u := range d.tables.Uplinks {
 		x, err := d.repairUplink(u)
 		if x.Kind != "" {

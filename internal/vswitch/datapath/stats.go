@@ -25,7 +25,8 @@ type counters struct {
 	sweepNanos                              atomic.Int64
 	eventsRead, eventsLost, eventsMalformed atomic.Int64
 	repairedGone, repairedBehind            atomic.Int64
-	repairErrors, readErrors                atomic.Int64
+	repairedUnpinned, repairErrors          atomic.Int64
+	readErrors                              atomic.Int64
 	preceded                                atomic.Int64
 	eventsHeld, samples, samplesLost        atomic.Int64
 	crowded4, crowded6                      atomic.Bool
@@ -54,10 +55,11 @@ type Metrics struct {
 	// Samples for captures, and those that nobody was fast enough for.
 	Samples, SamplesLost int64
 	ReadErrors           int64 // times that events or packets could not be read, which ended what clients watched
-	// Repaired counts attachments that other processes had taken away or got before.
-	RepairedGone, RepairedBehind int64
-	RepairErrors                 int64 // times that something could not be put right within a second
-	Preceded                     int64 // ports on whose device another's tcx program runs first, as of the last sweep
+	// Repaired counts attachments that other processes had taken away or got before,
+	// and the times that pins were missing.
+	RepairedGone, RepairedBehind, RepairedUnpinned int64
+	RepairErrors                                   int64 // times that something could not be put right within a second
+	Preceded                                       int64 // ports on whose device another's tcx program runs first, as of the last sweep
 }
 
 // Metrics returns the counters.
@@ -85,7 +87,7 @@ func (d *Datapath) Metrics() Metrics {
 		SweepTime: time.Duration(c.sweepNanos.Load()),
 		Events:    c.eventsRead.Load(), EventsLost: c.eventsLost.Load(), EventsHeld: c.eventsHeld.Load(), EventsMalformed: c.eventsMalformed.Load(),
 		Samples: c.samples.Load(), SamplesLost: c.samplesLost.Load(),
-		RepairedGone: c.repairedGone.Load(), RepairedBehind: c.repairedBehind.Load(), RepairErrors: c.repairErrors.Load(),
+		RepairedGone: c.repairedGone.Load(), RepairedBehind: c.repairedBehind.Load(), RepairedUnpinned: c.repairedUnpinned.Load(), RepairErrors: c.repairErrors.Load(),
 		Preceded: c.preceded.Load(), ReadErrors: c.readErrors.Load(),
 	}
 }
