@@ -32,6 +32,7 @@ func Doctor(ctx context.Context) []host.Check {
 		checkRuntime(ctx, "runc"),
 		checkGroup("gatehouse"),
 		checkForwarding(),
+		checkNATPorts(),
 		checkKVM(),
 	}
 }

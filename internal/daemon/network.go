@@ -22,6 +22,7 @@ import (
 	"gatehouse.dev/gatehouse/internal/compute/worker"
 	"gatehouse.dev/gatehouse/internal/config"
 	"gatehouse.dev/gatehouse/internal/dns"
+	"gatehouse.dev/gatehouse/internal/door/host"
 	"gatehouse.dev/gatehouse/internal/failpoint"
 	"gatehouse.dev/gatehouse/internal/hostport"
 	"gatehouse.dev/gatehouse/internal/network"
@@ -38,6 +39,9 @@ func (d *daemon) openNetwork(ctx context.Context) (err error) {
 	}
 	if d.comp, err = compartment.Open(compartment.Options{Instance: d.inst, Log: d.log}); err != nil {
 		return errors.Join(err, d.dp.Close())
+	}
+	if c := checkNATPorts(); c.State != host.OK {
+		d.log.Warn("ports of outbound NAT", "found", c.Found, "do", c.Do)
 	}
 	resolv, err := d.resolvConf()
 	if err != nil {
