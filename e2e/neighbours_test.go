@@ -118,16 +118,26 @@ func TestNeighbours(t *testing.T) {
 	}
 	// What was put right is told of.
 	var told bool
+	uplink := map[string]bool{}
 	for line := range strings.Lines(h.gh("events", "--since", "1h", "--until", "0s", "-o", "json")) {
-		var e struct{ Name, Kind, ID string }
+		var e struct {
+			Name, Kind, ID string
+			Data           struct{ Change string }
+		}
 		if json.Unmarshal([]byte(line), &e) == nil && e.Name == "AttachmentRepaired" && e.Kind == "switch" {
 			told = true
+		}
+		if e.Name == "UplinkChanged" && e.Kind == "uplink" && e.ID == "wire" {
+			uplink[e.Data.Change] = true
 		}
 	}
 	if !told {
 		t.Error("no event AttachmentRepaired")
 	}
-	for _, want := range []string{`gatehouse_switch_repairs_total{damage="gone"} `, `gatehouse_switch_repair_errors_total 0`} {
+	if !uplink["gone"] || !uplink["added"] {
+		t.Errorf("events UplinkChanged tell %v, want gone and added", uplink)
+	}
+	for _, want := range []string{`gatehouse_switch_repairs_total{damage="gone"} `, `gatehouse_uplink_changes_total{change="gone"} `, `gatehouse_switch_repair_errors_total 0`} {
 		if m := h.gh("metrics"); !strings.Contains(m, want) || strings.Contains(m, `damage="gone"} 0`) {
 			t.Errorf("metrics lack %s", want)
 		}

@@ -58,7 +58,7 @@ func (v *view) linkEvent(m *syscall.NetlinkMessage) (changed, told bool) {
 	}
 	l := link{
 		up: info.Flags&unix.IFF_UP != 0, loopback: info.Flags&unix.IFF_LOOPBACK != 0,
-		ethernet: info.Type == unix.ARPHRD_ETHER,
+		ethernet: info.Type == unix.ARPHRD_ETHER, carrier: info.Flags&unix.IFF_LOWER_UP != 0,
 	}
 	for kind, value := range attributes(m.Data[unix.SizeofIfInfomsg:]) {
 		switch kind {

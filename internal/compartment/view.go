@@ -29,12 +29,15 @@ type view struct {
 	log  *slog.Logger
 	sock *nl.NetlinkSocket
 	done chan struct{}
+	// changes is what became of uplinks, for whoever wants to know.
+	changes chan UplinkChange
 
 	mu       sync.Mutex
 	links    map[int]link
 	addrs    map[int][]address
 	bound    map[string]bool  // names of uplinks that L2 networks are bound to
 	uplinks  []vswitch.Uplink // follow from links, addrs and bound
+	running  map[int]bool     // whether each of them has a carrier
 	hostAddr []netip.Addr
 	lost     []loss
 	expected map[int]bool // devices that we delete ourselves
@@ -53,6 +56,7 @@ type link struct {
 	up       bool
 	loopback bool
 	ethernet bool
+	carrier  bool
 }
 
 type address struct {
@@ -82,7 +86,7 @@ func openView(owns func(string) bool, log *slog.Logger) (*view, error) {
 	// A thousand devices made at once tell of themselves several times each.
 	_ = sock.SetReceiveBufferSize(4<<20, true)
 	v := &view{
-		owns: owns, log: log, sock: sock, done: make(chan struct{}),
+		owns: owns, log: log, sock: sock, done: make(chan struct{}), changes: make(chan UplinkChange, changesBuffer),
 		expected: map[int]bool{}, lifted: map[int]bool{}, watchers: map[chan struct{}]bool{},
 	}
 	if err := v.list(); err != nil {
@@ -118,6 +122,7 @@ func (v *view) list() error {
 		out := link{
 			name: a.Name, mtu: a.MTU, ours: v.owns(a.Name), up: a.RawFlags&unix.IFF_UP != 0,
 			loopback: a.RawFlags&unix.IFF_LOOPBACK != 0, ethernet: a.EncapType == "ether",
+			carrier: a.RawFlags&unix.IFF_LOWER_UP != 0,
 		}
 		copy(out.mac[:], a.HardwareAddr)
 		v.links[a.Index] = out
@@ -127,7 +132,7 @@ func (v *view) list() error {
 			v.addrs[a.LinkIndex] = append(v.addrs[a.LinkIndex], address{p, isGlobal(uint8(a.Scope))})
 		}
 	}
-	v.uplinks, v.hostAddr = uplinksOf(v.links, v.addrs, v.bound)
+	v.follow()
 	return nil
 }
 
@@ -172,13 +177,7 @@ func (v *view) take(messages []syscall.NetlinkMessage) {
 		c, t := v.event(&messages[i])
 		changed, told = changed || c, told || t
 	}
-	if changed {
-		ups, local := uplinksOf(v.links, v.addrs, v.bound)
-		if !slices.EqualFunc(ups, v.uplinks, sameUplink) || !slices.Equal(local, v.hostAddr) {
-			v.uplinks, v.hostAddr, told = ups, local, true
-		}
-	}
-	if told {
+	if changed && v.follow() || told {
 		v.signal()
 	}
 }
@@ -198,7 +197,7 @@ func (v *view) bind(networks []vswitch.Network) {
 		return
 	}
 	v.bound = bound
-	v.uplinks, v.hostAddr = uplinksOf(v.links, v.addrs, v.bound)
+	v.follow()
 }
 
 // facts returns copies, the addresses with room to append.

@@ -255,6 +255,73 @@ func TestUplinkWithoutAddress(t *testing.T) {
 	}
 }
 
+// TestUplinkChanges: an uplink that loses its carrier, goes, and comes back as
+// another device is told of and in the facts, with an address or bound without.
+func TestUplinkChanges(t *testing.T) {
+	inst := newInstance(t)
+	host, outside := nettest.Host(t), nettest.NewNS(t)
+	nettest.Veth(t, host, "up0", outside, "eth0", "192.0.2.1/24", "")
+	h := openHost(t, inst)
+	want := world(inst, 1)
+	want.Switch.Networks = []vswitch.Network{{ID: 1, Name: "l2", Flags: vswitch.NetL2, Uplink: "up1"}}
+	indexOf := func(name string) int {
+		for _, u := range ensure(t, h, want).Uplinks {
+			if u.Name == name {
+				return u.Ifindex
+			}
+		}
+		return 0
+	}
+	// Others may come between: the kernel tells of a carrier when it likes.
+	told := func(name, change string, index int) {
+		t.Helper()
+		late := time.After(5 * time.Second)
+		for {
+			select {
+			case c := <-h.Uplinks():
+				if c == (UplinkChange{name, index, change}) {
+					return
+				}
+			case <-late:
+				t.Fatalf("nothing told of %s %s, ifindex %d", name, change, index)
+			}
+		}
+	}
+	first := indexOf("up0")
+	if first == 0 {
+		t.Fatal("no uplink")
+	}
+	outside.Exec("ip", "link", "set", "eth0", "down")
+	told("up0", uplinkCarrierLost, first)
+	outside.Exec("ip", "link", "set", "eth0", "up")
+	told("up0", uplinkCarrierBack, first)
+	host.Exec("ip", "link", "del", "up0")
+	told("up0", uplinkGone, first)
+	if i := indexOf("up0"); i != 0 {
+		t.Errorf("up0 is still in the facts, ifindex %d", i)
+	}
+	nettest.Veth(t, host, "spare0", outside, "spare1") // takes the number, if it is given again
+	nettest.Veth(t, host, "up0", outside, "eth0", "192.0.2.1/24", "")
+	waitFor(t, "up0 is not in the facts again", func() bool { return indexOf("up0") != 0 })
+	second := indexOf("up0")
+	if second == first {
+		t.Errorf("the same ifindex %d", first)
+	}
+	told("up0", uplinkAdded, second)
+
+	for range 2 {
+		nettest.Veth(t, host, "up1", outside, "eth1")
+		waitFor(t, "up1 is not in the facts", func() bool { return indexOf("up1") != 0 })
+		bound := indexOf("up1")
+		told("up1", uplinkAdded, bound)
+		host.Exec("ip", "link", "del", "up1")
+		told("up1", uplinkGone, bound)
+		if i := indexOf("up1"); i != 0 {
+			t.Errorf("up1 is still in the facts, ifindex %d", i)
+		}
+	}
+}
+
 func TestUplinksOf(t *testing.T) {
 	p := func(s string) address { return address{netip.MustParsePrefix(s), true} }
 	up := link{up: true, ethernet: true, mtu: 1500}

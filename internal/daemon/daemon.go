@@ -80,6 +80,8 @@ type daemon struct {
 	hcs     *compute.HCS
 	api     *api.Server
 
+	uplinks tally // changes of uplinks
+
 	undo []func() error // of what was made, in order
 }
 
@@ -262,6 +264,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	g.Go(func() error { return d.runDatapath(beside) })
 	g.Go(func() error { d.watch(beside); return nil })
 	g.Go(func() error { d.tellDamages(beside); return nil })
+	g.Go(func() error { d.tellUplinks(beside); return nil })
 	g.Go(func() error { return done(d.hcs.Run(beside)) })
 
 	failed := make(chan error, 1)

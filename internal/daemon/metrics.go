@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"gatehouse.dev/gatehouse/hcs"
+	"gatehouse.dev/gatehouse/internal/compartment"
 	"gatehouse.dev/gatehouse/internal/network"
 	"gatehouse.dev/gatehouse/internal/vswitch"
 	"gatehouse.dev/gatehouse/internal/vswitch/datapath"
@@ -130,6 +131,10 @@ func (d *daemon) switchMetrics(_ context.Context, e *exposition) error {
 	e.value("gatehouse_switch_repairs_total", m.RepairedGone, "damage", "gone")
 	e.value("gatehouse_switch_repairs_total", m.RepairedBehind, "damage", "behind")
 	e.value("gatehouse_switch_repairs_total", m.RepairedUnpinned, "damage", "unpinned")
+	e.family("gatehouse_uplink_changes_total", "counter", "Uplinks that came, went (their last address, their device, or set down), lost their carrier or got it back.")
+	for _, c := range compartment.UplinkChanges() {
+		e.value("gatehouse_uplink_changes_total", d.uplinks.of(c), "change", c)
+	}
 	e.one("gatehouse_switch_preceded_ports", "gauge", "Ports on whose device another's tcx program runs before the switch, as of the last sweep.", m.Preceded)
 	e.one("gatehouse_switch_repair_errors_total", "counter", "Times that an attachment could not be put right within a second.", m.RepairErrors)
 	e.one("gatehouse_switch_events_total", "counter", "Events of drops and conversations read from the programs.", m.Events)

@@ -133,12 +133,13 @@ type compartmentHand struct {
 
 func (h compartmentHand) Ensure(ctx context.Context, want model.Desired) (vswitch.Facts, error) {
 	f, err := h.Host.Ensure(ctx, want)
-	if len(h.uplinks) > 0 {
-		f.Uplinks = slices.DeleteFunc(slices.Clone(f.Uplinks), func(u vswitch.Uplink) bool {
-			return !slices.ContainsFunc(h.uplinks, func(p string) bool { ok, _ := path.Match(p, u.Name); return ok })
-		})
-	}
+	f.Uplinks = slices.DeleteFunc(f.Uplinks, func(u vswitch.Uplink) bool { return !used(h.uplinks, u.Name) })
 	return f, err
+}
+
+// used says whether an uplink is one of those that the configuration names.
+func used(uplinks []string, name string) bool {
+	return len(uplinks) == 0 || slices.ContainsFunc(uplinks, func(p string) bool { ok, _ := path.Match(p, name); return ok })
 }
 
 // networkHand is the networking service as the compute service asks for it.

@@ -101,18 +101,24 @@ func (f *fabric) host(i int, n vswitch.Network) *wireHost {
 	h.join("anchor")
 	h.ns.Exec("sysctl", "-qw", "net.ipv4.conf.anchor.forwarding=1", "net.ipv6.conf.anchor.forwarding=1")
 	h.facts.Anchor = h.link("anchor").Attrs().Index
+	h.uplink()
+	n.ID, n.Zone, n.Name = 1, 1, "wire"
+	n.Subnets = []vswitch.Subnet{{Prefix: netip.MustParsePrefix("10.9.0.0/24")}, {Prefix: netip.MustParsePrefix("fd09::/64")}}
+	h.s.Networks = []vswitch.Network{n}
+	return h
+}
+
+// uplink puts the uplink as it is now into the facts.
+func (h *wireHost) uplink() {
 	up := h.link("up").Attrs()
 	u := vswitch.Uplink{Name: "up", Ifindex: up.Index, MAC: vswitch.MAC(up.HardwareAddr), MTU: 1500}
-	for _, a := range []string{fmt.Sprintf("10.9.0.%d/24", i+1), fmt.Sprintf("fd09::%x/64", i+1)} {
+	h.facts.HostAddrs = nil
+	for _, a := range []string{fmt.Sprintf("10.9.0.%d/24", h.n+1), fmt.Sprintf("fd09::%x/64", h.n+1)} {
 		p := netip.MustParsePrefix(a)
 		u.Addrs = append(u.Addrs, p)
 		h.facts.HostAddrs = append(h.facts.HostAddrs, p.Addr())
 	}
 	h.facts.Uplinks = []vswitch.Uplink{u}
-	n.ID, n.Zone, n.Name = 1, 1, "wire"
-	n.Subnets = []vswitch.Subnet{{Prefix: netip.MustParsePrefix("10.9.0.0/24")}, {Prefix: netip.MustParsePrefix("fd09::/64")}}
-	h.s.Networks = []vswitch.Network{n}
-	return h
 }
 
 func (h *wireHost) link(name string) netlink.Link {
@@ -239,6 +245,53 @@ func TestWire(t *testing.T) {
 				}
 			}
 			a.heardByUplink(c.n.Flags&vswitch.NetMACRewrite == 0)
+		})
+	}
+}
+
+// TestWireUplinkReplaced: a network that is bound to an uplink works on when the
+// device is deleted and another one comes by its name, be it told of at once or
+// after a time without.
+func TestWireUplinkReplaced(t *testing.T) {
+	for name, flags := range map[string]vswitch.NetFlags{
+		"transparent": vswitch.NetL2 | vswitch.NetARPPass | vswitch.NetFlood,
+		"l2bridge":    vswitch.NetL2 | vswitch.NetMACRewrite | vswitch.NetFlood,
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFabric(t, vswitch.Network{Flags: flags, Uplink: "up"})
+			h := f.hosts[0]
+			c := h.container(11)
+			h.apply()
+			echo(f.other, "[::]:7")
+			echo(c, "[::]:7")
+			works := func(when string) {
+				t.Helper()
+				ask(t, when, c, "10.9.0.9:7")
+				ask(t, when+", v6", c, "[fd09::9]:7")
+				ask(t, when+", from outside", f.other, "10.9.0.11:7")
+				ask(t, when+", from outside v6", f.other, "[fd09::b]:7")
+			}
+			works("before")
+			for _, between := range []bool{false, true} {
+				was := h.facts.Uplinks[0].Ifindex
+				h.ns.Exec("ip", "link", "del", "dev", "up")
+				if between {
+					h.facts.Uplinks, h.facts.HostAddrs = nil, nil
+					h.apply()
+					if err := c.Ask("udp", "10.9.0.9:7", "nobody", 200*time.Millisecond); err == nil {
+						t.Error("an answer without an uplink")
+					}
+				}
+				f.plug("host0", h.ns, "up")
+				address(h.ns, "up", 1)
+				h.uplink()
+				if h.facts.Uplinks[0].Ifindex == was {
+					t.Fatal("the same device")
+				}
+				h.apply()
+				f.other.Exec("ip", "neigh", "flush", "dev", "eth0")
+				works(fmt.Sprintf("after (a time without: %v)", between))
+			}
 		})
 	}
 }
