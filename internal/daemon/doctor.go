@@ -147,6 +147,20 @@ func checkForwarding() host.Check {
 	return host.Check{Name: "ip forwarding", State: host.OK, Found: found + "; not needed, left as it is"}
 }
 
+// checkSwitch is what only a running daemon knows.
+func (d *daemon) checkSwitch() host.Check {
+	m, why := d.dp.Metrics(), d.hns.Trouble()
+	c := host.Check{Name: "switch", State: host.OK, Found: fmt.Sprintf("generation %d", m.Generation)}
+	if m.InDoubt && why == "" {
+		why = "a change failed halfway"
+	}
+	if why != "" {
+		c.State, c.Found = host.Warn, why
+		c.Do = "it is tried again by itself, and packets go on as before; if it lasts, the daemon's log says more"
+	}
+	return c
+}
+
 func checkKVM() host.Check {
 	if _, err := os.Stat("/dev/kvm"); errors.Is(err, os.ErrNotExist) {
 		return host.Check{Name: "kvm", State: host.OK, Found: "no /dev/kvm; needed for isolation hypervisor only"}

@@ -125,6 +125,11 @@ func (d *daemon) switchMetrics(_ context.Context, e *exposition) error {
 	e.one("gatehouse_switch_generation", "gauge", "Generation of the switch's programs.", m.Generation)
 	e.one("gatehouse_switch_applies_total", "counter", "Tables applied.", m.Applies)
 	e.one("gatehouse_switch_apply_errors_total", "counter", "Tables that could not be applied.", m.ApplyErrors)
+	doubt := 0
+	if m.InDoubt {
+		doubt = 1
+	}
+	e.one("gatehouse_switch_in_doubt", "gauge", "1 while a change that failed halfway is not put right.", doubt)
 	e.one("gatehouse_switch_apply_seconds_total", "counter", "Time spent in applying.", m.ApplyTime.Seconds())
 	e.one("gatehouse_switch_rows_written_total", "counter", "Map entries written.", m.RowsWritten)
 	e.family("gatehouse_switch_repairs_total", "counter", "Attachments that another process took away (gone) or got before (behind), pins that it removed (unpinned), and that were put right.")

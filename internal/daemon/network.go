@@ -163,16 +163,31 @@ func (h statsHand) EndpointStats(ctx context.Context, id string) (hcs.NetworkSta
 	return hcs.NetworkStats(s), err
 }
 
-// repairEvery is how soon what could not be applied is tried again: our choice,
-// long enough that a lasting fault does not fill the log.
-const repairEvery = 10 * time.Second
+// What could not be applied is tried again soon, for most faults pass, and then
+// ever more seldom, so that a lasting one does not fill the log. Our choice.
+const (
+	repairSoon  = 100 * time.Millisecond
+	repairEvery = 10 * time.Second
+)
 
 // watch has the networking service follow the host: an uplink that comes or goes,
-// an address, a device of ours that somebody removed. What could not be applied is
-// tried again.
+// an address, a device of ours that somebody removed, a switch in doubt. What could
+// not be applied is tried again.
 func (d *daemon) watch(ctx context.Context) {
-	changed := d.comp.Watch(ctx)
-	again := time.NewTicker(repairEvery)
+	follow(d.comp.Watch(ctx), d.dp.Doubts(), func() bool { return d.hns.Trouble() != "" || d.dp.InDoubt() }, func() error {
+		err := d.hns.Recompile(ctx)
+		if err != nil && ctx.Err() == nil {
+			d.log.Warn("the switch could not follow the host; it is tried again", "error", err)
+		}
+		return err
+	})
+}
+
+// follow calls repair for each value of the channels, again while it fails, and
+// now and then when it is needed, until changed is closed.
+func follow(changed, doubts <-chan struct{}, needed func() bool, repair func() error) {
+	wait := repairSoon // after the next failure
+	again := time.NewTimer(repairEvery)
 	defer again.Stop()
 	for {
 		select {
@@ -180,14 +195,20 @@ func (d *daemon) watch(ctx context.Context) {
 			if !ok {
 				return
 			}
+		case <-doubts:
 		case <-again.C:
-			if d.hns.Trouble() == "" {
+			if !needed() {
+				again.Reset(repairEvery)
 				continue
 			}
 		}
-		if err := d.hns.Recompile(ctx); err != nil && ctx.Err() == nil {
-			d.log.Warn("the switch could not follow the host; it is tried again", "error", err)
+		if repair() == nil {
+			again.Reset(repairEvery)
+			wait = repairSoon
+			continue
 		}
+		again.Reset(wait)
+		wait = min(2*wait, repairEvery)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -79,6 +80,13 @@ func (a *app) doctorCmd() *cobra.Command {
 				return a.leaks(c, remove)
 			}
 			checks := a.Doctor(c.Context())
+			if more, err := a.host().Doctor(c.Context()); err == nil { // a daemon knows of itself, too
+				for _, k := range more {
+					if !slices.ContainsFunc(checks, func(h host.Check) bool { return h.Name == k.Name }) {
+						checks = append(checks, k)
+					}
+				}
+			}
 			failed := 0
 			t := &table{head: []string{"CHECK", "STATE", "FOUND", "WHAT TO DO"}}
 			var names []string

@@ -168,6 +168,9 @@ func (d *Datapath) startCapture(c *capture, ports []vswitch.PortID) error {
 		}
 		c.ports[id] = row.Mac
 	}
+	if err := d.sure(); err != nil {
+		return err
+	}
 	if err := d.captures.add(c, d); err != nil {
 		return err
 	}
@@ -194,7 +197,37 @@ func (d *Datapath) rewatch() error {
 	if !d.live || d.dirty {
 		return nil // the next Apply does it
 	}
-	return d.applyBase(context.Background(), d.base)
+	err := d.applyBase(context.Background(), d.base)
+	if err != nil { // nobody applies anything now, who would try again
+		d.log.Error("what the switch holds is in doubt", "error", err)
+		select {
+		case d.doubts <- struct{}{}:
+		default:
+		}
+	}
+	return err
+}
+
+// Doubts gets a value when what the kernel holds has become uncertain other than
+// by an Apply, whose caller knows: the next Apply puts it right. The channel is
+// never closed.
+func (d *Datapath) Doubts() <-chan struct{} { return d.doubts }
+
+// InDoubt says whether the next Apply starts from a new generation. Packets go on
+// by what was written before.
+func (d *Datapath) InDoubt() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.dirty
+}
+
+// sure refuses what would see nothing, or not all, while the switch is in doubt.
+// The caller holds mu.
+func (d *Datapath) sure() error {
+	if d.dirty {
+		return fmt.Errorf("a change of the switch failed halfway and is being put right; try again in a moment: %w", errdefs.ErrUnavailable)
+	}
+	return nil
 }
 
 // watch is what somebody looks at now.

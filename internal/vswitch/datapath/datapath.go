@@ -57,7 +57,9 @@ type Datapath struct {
 	state  map[string]*ebpf.Map // by name, of bpf.StateMaps
 	// damages is what Run put right, for whoever wants to know.
 	damages chan Damage
-	view    map[string]*ebpf.Map // the same, but the kernel refuses writes by these
+	// doubts says that dirty became true where no caller of Apply learns it.
+	doubts chan struct{}
+	view   map[string]*ebpf.Map // the same, but the kernel refuses writes by these
 	// samples is the perf buffers of captures. Every generation of this process
 	// writes to them, and they end with it.
 	samples  *ebpf.Map
@@ -96,7 +98,7 @@ func Open(o Options) (*Datapath, error) {
 }
 
 func open(o Options) (_ *Datapath, err error) {
-	d := &Datapath{o: o, log: o.Log, damages: make(chan Damage, damageBuffer),
+	d := &Datapath{o: o, log: o.Log, damages: make(chan Damage, damageBuffer), doubts: make(chan struct{}, 1),
 		moved: map[string]moves{}, state: map[string]*ebpf.Map{}, view: map[string]*ebpf.Map{}, gone: map[vswitch.PortID]uint64{}}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)

@@ -37,6 +37,7 @@ type counters struct {
 // sweep.
 type Metrics struct {
 	Generation           uint32
+	InDoubt              bool // the last change failed, and none has put it right
 	Applies, ApplyErrors int64
 	ApplyTime            time.Duration // sum over Applies
 	RowsWritten          int64
@@ -65,7 +66,7 @@ type Metrics struct {
 // Metrics returns the counters.
 func (d *Datapath) Metrics() Metrics {
 	d.mu.Lock()
-	generation := d.gen.number
+	generation, dirty := d.gen.number, d.dirty
 	d.mu.Unlock()
 	c := &d.count
 	found := c.found.Load()
@@ -81,7 +82,7 @@ func (d *Datapath) Metrics() Metrics {
 	return Metrics{
 		FlowsLimit4: int64(d.state[bpf.SwitchMapFlow4].MaxEntries()), FlowsLimit6: int64(d.state[bpf.SwitchMapFlow6].MaxEntries()),
 		Conversations: states, NATBindings: found.bindings, Captures: d.captures.count(),
-		Generation: generation, Applies: c.applies.Load(), ApplyErrors: c.applyErrors.Load(),
+		Generation: generation, InDoubt: dirty, Applies: c.applies.Load(), ApplyErrors: c.applyErrors.Load(),
 		ApplyTime: time.Duration(c.applyNanos.Load()), RowsWritten: c.rows.Load(),
 		Sweeps: c.sweeps.Load(), FlowsSwept: c.swept.Load(), Flows4: c.flows4.Load(), Flows6: c.flows6.Load(),
 		SweepTime: time.Duration(c.sweepNanos.Load()),

@@ -4,6 +4,7 @@
 package datapath
 
 import (
+	"fmt"
 	"sync"
 	"sync/atomic"
 )
@@ -58,9 +59,13 @@ func (d *Datapath) Watch(o WatchOptions) (*Watcher, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := d.rewatch(); err != nil {
+	err := d.sure()
+	if err == nil {
+		err = d.rewatch()
+	}
+	if err != nil {
 		d.watchers.remove(w)
-		return nil, err
+		return nil, fmt.Errorf("watch: %w", err)
 	}
 	return w, nil
 }
