@@ -21,31 +21,57 @@ import (
 func (d *Datapath) repairPins() (n int, err error) {
 	var errs []error
 	put := func(path string, pin func(string) error) {
-		_, err := os.Lstat(path)
-		if err == nil {
+		if err := d.pinAgain(path, pin); err != nil {
+			errs = append(errs, fmt.Errorf("pin %s again: %w", path, err))
 			return
 		}
-		if errors.Is(err, os.ErrNotExist) {
-			if err = d.pinAgain(path, pin); err == nil {
-				n++
-				return
+		n++
+	}
+	// lacks reads a directory once: a look at each pin would cost several times that.
+	lacks := func(dir string) func(name string) bool {
+		there := map[string]bool{}
+		f, err := os.Open(dir)
+		if err == nil {
+			var names []string
+			names, err = f.Readdirnames(-1)
+			f.Close()
+			for _, name := range names {
+				there[name] = true
 			}
 		}
-		errs = append(errs, fmt.Errorf("pin %s again: %w", path, err))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+			return func(string) bool { return false }
+		}
+		return func(name string) bool { return !there[name] }
 	}
+	dir := d.stateDir()
+	gone := lacks(dir)
 	for _, name := range bpf.StateMaps() {
-		put(filepath.Join(d.stateDir(), name), pinMap(d.state[name]))
+		if gone(name) {
+			put(filepath.Join(dir, name), pinMap(d.state[name]))
+		}
 	}
+	dir = filepath.Join(d.gen.dir, "maps")
+	gone = lacks(dir)
 	for name, m := range d.gen.pinned() {
-		put(filepath.Join(d.gen.dir, "maps", name), pinMap(m))
+		if gone(name) {
+			put(filepath.Join(dir, name), pinMap(m))
+		}
 	}
+	dir = filepath.Join(d.gen.dir, "progs")
+	gone = lacks(dir)
 	for name, p := range d.gen.coll.Programs {
-		put(filepath.Join(d.gen.dir, "progs", name), func(path string) error {
-			c, err := p.Clone()
-			return pinClone(c, err, path)
-		})
+		if gone(name) {
+			put(filepath.Join(dir, name), func(path string) error {
+				c, err := p.Clone()
+				return pinClone(c, err, path)
+			})
+		}
 	}
-	put(d.currentPin(), func(string) error { return d.setCurrent(d.gen.number) })
+	if lacks(d.o.Pins)(filepath.Base(d.currentPin())) {
+		put(d.currentPin(), func(string) error { return d.setCurrent(d.gen.number) })
+	}
 	if n > 0 {
 		errs = append(errs, os.MkdirAll(d.linkDir(), 0o700)) // links have a look of their own
 	}
