@@ -80,6 +80,7 @@ type Datapath struct {
 	preceded map[int]bool     // devices of ports where another's program comes first
 	carry    []*carryover     // until the first switch: state of other versions
 	shared   bool             // programs used our state maps before the switch
+	macs     *ebpf.Map        // what uplinks hear for us; nil = nothing yet
 	base     vswitch.Tables   // what Apply was asked for: tables without who looks
 
 	count counters
@@ -192,9 +193,7 @@ func (d *Datapath) closeAll() error {
 	for _, m := range d.view {
 		errs = append(errs, m.Close())
 	}
-	if d.samples != nil {
-		errs = append(errs, d.samples.Close())
-	}
+	errs = append(errs, d.samples.Close(), d.macs.Close()) // nil closes well
 	if d.nl != nil {
 		d.nl.Close()
 	}

@@ -75,17 +75,20 @@ func (d *Datapath) hearMACs(t vswitch.Tables) error {
 			want[heardMAC{Ifindex: uint32(ifindex), MAC: mac}] = true
 		}
 	}
-	m, err := openMACs(d.o.Pins)
-	if err == nil && m == nil {
-		if len(want) == 0 {
-			return nil
+	if d.macs == nil {
+		m, err := openMACs(d.o.Pins)
+		if err == nil && m == nil {
+			if len(want) == 0 {
+				return nil
+			}
+			m, err = createMACs(d.o.Pins)
 		}
-		m, err = createMACs(d.o.Pins)
+		if err != nil {
+			return fmt.Errorf("record of MACs: %w", err)
+		}
+		d.macs = m
 	}
-	if err != nil {
-		return fmt.Errorf("record of MACs: %w", err)
-	}
-	defer m.Close()
+	m := d.macs
 	have, err := heardMACs(m)
 	if err != nil {
 		return fmt.Errorf("record of MACs: %w", err)

@@ -69,7 +69,11 @@ func (d *Datapath) repairPins() (n int, err error) {
 			})
 		}
 	}
-	if lacks(d.o.Pins)(filepath.Base(d.currentPin())) {
+	gone = lacks(d.o.Pins)
+	if d.macs != nil && gone(filepath.Base(macsPin(d.o.Pins))) {
+		put(macsPin(d.o.Pins), pinMap(d.macs))
+	}
+	if gone(filepath.Base(d.currentPin())) {
 		put(d.currentPin(), func(string) error { return d.setCurrent(d.gen.number) })
 	}
 	if n > 0 {

@@ -300,6 +300,14 @@ func TestWireUplinkReplaced(t *testing.T) {
 func (h *wireHost) heardByUplink(want bool) {
 	t := h.f.t
 	t.Helper()
+	if want { // the record of it comes back when it is unpinned
+		if err := os.Remove(macsPin(h.o.Pins)); err != nil {
+			t.Error(err)
+		}
+		if err := h.ns.Do(func() error { _, err := h.d.Repair(); return err }); err != nil {
+			t.Error(err)
+		}
+	}
 	count := func() int { return strings.Count(h.ns.Exec("bridge", "fdb", "show", "dev", "up"), "self permanent") }
 	before := count()
 	mac := h.s.Ports[0].MAC
