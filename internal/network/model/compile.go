@@ -272,11 +272,7 @@ func (w World) Desired() Desired {
 	for _, r := range w.far.all {
 		d.Switch.Remotes = append(d.Switch.Remotes, r)
 	}
-	d.Switch.Services = slices.Grow(d.Switch.Services, w.loadBalancers.len())
-	for _, lb := range w.loadBalancers.all {
-		d.Switch.Services = append(d.Switch.Services, lb.compiled.services...)
-		d.HostPorts = append(d.HostPorts, lb.compiled.hostPorts...)
-	}
+	d.Switch.Services, d.HostPorts = w.balancing.whole(d.Switch.Services, d.HostPorts)
 	for _, r := range w.reservations.all {
 		d.HostPorts = append(d.HostPorts, r.hostPorts()...)
 	}

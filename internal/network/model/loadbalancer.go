@@ -222,26 +222,58 @@ func (w World) DeleteLoadBalancer(id string, match uint64) (World, error) {
 
 func (w *World) removeLoadBalancer(lb *LoadBalancer) {
 	w.unindexLoadBalancer(lb)
-	w.loadBalancers = w.loadBalancers.del(lb.Doc.Id)
+	w.setLoadBalancer(lb.Doc.Id, nil)
 	w.changed(LoadBalancers, lb.Doc.Id, nil)
 	w.event(hcn.EventLoadBalancerDelete, "LoadBalancerDelete", LoadBalancers, lb.Doc.Id, struct{ ID string }{lb.Doc.Id})
 }
 
 func (w *World) putLoadBalancer(lb *LoadBalancer) {
 	id := lb.Doc.Id
-	if old, ok := w.loadBalancers.get(id); ok {
-		w.unindexLoadBalancer(old)
+	old, ok := w.loadBalancers.get(id)
+	if !ok {
+		old = &LoadBalancer{}
 	}
-	for _, n := range lb.Services {
-		w.use(serviceNumbers, uint32(n))
+	// Most changes are of one endpoint: what stays is left alone.
+	for key, n := range old.Services {
+		if lb.Services[key] != n {
+			w.free(serviceNumbers, uint32(n))
+		}
 	}
-	for _, e := range lb.Doc.HostComputeEndpoints {
-		w.balanced = w.balanced.set(strings.ToLower(e)+"/"+id, id)
+	for key, n := range lb.Services {
+		if old.Services[key] != n {
+			w.use(serviceNumbers, uint32(n))
+		}
 	}
-	w.publishAll(lb.claims())
+	was, is := old.Doc.HostComputeEndpoints, lb.Doc.HostComputeEndpoints
+	for _, e := range was {
+		if !slices.Contains(is, e) {
+			w.balanced = w.balanced.del(strings.ToLower(e) + "/" + id)
+		}
+	}
+	for _, e := range is {
+		if !slices.Contains(was, e) {
+			w.balanced = w.balanced.set(strings.ToLower(e)+"/"+id, id)
+		}
+	}
+	if had, has := old.claims(), lb.claims(); !slices.Equal(had, has) {
+		w.unpublishAll(had)
+		w.publishAll(has)
+	}
 	lb.compiled = w.compileLoadBalancer(lb)
-	w.loadBalancers = w.loadBalancers.set(id, lb)
+	w.setLoadBalancer(id, lb)
 	w.changed(LoadBalancers, id, lb)
+}
+
+// setLoadBalancer writes a row, or removes it (nil).
+func (w *World) setLoadBalancer(id string, lb *LoadBalancer) {
+	if lb == nil {
+		w.loadBalancers = w.loadBalancers.del(id)
+	} else {
+		w.loadBalancers = w.loadBalancers.set(id, lb)
+	}
+	if !w.loading {
+		w.balancing = w.balancing.with(w.loadBalancers, id)
+	}
 }
 
 func (w *World) unindexLoadBalancer(lb *LoadBalancer) {
@@ -275,7 +307,7 @@ func (w *World) rebalanceNetwork(network string) {
 func (w *World) recompileLoadBalancer(lb *LoadBalancer) {
 	c := *lb
 	c.compiled = w.compileLoadBalancer(&c)
-	w.loadBalancers = w.loadBalancers.set(c.Doc.Id, &c)
+	w.setLoadBalancer(c.Doc.Id, &c)
 }
 
 // leaveLoadBalancers takes an endpoint out of every list. A load balancer that is

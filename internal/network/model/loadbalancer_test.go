@@ -374,3 +374,36 @@ func TestDirectReturn(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestManyLoadBalancers: parts that are made again one by one give what all would.
+func TestManyLoadBalancers(t *testing.T) {
+	b, a, _, _ := balancedBench(t)
+	id := func(i int) string { return fmt.Sprintf("%02x%06x-0000-4000-8000-000000000000", i*37%256, i) }
+	for i := range 300 {
+		b.balancer(fmt.Sprintf(`{"ID":%q,"HostComputeEndpoints":[%q],"PortMappings":[{"Protocol":6,"ExternalPort":%d}]}`, strings.ToUpper(id(i)), a.Doc.Id, 1000+i))
+		b.w = b.w.Clean()
+	}
+	for i := range 100 {
+		var err error
+		if b.w, err = b.w.DeleteLoadBalancer(id(3*i), 0); err != nil {
+			t.Fatal(err)
+		}
+		b.modifyBalancer(id(3*i+1), fmt.Sprintf(`{"PortMappings":[{"Protocol":6,"ExternalPort":%d}]}`, 2000+i))
+	}
+	var want []vswitch.Service
+	for _, lb := range b.w.loadBalancers.all {
+		want = append(want, lb.compiled.services...)
+	}
+	got := servicesOf(b.w)
+	if len(got) != 200 || !slices.EqualFunc(got, want, func(x, y vswitch.Service) bool { return x.ID == y.ID && len(x.Backends) == len(y.Backends) }) {
+		t.Errorf("%d services, want %d in the order of their ids", len(got), len(want))
+	}
+	before := b.w
+	w, err := b.w.DeleteEndpoint(a.Doc.Id, 0, b.in)
+	if err != nil || len(w.Changes()) < 100 || len(w.Events()) < 100 {
+		t.Fatal(err, len(w.Changes()))
+	}
+	if n := len(servicesOf(before)[0].Backends) + len(servicesOf(before)[1].Backends); n == 0 || len(servicesOf(w)[0].Backends)+len(servicesOf(w)[1].Backends) != 0 {
+		t.Error("the World before has changed, or the one after has not")
+	}
+}

@@ -54,6 +54,7 @@ type World struct {
 	routed    pmap[string]         // endpoint id / SDN route id -> the latter
 	hops      pmap[int]            // network id / next hop of an SDN route as 16 bytes -> how many
 	numbersIn [4]pmap[struct{}]
+	balancing *balancing // what load balancers add to Desired
 
 	// released is the quarantine of addresses: network id / address bytes -> when.
 	// It is not stored: a restart ends it.
@@ -63,8 +64,8 @@ type World struct {
 
 	numbers Numbers
 	loading bool
-	changes []Change
-	events  []Event
+	changes history[Change]
+	events  history[Event]
 }
 
 // Network is a stored row.
@@ -236,6 +237,7 @@ func Load(inst instance.Instance, numbers Numbers, rows Rows) (World, error) {
 		}
 		w.putLoadBalancer(&c)
 	}
+	w.balancing = w.balancing.of(w.loadBalancers)
 	for _, r := range rows.Reservations {
 		c := *r
 		w.putReservation(&c)
@@ -246,9 +248,10 @@ func Load(inst instance.Instance, numbers Numbers, rows Rows) (World, error) {
 
 // Changes since the last Clean: the newest row of each object, in order of first change.
 func (w World) Changes() []Change {
-	last := make(map[string]int, len(w.changes))
+	all := w.changes.all()
+	last := make(map[string]int, len(all))
 	var out []Change
-	for _, c := range w.changes {
+	for _, c := range all {
 		k := string(c.Kind) + c.ID
 		if i, ok := last[k]; ok {
 			out[i] = c
@@ -261,14 +264,14 @@ func (w World) Changes() []Change {
 }
 
 // Events since the last Clean.
-func (w World) Events() []Event { return w.events }
+func (w World) Events() []Event { return w.events.all() }
 
 // Numbers to store with the changes.
 func (w World) Numbers() Numbers { return w.numbers }
 
 // Clean returns the World without memory of how it came about.
 func (w World) Clean() World {
-	w.changes, w.events = nil, nil
+	w.changes, w.events = history[Change]{}, history[Event]{}
 	return w
 }
 
@@ -318,7 +321,7 @@ func (w *World) changed(k Kind, id string, row any) {
 	if w.loading {
 		return
 	}
-	w.changes = append(slices.Clip(w.changes), Change{k, id, row})
+	w.changes = w.changes.add(Change{k, id, row})
 }
 
 func (w *World) event(typ uint32, name string, k Kind, id string, data any) {
@@ -326,7 +329,7 @@ func (w *World) event(typ uint32, name string, k Kind, id string, data any) {
 	if err != nil {
 		raw = nil
 	}
-	w.events = append(slices.Clip(w.events), Event{typ, name, k, id, raw})
+	w.events = w.events.add(Event{typ, name, k, id, raw})
 }
 
 // Network by id.
