@@ -323,6 +323,12 @@ func TestLoadBalancers(t *testing.T) {
 				t.Errorf("%s: %v", proto, err)
 			}
 		}
+		if e := b.explain("client", "10.96.0.11:70"); e.Verdict != "forward" || !strings.Contains(b.gh("explain", "client", "10.96.0.11:70"), "endpoint one") {
+			t.Errorf("explained: %+v", e)
+		}
+		if hs := b.gh("who", "10.96.0.11"); !strings.Contains(hs, "loadbalancer ") || !strings.Contains(hs, "blue") {
+			t.Errorf("who has the address: %s", hs)
+		}
 		if _, err := dialIn(x, "10.96.0.11:70"); err == nil {
 			t.Error("an internal load balancer answers outside")
 		}

@@ -25,11 +25,13 @@ func TestCrash(t *testing.T) {
 		return
 	}
 	for _, point := range []string{"network.committed", "network.attach", "network.ensured", "network.applied"} {
-		for verb, want := range map[string]struct{ networks, endpoints, namespaces int }{
-			"plug":           {1, 2, 2},
-			"unplug":         {1, 0, 0},
-			"create-network": {2, 1, 1},
-			"delete-network": {0, 0, 1},
+		for verb, want := range map[string]struct{ networks, endpoints, namespaces, loadBalancers int }{
+			"plug":                 {1, 2, 2, 1},
+			"unplug":               {1, 0, 0, 1},
+			"create-network":       {2, 1, 1, 1},
+			"delete-network":       {0, 0, 1, 0},
+			"create-load-balancer": {1, 1, 1, 2},
+			"modify-load-balancer": {1, 1, 1, 1},
 		} {
 			t.Run(point+" "+verb, func(t *testing.T) {
 				dir := t.TempDir()
@@ -50,7 +52,8 @@ func TestCrash(t *testing.T) {
 					t.Error(err)
 				}
 				w := h.World()
-				if n, e, s := len(w.AllNetworks()), len(w.AllEndpoints()), len(w.AllNamespaces()); n != want.networks || e != want.endpoints || s != want.namespaces {
+				if n, e, s := len(w.AllNetworks()), len(w.AllEndpoints()), len(w.AllNamespaces()); n != want.networks || e != want.endpoints || s != want.namespaces ||
+					len(w.AllLoadBalancers()) != want.loadBalancers {
 					t.Errorf("%d networks, %d endpoints, %d namespaces; want %+v", n, e, s, want)
 				}
 				// And it goes on.
@@ -76,6 +79,12 @@ func crashing(t *testing.T, dir, verb string) {
 	if _, err := h.Plug(ctx, "rt-1", id(1), plugDocs(1)); err != nil {
 		t.Fatal(err)
 	}
+	balancer := func(lb, port int) []byte {
+		return fmt.Appendf(nil, `{"ID":%q,"HostComputeEndpoints":[%q],"PortMappings":[{"Protocol":6,"ExternalPort":%d}]}`, id(lb), id(0x2001), port)
+	}
+	if _, _, err := h.CreateLoadBalancer(ctx, balancer(0x4000, 30080)); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(os.Getenv("GATEHOUSE_FAILPOINT_FILE"), []byte(os.Getenv("GATEHOUSE_CRASH_POINT")+"=crash"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -88,6 +97,10 @@ func crashing(t *testing.T, dir, verb string) {
 		_, _, err = h.CreateNetwork(ctx, []byte(`{"Name":"x"}`))
 	case "delete-network":
 		err = h.DeleteNetwork(ctx, "name:nat", 0)
+	case "create-load-balancer":
+		_, _, err = h.CreateLoadBalancer(ctx, balancer(0x4001, 30081))
+	case "modify-load-balancer":
+		_, err = h.ModifyLoadBalancer(ctx, id(0x4000), balancer(0, 30082), 0)
 	default:
 		err = fmt.Errorf("verb %q", verb)
 	}

@@ -114,7 +114,7 @@ func (w World) whoAddress(a netip.Addr) []hcn.Holder {
 	out := []hcn.Holder{}
 	for _, lb := range w.AllLoadBalancers() {
 		if slices.Contains(lb.vips, a) {
-			out = append(out, lb.holder("address", a.String()))
+			out = append(out, w.balancerHolder(lb, "address", a.String()))
 		}
 	}
 	for _, n := range w.AllNetworks() {
@@ -168,7 +168,7 @@ func (w World) whoPort(port uint16, proto uint8) []hcn.Holder {
 	for _, lb := range w.AllLoadBalancers() {
 		for _, c := range lb.claims() {
 			if c.port == port && (proto == 0 || c.proto == proto) {
-				out = append(out, lb.holder("port", c.String()))
+				out = append(out, w.balancerHolder(lb, "port", c.String()))
 			}
 		}
 	}
@@ -182,9 +182,13 @@ func (w World) whoPort(port uint16, proto uint8) []hcn.Holder {
 	return out
 }
 
-func (lb *LoadBalancer) holder(what, value string) hcn.Holder {
-	return hcn.Holder{What: what, Value: value, Kind: string(LoadBalancers), ID: lb.Doc.Id, Name: lb.Doc.Name,
+func (w World) balancerHolder(lb *LoadBalancer, what, value string) hcn.Holder {
+	h := hcn.Holder{What: what, Value: value, Kind: string(LoadBalancers), ID: lb.Doc.Id, Name: lb.Doc.Name,
 		Network: lb.Doc.HostComputeNetwork, Owner: lb.Doc.Owner, Since: lb.Created}
+	if n, ok := w.networks.get(lb.Doc.HostComputeNetwork); ok && n.Doc.Name != "" {
+		h.Network = n.Doc.Name
+	}
+	return h
 }
 
 func (n *Network) holder(what, value string) hcn.Holder {
