@@ -166,11 +166,15 @@ static __always_inline int gh_icmp_error(struct __sk_buff *skb, struct gh_scratc
 	struct gh_pkt *p = &s->p;
 	const struct gh_port *in = gh_port_get(p->in_port);
 	__u32 icmp_off = p->h.l4_off & (fam == 4 ? GH_L4_MASK4 : GH_L4_MASK6), ports_off;
-	int bad;
+	int bad, not_own;
 
 	if (!in)
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_PORT);
 	bad = gh_spoof(skb, p, in, 0);
+	/* A backend may tell from where it was asked (GH_SVC_PRESERVE): the walk looks. */
+	not_own = bad == GH_DROP_SPOOF_IP && gh_is_endpoint(p->kind);
+	if (not_own)
+		bad = gh_spoof(skb, p, in, 1);
 	if (bad)
 		return gh_drop(skb, s, bad, GH_LAYER_SPOOF);
 	gh_addr_set(&p->osrc, &p->src);
@@ -178,6 +182,8 @@ static __always_inline int gh_icmp_error(struct __sk_buff *skb, struct gh_scratc
 	p->h.tcp_flags = 0;
 	p->h.icmp_type = 0;
 	if (gh_embedded(skb, p, icmp_off + 8, &ports_off, fam) || !gh_addr_eq(&p->dst, &p->odst))
+		goto unknown;
+	if (not_own && !gh_addr_eq(&p->src, &p->osrc))
 		goto unknown;
 	p->icmp_off = icmp_off;
 	p->ports_off = ports_off;
@@ -189,6 +195,8 @@ static __always_inline int gh_icmp_error(struct __sk_buff *skb, struct gh_scratc
 	}
 	return gh_stage(skb, s, fam == 4 ? GH_STAGE_V4 : GH_STAGE_V6);
 unknown:
+	if (not_own)
+		return gh_drop(skb, s, GH_DROP_SPOOF_IP, GH_LAYER_SPOOF);
 	if (p->kind == GH_PORT_UPLINK)
 		return gh_not_ours(skb, s, GH_DROP_ICMP_NOFLOW, GH_LAYER_FLOW);
 	return gh_drop(skb, s, GH_DROP_ICMP_NOFLOW, GH_LAYER_FLOW);

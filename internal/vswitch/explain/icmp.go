@@ -11,14 +11,24 @@ const icmpRedirect = 5
 
 // icmpError is the icmp stage: which flow is the error about?
 func (w *walk) icmpError() {
-	if r, why := w.spoof(); r != 0 {
+	r, why := w.spoof(false)
+	notOwn := r == bpf.SwitchGhDropReasonGH_DROP_SPOOF_IP && w.endpoint()
+	foreign := why
+	if notOwn { // a backend may tell from where it was asked: the walk looks
+		r, why = w.spoof(true)
+	}
+	if r != 0 {
 		w.drop(no{r, laySpoof, 0}, "%s", why)
 		return
 	}
 	w.osrc, w.odst = w.k.src, w.k.dst
 	w.h.tcpFlags, w.h.icmpType = 0, 0
 	what := at(w.frame, w.h.l4Off, 2)
-	if !w.embedded(w.h.l4Off+8) || w.k.dst != w.odst || w.known() == nil {
+	if !w.embedded(w.h.l4Off+8) || w.k.dst != w.odst || notOwn && w.k.src != w.osrc || w.known() == nil {
+		if notOwn {
+			w.drop(no{bpf.SwitchGhDropReasonGH_DROP_SPOOF_IP, laySpoof, 0}, "%s", foreign)
+			return
+		}
 		if w.uplink() {
 			if w.icmp && !w.relayed() && w.narrower(what) {
 				w.note(layFlow, "", "", "pass", "a packet of ours was too big for the way to %s: what goes through the tunnel asks again how much fits", ip(w.k.src))

@@ -99,7 +99,7 @@ func (k key) hash() uint32 {
 func (w *walk) answers() bool { return w.keep && w.reply && w.svc != 0 && w.nsrc == w.k.src }
 
 // spoof is L1: 0 or why not.
-func (w *walk) spoof() (bpf.DropReason, string) {
+func (w *walk) spoof(answers bool) (bpf.DropReason, string) {
 	switch {
 	case w.kind == bpf.SwitchGhPortKindGH_PORT_HOST:
 		if w.isHost(w.k.src) || w.in.Flags&forward != 0 {
@@ -112,7 +112,7 @@ func (w *walk) spoof() (bpf.DropReason, string) {
 		return 0, ""
 	case !w.ownMAC(w.frame[6:12]):
 		return bpf.SwitchGhDropReasonGH_DROP_SPOOF_MAC, fmt.Sprintf("source MAC %s is not the port's %s", vswitch.MAC(w.frame[6:12]), vswitch.MAC(w.in.Mac))
-	case !w.answers() && w.in.Flags&(forward|anyIP) == 0 && !w.owns(w.k.src) && !(w.isL2() && w.eui64(w.k.src)):
+	case !answers && w.in.Flags&(forward|anyIP) == 0 && !w.owns(w.k.src) && !(w.isL2() && w.eui64(w.k.src)):
 		return bpf.SwitchGhDropReasonGH_DROP_SPOOF_IP, fmt.Sprintf("source %s is no address of the port", ip(w.k.src))
 	case w.h.l4 == l4UDP && (w.k.fam == 4 && w.k.sport == 67 || w.k.fam == 6 && w.k.sport == 547):
 		return bpf.SwitchGhDropReasonGH_DROP_DHCP_GUARD, "a DHCP server behind an endpoint"
@@ -205,7 +205,7 @@ func (w *walk) layers() *no {
 	w.reset()
 	w.recall()
 
-	r, why := w.spoof()
+	r, why := w.spoof(w.answers())
 	if r == 0 && isTunnel(w.kind) {
 		r, why = w.farSource()
 	}

@@ -267,7 +267,7 @@ func (w *walk) flood() {
 		var r bpf.DropReason
 		why := ""
 		if !nd { // it was looked at
-			r, why = w.spoof()
+			r, why = w.spoof(false)
 		}
 		if r == 0 && isTunnel(w.kind) {
 			r, why = w.farSource()
