@@ -5,11 +5,35 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
 )
+
+// TestRoutesAreFollowed: the host's routes change, and flows that live with them.
+func TestRoutesAreFollowed(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	h.gh("run", "-d", "--name", "a", image)
+	a, out, host := h.netnsOf("a"), "/run/netns/"+h.out, "/run/netns/"+h.ns
+	const rate = 1000
+	for _, c := range []struct{ listen, prefix string }{{outV4 + ":5001", outV4 + "/32"}, {"[" + outV6 + "]:5001", outV6 + "/128"}} {
+		r := h.peer(out, "udp-receive "+c.listen)
+		s := h.peer(a, fmt.Sprintf("udp-send %s %d", c.listen, rate))
+		time.Sleep(500 * time.Millisecond)
+		h.must("nsenter", "--net="+host, "ip", "route", "add", "blackhole", c.prefix)
+		time.Sleep(2 * time.Second)
+		h.must("nsenter", "--net="+host, "ip", "route", "del", "blackhole", c.prefix)
+		time.Sleep(time.Second)
+		sent, got := s.end(), r.end()
+		// What the switch is told of it in: the burst of changes that is awaited, and an apply.
+		if lost := sent.Sent - got.Received; lost < rate || lost > 3*rate || got.Received < rate || len(got.From) != 1 {
+			t.Errorf("%s: %d sent, %d lost in two seconds without a route, seen from %v", c.prefix, sent.Sent, lost, got.From)
+		}
+	}
+}
 
 // TestNeighbours: what other processes with root's rights do to the host's devices
 // and to what is attached to them. Each time the container talks to the outside,

@@ -25,7 +25,11 @@ func (v *view) event(m *syscall.NetlinkMessage) (changed, told bool) {
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		return v.addrEvent(m)
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
-		return false, v.routeEvent(m)
+		changed := v.routeEvent(m)
+		if changed {
+			v.routes++
+		}
+		return false, changed
 	case unix.RTM_DELQDISC:
 		return false, v.qdiscEvent(m)
 	}
@@ -132,8 +136,13 @@ func (v *view) routeEvent(m *syscall.NetlinkMessage) bool {
 		return false
 	}
 	info := (*unix.RtMsg)(unsafe.Pointer(&m.Data[0]))
-	if info.Flags&unix.RTM_F_CLONED != 0 || info.Type != unix.RTN_UNICAST || info.Protocol == unix.RTPROT_KERNEL {
-		return false // cached, local, or a consequence of an address we hear of
+	if info.Flags&unix.RTM_F_CLONED != 0 || info.Protocol == unix.RTPROT_KERNEL {
+		return false // cached, or a consequence of an address we hear of
+	}
+	switch info.Type {
+	case unix.RTN_UNICAST, unix.RTN_BLACKHOLE, unix.RTN_UNREACHABLE, unix.RTN_PROHIBIT, unix.RTN_THROW:
+	default:
+		return false // local
 	}
 	for kind, value := range attributes(m.Data[unix.SizeofRtMsg:]) {
 		if kind == unix.RTA_OIF && len(value) >= 4 {

@@ -18,7 +18,7 @@ import (
 // that a host vNIC just made shows at once.
 func (h *Host) facts() vswitch.Facts {
 	f := vswitch.Facts{Ifindex: maps.Clone(h.devices), Anchor: h.anchor, NetnsCookie: h.cookie, LocalPortLow: h.local[0], LocalPortHigh: h.local[1]}
-	f.Uplinks, f.HostAddrs = h.view.facts()
+	f.Uplinks, f.HostAddrs, f.Routes = h.view.facts()
 	for _, n := range h.nics {
 		for _, a := range n.want.Addrs {
 			if isHostAddr(a.Addr()) {

@@ -42,6 +42,7 @@ type view struct {
 	lost     []loss
 	expected map[int]bool // devices that we delete ourselves
 	lifted   map[int]bool // devices whose queue we take away ourselves
+	routes   uint64       // changes of others' routes
 	missed   bool         // events were dropped: nothing is certain about our devices
 	watchers map[chan struct{}]bool
 	timer    *time.Timer // runs while a signal is due
@@ -146,6 +147,7 @@ func (v *view) run() {
 		case errors.Is(err, unix.ENOBUFS):
 			v.mu.Lock()
 			v.missed = true
+			v.routes++
 			v.mu.Unlock()
 			if err := v.list(); err != nil {
 				v.log.Error("follow network events", "err", err)
@@ -201,10 +203,10 @@ func (v *view) bind(networks []vswitch.Network) {
 }
 
 // facts returns copies, the addresses with room to append.
-func (v *view) facts() ([]vswitch.Uplink, []netip.Addr) {
+func (v *view) facts() (uplinks []vswitch.Uplink, addrs []netip.Addr, routes uint64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return slices.Clone(v.uplinks), slices.Clone(v.hostAddr)
+	return slices.Clone(v.uplinks), slices.Clone(v.hostAddr), v.routes
 }
 
 // mtu is what devices without one of their own follow.

@@ -73,6 +73,7 @@ func TestFactsFollowTheHost(t *testing.T) {
 	default:
 	}
 
+	routes := ensure(t, h, want).Routes
 	for _, c := range []struct {
 		args []string
 		ok   func(vswitch.Uplink) bool
@@ -80,7 +81,8 @@ func TestFactsFollowTheHost(t *testing.T) {
 		{[]string{"address", "add", "192.0.2.50/24", "dev", "up0"}, func(u vswitch.Uplink) bool { return len(u.Addrs) == 3 }},
 		{[]string{"address", "del", "192.0.2.50/24", "dev", "up0"}, func(u vswitch.Uplink) bool { return len(u.Addrs) == 2 }},
 		{[]string{"link", "set", "up0", "mtu", "1400"}, func(u vswitch.Uplink) bool { return u.MTU == 1400 }},
-		{[]string{"route", "add", "default", "via", "192.0.2.2"}, func(vswitch.Uplink) bool { return true }},
+		{[]string{"route", "add", "default", "via", "192.0.2.2"}, func(vswitch.Uplink) bool { return ensure(t, h, want).Routes == routes+1 }},
+		{[]string{"route", "add", "blackhole", "198.51.100.0/24"}, func(vswitch.Uplink) bool { return ensure(t, h, want).Routes == routes+2 }},
 		{[]string{"link", "set", "up0", "down"}, func(u vswitch.Uplink) bool { return u.Name == "" }},
 	} {
 		what := fmt.Sprintf("ip %v", c.args)

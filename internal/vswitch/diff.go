@@ -104,6 +104,7 @@ func Diff(old, new Tables) Delta {
 	changed(old.host, new.host)
 	changed(old.announced, new.announced)
 	changed(old.outside, new.outside)
+	changed(old.fib, new.fib)
 	pair(old.uplinks, new.uplinks, changed)
 	pair(old.pools, new.pools, changed)
 	pair(old.nets, new.nets, changed)

@@ -217,6 +217,9 @@ type Facts struct {
 	// LocalPortLow and LocalPortHigh bound what the kernel gives to sockets of its
 	// own choice (net.ipv4.ip_local_port_range); 0 = Linux's default.
 	LocalPortLow, LocalPortHigh uint16
+	// Routes is another number whenever the host's routes have changed: where traffic
+	// goes that leaves by uplinks and tunnels is asked of them anew.
+	Routes uint64
 	// NetnsCookie of the namespace the daemon runs in: socket hooks apply to it only.
 	NetnsCookie uint64
 }

@@ -24,6 +24,7 @@ type Tables struct {
 	cfg, host *block
 	announced *block
 	outside   *block
+	fib       *block // no rows: what goes stale with the host's routes
 	uplinks   map[PortID]*block
 	pools     map[NATPoolID]*block
 	nets      map[NetworkID]*block
@@ -40,7 +41,7 @@ type Tables struct {
 
 // blocks yields every object's block.
 func (t Tables) blocks(yield func(*block) bool) {
-	for _, b := range []*block{t.cfg, t.host, t.announced, t.outside, t.vteps} {
+	for _, b := range []*block{t.cfg, t.host, t.announced, t.outside, t.fib, t.vteps} {
 		if b != nil && !yield(b) {
 			return
 		}

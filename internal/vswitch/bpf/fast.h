@@ -172,6 +172,7 @@ static __always_inline void gh_save_in(struct gh_pkt *p, const struct gh_in *in,
 	p->fam = fam;
 	p->now_s = gh_now_s();
 	p->icmp_off = 0;
+	p->unknown = 0;
 }
 
 /* gh_load_in() is the other way: what an earlier program of the packet's way knew. */
@@ -235,7 +236,7 @@ static __always_inline int gh_enter4(struct __sk_buff *skb, const struct gh_in *
 {
 	struct gh_fkey4 k __attribute__((aligned(8))) = {};
 	struct gh_hdr h __attribute__((aligned(8))) = {};
-	int next, end = GH_END_MISS;
+	int next, end = GH_END_MISS, unknown = 0;
 	struct gh_scratch *s;
 	struct gh_flow4 *f;
 	__u32 mtu = 0;
@@ -257,12 +258,15 @@ static __always_inline int gh_enter4(struct __sk_buff *skb, const struct gh_in *
 				mtu = f->out_mtu;
 		} else if (uplink && gh_outer(&h, k.dport_be)) {
 			return gh_pass(skb);
+		} else {
+			unknown = 1;
 		}
 	}
 	s = gh_scratch_get();
 	if (!s)
 		return TC_ACT_SHOT;
 	gh_save4(&s->p, in, &k, &h);
+	s->p.unknown = unknown;
 	if (next < 0)
 		return gh_drop(skb, s, -next, GH_LAYER_PORT);
 	if (next == GH_NEXT_FRAG)
@@ -276,7 +280,7 @@ static __always_inline int gh_enter6(struct __sk_buff *skb, const struct gh_in *
 {
 	struct gh_fkey6 k __attribute__((aligned(8))) = {};
 	struct gh_hdr h __attribute__((aligned(8))) = {};
-	int next, end = GH_END_MISS;
+	int next, end = GH_END_MISS, unknown = 0;
 	struct gh_scratch *s;
 	struct gh_flow6 *f;
 	__u32 mtu = 0;
@@ -298,12 +302,15 @@ static __always_inline int gh_enter6(struct __sk_buff *skb, const struct gh_in *
 				mtu = f->out_mtu;
 		} else if (uplink && gh_outer(&h, k.dport_be)) {
 			return gh_pass(skb);
+		} else {
+			unknown = 1;
 		}
 	}
 	s = gh_scratch_get();
 	if (!s)
 		return TC_ACT_SHOT;
 	gh_save6(&s->p, in, &k, &h);
+	s->p.unknown = unknown;
 	s->p.h.group = group;
 	if (next < 0)
 		return gh_drop(skb, s, -next, GH_LAYER_PORT);

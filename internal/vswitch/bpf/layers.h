@@ -40,6 +40,7 @@ __noinline int gh_layer_begin(void)
 	w->no_nat = 0;
 	w->aside = 0;
 	w->dsr = 0;
+	w->dst_known = 0;
 	w->blind = (p->kflags & GH_FKEY_BLIND) != 0; /* only what needs no ports */
 	if (p->fam == 4) {
 		gh_key_make(&s->key, 4, &p->src, &p->dst, p->sport_be, p->dport_be, p->port, p->zone, p->proto,
@@ -193,6 +194,7 @@ __noinline int gh_layer_route(void)
 	const struct gh_net *n;
 	struct gh_pkt *p;
 	struct gh_walk *w;
+	__u16 port;
 	int host, ret;
 
 	if (!s)
@@ -208,9 +210,14 @@ __noinline int gh_layer_route(void)
 	/* The packet's own destination, or the backend that a service put in its place. */
 	dst = &w->ndst;
 	host = w->svc ? gh_is_host(dst) : w->host;
-	av = gh_addr_get(p->zone, dst);
-	if (av && av->port) {
-		w->target = av->port;
+	if (w->dst_known && !w->svc) {
+		port = w->dst_port;
+	} else {
+		av = gh_addr_get(p->zone, dst);
+		port = av ? av->port : 0;
+	}
+	if (port) {
+		w->target = port;
 		w->how = GH_TO_PORT;
 	} else if (host && p->kind != GH_PORT_HOST && p->kind != GH_PORT_TUNNEL) {
 		if (!(n->flags & GH_NET_HOSTNIC) || !n->host_port)

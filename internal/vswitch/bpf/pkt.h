@@ -122,7 +122,8 @@ struct gh_pkt {
 	__u16 vtep;	 /* and the tunnel end it came from */
 	__u16 vlan;	 /* GH_PORT_WIRE: the tag it came with */
 	__u8 l2;	 /* its network forwards by MAC */
-	__u8 zero[3];
+	__u8 unknown;	 /* its flow was looked for: there is none */
+	__u8 zero[2];
 };
 
 enum gh_how {
@@ -162,6 +163,8 @@ struct gh_walk {
 	__u8 via;	/* enum gh_via */
 	__u16 target;	/* port it goes to */
 	__u16 judge;	/* port whose ACLs were asked last */
+	__u16 dst_port; /* that has the packet's own destination, once looked up; 0 = none */
+	__u8 dst_known;
 	__u8 how;	/* enum gh_how */
 	__u8 host;	/* the destination is an address of the host */
 	__u8 blind;	/* a later fragment whose ports nobody knows */

@@ -54,6 +54,8 @@ static __always_inline void gh_recall(struct gh_scratch *s, int fam)
 	__u16 ops;
 	void *f;
 
+	if (p->unknown)
+		return;
 	f = gh_flow_get(&s->key, fam);
 	if (!f)
 		return;

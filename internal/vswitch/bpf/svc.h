@@ -134,8 +134,11 @@ __noinline int gh_layer_lb(void)
 	p = &s->p;
 	w = &s->w;
 	uplink = p->kind == GH_PORT_UPLINK;
-	if (!uplink)
+	if (!uplink) {
 		av = gh_addr_get(p->zone, &p->dst);
+		w->dst_port = av ? av->port : 0;
+		w->dst_known = 1;
+	}
 	if (p->kind != GH_PORT_HOST && (!av || (av->flags & GH_ADDR_GATEWAY)))
 		w->host = gh_is_host(&p->dst);
 	/* The host's stack answers for the host's addresses. */

@@ -188,8 +188,7 @@ int uplink_in(struct __sk_buff *skb)
 			s = gh_scratch_get();
 			if (!s)
 				return TC_ACT_SHOT;
-			s->p.in_port = id;
-			return gh_stage(skb, s, GH_STAGE_SORT);
+			return gh_stage(skb, s, gh_sorted(skb, s, id) ? GH_STAGE_WIRE : GH_STAGE_SORT);
 		}
 	}
 	in.in_port = id;

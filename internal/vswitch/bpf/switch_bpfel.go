@@ -833,7 +833,8 @@ type SwitchGhScratch struct {
 		Vtep     uint16
 		Vlan     uint16
 		L2       uint8
-		Zero     [3]uint8
+		Unknown  uint8
+		Zero     [2]uint8
 	}
 	W struct {
 		_          structs.HostLayout
@@ -874,6 +875,8 @@ type SwitchGhScratch struct {
 		Via        uint8
 		Target     uint16
 		Judge      uint16
+		DstPort    uint16
+		DstKnown   uint8
 		How        uint8
 		Host       uint8
 		Blind      uint8
@@ -882,6 +885,7 @@ type SwitchGhScratch struct {
 		Held       uint8
 		Copy       uint8
 		Dsr        uint8
+		_          [1]byte
 	}
 	Sv  SwitchGhSvcVal
 	Acl struct {
@@ -902,6 +906,7 @@ type SwitchGhScratch struct {
 		Classed uint8
 		Zero    uint8
 	}
+	_   [4]byte
 	Key struct {
 		_  structs.HostLayout
 		K4 SwitchGhFkey4

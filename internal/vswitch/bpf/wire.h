@@ -80,6 +80,32 @@ static __always_inline int gh_wire_rest(struct __sk_buff *skb, struct gh_scratch
 	return gh_pass(skb);
 }
 
+/*
+ * gh_sorted() is gh_sort() for what there is most of: packets to the uplink's MAC
+ * without a tag, for an endpoint that the wire knows by its address. All else it
+ * leaves to the stage.
+ */
+static __always_inline int gh_sorted(struct __sk_buff *skb, struct gh_scratch *s, __u32 id)
+{
+	const struct gh_port *q;
+	struct gh_addr dst;
+
+	s->p.in_port = id;
+	if (skb->pkt_type != PACKET_HOST || skb->vlan_present || gh_is_control(skb) || !gh_ip_dst(skb, &dst))
+		return 0;
+	q = gh_port_get(gh_wireip_get(id, 0, &dst));
+	if (!q || q->kind == GH_PORT_UPLINK || !(q->flags & GH_PORT_UP))
+		return 0;
+	s->p.kind = GH_PORT_WIRE;
+	s->p.zone = q->zone;
+	s->p.net = q->net;
+	s->p.vlan = 0;
+	s->p.tun = 0;
+	s->p.vtep = 0;
+	s->p.h.group = 0;
+	return 1;
+}
+
 /* gh_sort() is the sort stage: whose is a frame from the wire? */
 static __always_inline int gh_sort(struct __sk_buff *skb)
 {
@@ -353,12 +379,17 @@ static __always_inline int gh_proxy(struct __sk_buff *skb)
 static __always_inline int gh_turn_round(struct __sk_buff *skb)
 {
 	struct gh_addr dst __attribute__((aligned(8)));
-	__u32 id = gh_port_of(skb->ifindex), to = 0;
-	const struct gh_port *pt = gh_port_get(id), *q;
+	const struct gh_port *from = gh_port_get(gh_port_of(skb->ingress_ifindex)), *pt, *q;
+	__u32 id, to = 0;
 	const struct gh_net *n;
 	__u8 macs[2 * ETH_ALEN];
 	__u16 vlan;
 
+	/* Most of what leaves has just come from a port: it was switched already. */
+	if (from && (from->flags & GH_PORT_UP) && from->kind != GH_PORT_UPLINK)
+		return GH_PASS_ON;
+	id = gh_port_of(skb->ifindex);
+	pt = gh_port_get(id);
 	if (!id || !pt || !(pt->flags & GH_PORT_WIRES) || bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)) ||
 	    !gh_mac_eq(macs + ETH_ALEN, pt->mac))
 		return GH_PASS_ON;
