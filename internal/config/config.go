@@ -56,6 +56,9 @@ type Network struct {
 	// Uplinks are patterns of the host's interfaces that the switch may use
 	// (path.Match). Empty = all that carry addresses.
 	Uplinks []string `toml:"uplinks"`
+	// ACLDefault is what happens to packets that no rule of an endpoint is about, in a
+	// direction for which it has rules: allow, which is the default, or deny.
+	ACLDefault string `toml:"acl_default"`
 }
 
 // DNS configures the resolvers on the networks' gateway addresses.
@@ -140,6 +143,9 @@ func (c Config) check(text string) error {
 	if _, err := c.Publish.Parsed(); err != nil {
 		key, rule, _ := strings.Cut(err.Error(), ": ")
 		return bad(rule, "publish", key)
+	}
+	if d := c.Network.ACLDefault; d != "" && d != "allow" && d != "deny" {
+		return bad(fmt.Sprintf("%q is neither allow nor deny", d), "network", "acl_default")
 	}
 	for _, a := range c.DNS.Upstream {
 		if _, err := netip.ParseAddr(a); err != nil {

@@ -24,6 +24,7 @@ func TestParse(t *testing.T) {
 		{"subnet", "[network]\ndefault='nat'\nsubnets=['10.0.0.0/33']\n", `line 3: network.subnets: "10.0.0.0/33" is not a prefix`},
 		{"two of a family", "[network]\nsubnets=['10.0.0.0/24','10.1.0.0/24']\n", "at most one prefix of each family"},
 		{"upstream", "dns.upstream=['x']\n", `line 1: dns.upstream: "x" is not an IP address`},
+		{"acl default", "[network]\nacl_default='drop'\n", `line 2: network.acl_default: "drop" is neither allow nor deny`},
 		{"default", "[network]\ndefault='x'\n", `line 2: network.default: "x" is neither nat nor none`},
 		{"publish", "[publish]\ndefault='closed'\nrules=['allow 192.0.2.0/24','deny 2001:db8::1 tcp','reject any udp/53,8000-8099']\n", ""},
 		{"publish default", "[publish]\ndefault='shut'\n", `line 2: publish.default: "shut" is neither open nor closed`},

@@ -61,7 +61,7 @@ func (d *daemon) openNetwork(ctx context.Context) (err error) {
 	}
 	d.hns = network.New(network.Options{
 		Instance: d.inst, Store: d.db, Compartments: compartmentHand{d.comp, d.cfg.Network.Uplinks}, Datapath: d.dp,
-		Outside: outsideACL(d.cfg.Publish), Names: d.dns, Ports: d.ports, BootID: strings.TrimSpace(string(boot)),
+		ACLDefaultDeny: d.cfg.Network.ACLDefault == "deny", Outside: outsideACL(d.cfg.Publish), Names: d.dns, Ports: d.ports, BootID: strings.TrimSpace(string(boot)),
 		NoDefaultNetwork: d.cfg.Network.Default == "none", DefaultNetwork: body, Log: d.log,
 		Sight: sightHand{d.dp, d.log},
 		Stats: func(p vswitch.PortID) (network.PortCounters, error) {

@@ -244,6 +244,9 @@ func (h *HNS) apply(ctx context.Context, want model.Desired, again bool) error {
 
 // program compiles and applies the switch's tables.
 func (h *HNS) program(ctx context.Context, want model.Desired, facts vswitch.Facts) error {
+	if h.o.ACLDefaultDeny {
+		denyByDefault(want.Switch.ACLs)
+	}
 	if h.o.Outside != nil {
 		want.Switch.ACLs = append(want.Switch.ACLs, *h.o.Outside)
 		want.Switch.OutsideACLs = []vswitch.ACLID{h.o.Outside.ID}
@@ -257,6 +260,23 @@ func (h *HNS) program(ctx context.Context, want model.Desired, facts vswitch.Fac
 	}
 	h.tables.Store(&tables)
 	return nil
+}
+
+// denyByDefault makes sets drop what their rules are not about. Tiers, which are one
+// stage together, end in what the next stage says.
+func denyByDefault(sets []vswitch.ACLSet) {
+	for i := range sets {
+		s := &sets[i]
+		for _, r := range s.Rules {
+			switch {
+			case s.Stage != 0:
+			case r.Direction == vswitch.ACLIn:
+				s.DefaultIn = vswitch.ACLBlock
+			default:
+				s.DefaultOut = vswitch.ACLBlock
+			}
+		}
+	}
 }
 
 func step(code hcn.ErrorCode, name string, err error) error {

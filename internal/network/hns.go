@@ -89,6 +89,9 @@ type Options struct {
 	// Outside decides who beyond the uplinks reaches what is published: its ID is
 	// model.OutsideACL, its rules are numbered from model.FirstOutsideRule. nil = everybody.
 	Outside *vswitch.ACLSet
+	// ACLDefaultDeny: in a direction for which a stage has rules, what none of them
+	// is about is dropped, as Windows Server 2025 does; by default it passes.
+	ACLDefaultDeny bool
 	// HostRoutes are the prefixes that the host routes by devices that are not
 	// ours; nil = read from /proc/net.
 	HostRoutes func() ([]netip.Prefix, error)

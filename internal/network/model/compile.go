@@ -21,6 +21,7 @@ type netPart struct {
 	hostNIC  HostNIC
 	resolver Resolver
 	services []vswitch.Service // that lead to it
+	addrSets []vswitch.AddrSet
 	hasHost  bool
 }
 
@@ -37,6 +38,7 @@ func compileNetwork(n *Network, inst instance.Instance) netPart {
 	p := netPart{network: vswitch.Network{
 		ID: n.Number, Zone: n.Zone, Name: n.Doc.Name, HostPort: n.HostPort, Flags: vswitch.NetFlood,
 	}}
+	p.addrSets = n.addrSets()
 	if n.Doc.Type == hcn.NAT {
 		p.network.Flags |= vswitch.NetSNAT | vswitch.NetUplink
 	}
@@ -97,6 +99,12 @@ func compileEndpoint(e *Endpoint, n *Network, ns *Namespace, inst instance.Insta
 	p.port = vswitch.Port{
 		ID: e.Port, Kind: vswitch.PortContainer, Network: n.Number, Object: e.Doc.Id,
 		Interface: inst.PortDevice(uint16(e.Port)), MAC: vswitch.MAC(e.mac), Addrs: addrs, Up: true,
+	}
+	for _, r := range e.ACLs {
+		p.port.ACLs = append(p.port.ACLs, r.ID)
+	}
+	if p.port.EgressBps = e.egress(); p.port.EgressBps != 0 {
+		p.port.Shaper, p.port.ShaperPeer = inst.ShaperDevice(uint16(e.Port)), inst.ShaperPeer(uint16(e.Port))
 	}
 	for _, m := range e.mappings {
 		p.mappings = append(p.mappings, vswitch.PortMapping{
@@ -249,6 +257,12 @@ func (w World) Desired() Desired {
 				d.Switch.Services = append(d.Switch.Services, c.services...)
 			}
 		}
+	}
+	for _, s := range w.aclSets.all {
+		d.Switch.ACLs = append(d.Switch.ACLs, s.set)
+	}
+	for _, n := range w.networks.all {
+		d.Switch.AddrSets = append(d.Switch.AddrSets, n.compiled.addrSets...)
 	}
 	names, mappings, ports := 0, 0, 0
 	for _, e := range w.endpoints.all {

@@ -100,6 +100,11 @@ func (w World) CreateEndpoint(network string, body []byte, in Input) (next World
 	if err := e.parse(n); err != nil {
 		return w, nil, false, err
 	}
+	if !e.IsRemote() {
+		if err := w.refACLs(e, n); err != nil {
+			return w, nil, false, err
+		}
+	}
 	w.putEndpoint(e)
 	w.event(hcn.EventEndpointCreate, "EndpointCreate", Endpoints, id, e.Doc)
 	if namespace != "" && namespace != zeroGUID {
@@ -146,8 +151,6 @@ func checkEndpointFlags(f hcn.EndpointFlags) error {
 	switch {
 	case f&^knownEndpointFlags != 0:
 		return refuseAt(hcn.E_INVALID_PARAMETER, "Flags", "%d has unknown bits", f)
-	case f&disableInterComputeCommunication != 0:
-		return notBuilt("Flags", "DisableInterComputeCommunication")
 	case f&enableDhcp != 0:
 		return notBuilt("Flags", "EnableDhcp")
 	}
@@ -474,6 +477,7 @@ func (w *World) removeEndpoint(e *Endpoint, in Input) {
 
 // ModifyEndpoint applies a modify request.
 func (w World) ModifyEndpoint(id string, body []byte, match uint64, in Input) (World, *Endpoint, error) {
+	before := w
 	e, ok := w.Endpoint(id)
 	if !ok {
 		return w, nil, endpointMissing(id)
@@ -506,6 +510,11 @@ func (w World) ModifyEndpoint(id string, body []byte, match uint64, in Input) (W
 	}
 	if err := c.parse(n); err != nil {
 		return w, nil, at("Settings", err)
+	}
+	if !c.IsRemote() {
+		if err := w.refACLs(&c, n); err != nil {
+			return before, nil, at("Settings", err)
+		}
 	}
 	c.Doc.Version++
 	w.putEndpoint(&c)

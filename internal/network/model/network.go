@@ -79,6 +79,9 @@ func (w World) CreateNetwork(body []byte, in Input) (next World, n *Network, cre
 		}
 	}
 	n.Sequence = w.sequence()
+	if err := w.numberSets(n); err != nil {
+		return w, nil, false, err
+	}
 	if err := n.parse(); err != nil {
 		return w, nil, false, err
 	}
@@ -175,7 +178,7 @@ func (n *Network) parse() error {
 			n.subnets = append(n.subnets, sub)
 		}
 	}
-	return nil
+	return n.parsePolicies()
 }
 
 // prefixes of a network.
@@ -241,6 +244,7 @@ func (w World) DeleteNetwork(id string, match uint64, in Input) (World, error) {
 
 // ModifyNetwork applies a modify request.
 func (w World) ModifyNetwork(id string, body []byte, match uint64, in Input) (World, *Network, error) {
+	before := w
 	n, ok := w.Network(id)
 	if !ok {
 		return w, nil, networkMissing(id)
@@ -257,6 +261,9 @@ func (w World) ModifyNetwork(id string, body []byte, match uint64, in Input) (Wo
 	case hcn.NetworkResourceTypePolicy:
 		if c.Doc.Policies, err = modifyNetworkPolicies(&c, r); err != nil {
 			return w, nil, err
+		}
+		if err := w.changeSets(n, &c); err != nil {
+			return before, nil, at("Settings", err)
 		}
 	case hcn.NetworkResourceTypeDNS:
 		if c.Doc.Dns, err = modifyDNS(c.Doc.Dns, r); err != nil {
@@ -275,6 +282,11 @@ func (w World) ModifyNetwork(id string, body []byte, match uint64, in Input) (Wo
 		ec := *e
 		if ec.InheritDNS {
 			ec.Doc.Dns = c.inheritedDNS()
+		}
+		if !ec.IsRemote() {
+			if err := w.refACLs(&ec, &c); err != nil {
+				return before, nil, at("Settings", err)
+			}
 		}
 		w.putEndpoint(&ec)
 	}

@@ -15,6 +15,9 @@ type Numbers struct {
 	Network   vswitch.NetworkID
 	Namespace uint32
 	Service   vswitch.ServiceID
+	ACL       vswitch.ACLID
+	Rule      vswitch.RuleID
+	AddrSet   vswitch.AddrSetID
 }
 
 // Which numbersIn a number is in.
@@ -23,6 +26,8 @@ const (
 	networkNumbers
 	namespaceNumbers
 	serviceNumbers
+	aclNumbers
+	ruleNumbers
 )
 
 func numberKey(n uint32) string {

@@ -30,8 +30,13 @@ func checkNetworkPolicy(p hcn.NetworkPolicy, t hcn.NetworkType) error {
 	case hcn.SourceMacAddress, hcn.DrMacAddress, hcn.RemoteSubnetRoute, hcn.VxlanPort, hcn.HostRoute:
 		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "%s cannot stand on a network of type %s", p.Type, t)
 	case hcn.NetAdapterName, hcn.InterfaceConstraint, hcn.ProviderAddress, hcn.LayerConstraint,
-		hcn.SetPolicy, hcn.NetworkL4Proxy, hcn.NetworkACL, "NeighborDiscovery":
+		hcn.NetworkL4Proxy, "NeighborDiscovery":
 		return notBuilt("Type", "policy %s on a network of type %s", p.Type, t)
+	case hcn.SetPolicy:
+		_, err := parseSet(p.Settings)
+		return at("Settings", err)
+	case hcn.NetworkACL: // whole once all sets are known
+		return nil
 	}
 	return refuseAt(hcn.HCN_E_INVALID_POLICY_TYPE, "Type", "%q is not a policy of networks", p.Type)
 }
@@ -53,13 +58,60 @@ func checkEndpointPolicy(p hcn.EndpointPolicy, n *Network) error {
 	case hcn.SDNRoute:
 		_, err := parseSDNRoute(p.Settings, n)
 		return at("Settings", err)
-	case hcn.ACL, hcn.QOS, hcn.L2Driver, hcn.L4Proxy, hcn.L4WFPPROXY, hcn.PortName, hcn.EncapOverhead, hcn.IOV,
-		hcn.NetworkProviderAddress, hcn.NetworkInterfaceConstraint, hcn.TierAcl, "VLAN", "InterfaceParameters", "FirewallPolicy":
+	case hcn.ACL:
+		_, err := parseACLSettings(p.Settings, n.sets)
+		return at("Settings", err)
+	case hcn.TierAcl:
+		_, err := parseTier(p.Settings, n.sets)
+		return at("Settings", err)
+	case hcn.QOS:
+		_, err := parseQOS(p.Settings)
+		return at("Settings", err)
+	case hcn.IOV, "FirewallPolicy":
+		return nil // stored: nothing here offloads, and no such machines are
+	case hcn.L2Driver, hcn.L4Proxy, hcn.L4WFPPROXY, hcn.PortName, hcn.EncapOverhead,
+		hcn.NetworkProviderAddress, hcn.NetworkInterfaceConstraint, "VLAN", "InterfaceParameters":
 		return notBuilt("Type", "policy %s", p.Type)
 	case "Encryption":
 		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "policy Encryption is not supported")
 	}
 	return refuseAt(hcn.HCN_E_INVALID_POLICY_TYPE, "Type", "%q is not a policy of endpoints", p.Type)
+}
+
+// parseQOS returns the bytes a second that an endpoint may send; 0 = no bound.
+func parseQOS(raw json.RawMessage) (uint64, error) {
+	var s hcn.QosPolicySetting
+	if err := decodeMembers(raw, &s); err != nil {
+		return 0, err
+	}
+	return s.MaximumOutgoingBandwidthInBytes, nil
+}
+
+// egress is the endpoint's QOS policy.
+func (e *Endpoint) egress() uint64 {
+	for _, p := range e.Doc.Policies {
+		if p.Type == hcn.QOS {
+			n, _ := parseQOS(p.Settings)
+			return n
+		}
+	}
+	return 0
+}
+
+// endpointPolicyKey is what two policies of one endpoint may not share; "" = there
+// may be any number.
+func endpointPolicyKey(p hcn.EndpointPolicy) string {
+	switch p.Type {
+	case hcn.QOS, hcn.IOV, hcn.PortName, hcn.NetworkProviderAddress, "FirewallPolicy":
+		return string(p.Type)
+	case hcn.SDNRoute:
+		return sdnRouteKey(p.Settings)
+	case hcn.TierAcl:
+		if t, err := parseTier(p.Settings, nil); err == nil || t.name != "" {
+			return fmt.Sprintf("%s %s %v", p.Type, t.name, t.in)
+		}
+	}
+	return ""
 }
 
 // decodeSettings reads settings into out; absent and null are {}.
@@ -175,8 +227,11 @@ func matches(p, q hcn.EndpointPolicy) bool {
 	if isEmptySettings(q.Settings) {
 		return true
 	}
+	if endpointPolicyKey(q) == string(q.Type) {
+		return true // there is one
+	}
 	if p.Type != hcn.PortMapping {
-		return canonical(p.Settings) == canonical(q.Settings)
+		return membersEqual(p.Settings, q.Settings)
 	}
 	have, err1 := parsePortMapping(p.Settings)
 	want, err2 := parsePortMapping(q.Settings)
@@ -203,6 +258,53 @@ func matches(p, q hcn.EndpointPolicy) bool {
 		}
 	}
 	return true
+}
+
+// membersEqual: every member that want names has the same value in have. Lists of
+// words, addresses among them, compare by what they mean.
+func membersEqual(have, want json.RawMessage) bool {
+	var h, w map[string]json.RawMessage
+	if json.Unmarshal(have, &h) != nil || json.Unmarshal(want, &w) != nil {
+		return false
+	}
+	for k, v := range w {
+		var o json.RawMessage
+		for name, value := range h {
+			if strings.EqualFold(name, k) {
+				o = value
+			}
+		}
+		if canonicalValue(o) != canonicalValue(v) {
+			return false
+		}
+	}
+	return true
+}
+
+// canonicalValue of a member; absent, null and "" are the same.
+func canonicalValue(raw json.RawMessage) string {
+	var s string
+	if len(raw) == 0 || json.Unmarshal(raw, &s) == nil {
+		list := words(s)
+		for i, x := range list {
+			if p, _, err := parseSide(x, nil); err == nil && len(p) == 1 {
+				list[i] = p[0].String()
+			}
+		}
+		slices.Sort(list)
+		return strings.Join(list, ",")
+	}
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	var v any
+	if d.Decode(&v) != nil {
+		return string(raw)
+	}
+	out, err := Encode(v)
+	if err != nil {
+		return string(raw)
+	}
+	return string(out)
 }
 
 // updatePolicies replaces the types that are named; a request that repeats every
@@ -249,7 +351,7 @@ func (w *World) setPolicies(e *Endpoint, old []mapping, wanted []hcn.EndpointPol
 		}
 		if p.Type != hcn.PortMapping {
 			k := slices.IndexFunc(out, func(q hcn.EndpointPolicy) bool {
-				return p.Type == q.Type && (canonical(p.Settings) == canonical(q.Settings) || p.Type == hcn.SDNRoute && sdnRouteKey(p.Settings) == sdnRouteKey(q.Settings))
+				return p.Type == q.Type && (canonical(p.Settings) == canonical(q.Settings) || endpointPolicyKey(p) != "" && endpointPolicyKey(p) == endpointPolicyKey(q))
 			})
 			switch {
 			case k < 0:
@@ -288,8 +390,8 @@ func (w *World) setPolicies(e *Endpoint, old []mapping, wanted []hcn.EndpointPol
 	return w.checkPublished(e, old, rows, in)
 }
 
-// modifyNetworkPolicies applies a Policy request to a network. The types that stand
-// on NAT and Internal networks have the key "one".
+// modifyNetworkPolicies applies a Policy request to a network, entry by entry where
+// policies have a key; those of a type that has none are a list.
 func modifyNetworkPolicies(n *Network, r modifyRequest) ([]hcn.NetworkPolicy, error) {
 	var req hcn.PolicyNetworkRequest
 	if len(bytes.TrimSpace(r.Settings)) > 0 && string(bytes.TrimSpace(r.Settings)) != "null" {
@@ -308,8 +410,17 @@ func modifyNetworkPolicies(n *Network, r modifyRequest) ([]hcn.NetworkPolicy, er
 			if err := checkNetworkPolicy(p, n.Doc.Type); err != nil {
 				return nil, at(field, err)
 			}
+			if p.Type == hcn.NetworkACL && r.RequestType == hcn.RequestTypeUpdate && !slices.ContainsFunc(req.Policies[:i], func(q hcn.NetworkPolicy) bool { return q.Type == p.Type }) {
+				drop(p.Type)
+				if isEmptySettings(p.Settings) {
+					continue
+				}
+			}
 			k := slices.IndexFunc(have, func(q hcn.NetworkPolicy) bool { return networkPolicyKey(p) == networkPolicyKey(q) })
 			switch {
+			case k < 0 && p.Type == hcn.SetPolicy && r.RequestType == hcn.RequestTypeUpdate:
+				s, _ := parseSet(p.Settings)
+				return nil, refuseAt(hcn.HCN_E_POLICY_NOT_FOUND, field+".Settings.Id", "the network has no set %q; add it", s.id)
 			case k < 0:
 				have = append(have, p)
 			case canonical(have[k].Settings) == canonical(p.Settings):
@@ -321,11 +432,16 @@ func modifyNetworkPolicies(n *Network, r modifyRequest) ([]hcn.NetworkPolicy, er
 		}
 	case hcn.RequestTypeRemove:
 		for _, p := range req.Policies {
-			if p.Type == hcn.VSwitchExtension && !isEmptySettings(p.Settings) {
+			switch {
+			case isEmptySettings(p.Settings):
+				drop(p.Type)
+			case p.Type == hcn.VSwitchExtension || p.Type == hcn.SetPolicy:
 				have = slices.DeleteFunc(have, func(q hcn.NetworkPolicy) bool { return networkPolicyKey(p) == networkPolicyKey(q) })
-				continue
+			case p.Type == hcn.NetworkACL:
+				have = slices.DeleteFunc(have, func(q hcn.NetworkPolicy) bool { return q.Type == p.Type && membersEqual(q.Settings, p.Settings) })
+			default:
+				drop(p.Type)
 			}
-			drop(p.Type)
 		}
 	case "Reset":
 		if len(req.Policies) == 0 {
@@ -346,6 +462,14 @@ func networkPolicyKey(p hcn.NetworkPolicy) string {
 		var v hcn.VSwitchExtensionNetworkPolicySetting
 		_ = json.Unmarshal(p.Settings, &v)
 		return string(p.Type) + " " + strings.ToLower(v.ExtensionID)
+	}
+	switch p.Type {
+	case hcn.SetPolicy: // by its Id, whatever else is said
+		var s hcn.SetPolicySetting
+		_ = json.Unmarshal(p.Settings, &s)
+		return string(p.Type) + " " + s.Id
+	case hcn.NetworkACL: // has none: only what says the same is the same
+		return string(p.Type) + " " + canonical(p.Settings)
 	}
 	return string(p.Type)
 }

@@ -53,8 +53,13 @@ type World struct {
 	balanced  pmap[string]         // endpoint id / load balancer id -> the latter
 	routed    pmap[string]         // endpoint id / SDN route id -> the latter
 	hops      pmap[int]            // network id / next hop of an SDN route as 16 bytes -> how many
-	numbersIn [4]pmap[struct{}]
+	numbersIn [6]pmap[struct{}]
 	balancing *balancing // what load balancers add to Desired
+
+	// aclSets are the sets of rules that endpoints refer to, by their digest; aclHeld
+	// and ruleHeld say which of them has a number.
+	aclSets           pmap[aclSet]
+	aclHeld, ruleHeld pmap[string]
 
 	// released is the quarantine of addresses: network id / address bytes -> when.
 	// It is not stored: a restart ends it.
@@ -78,7 +83,12 @@ type Network struct {
 	Created  time.Time
 	Body     string // digest of the create
 
+	// SetNumbers are the switch's numbers of SetPolicies, by their Id.
+	SetNumbers map[string]vswitch.AddrSetID `json:",omitempty"`
+
 	subnets  []subnet
+	sets     map[string]*addrSet
+	acl      []aclRule // of every endpoint
 	compiled netPart
 }
 
@@ -103,6 +113,8 @@ type Endpoint struct {
 	InheritDNS bool `json:",omitempty"`
 	// Instance counts attachments, for statistics that restart with each.
 	Instance uint32 `json:",omitempty"`
+	// ACLs are its sets of rules, in the order they are asked.
+	ACLs []ACLRef `json:",omitempty"`
 
 	mac      ipam.MAC
 	addrs    []netip.Prefix // address and length, in order of IpConfigurations
@@ -213,7 +225,11 @@ func Load(inst instance.Instance, numbers Numbers, rows Rows) (World, error) {
 		if !ok {
 			return World{}, fmt.Errorf("stored endpoint %s: its network %s is missing", c.Doc.Id, c.Doc.HostComputeNetwork)
 		}
-		if err := c.parse(n); err != nil {
+		err := c.parse(n)
+		if err == nil && !c.IsRemote() {
+			err = w.refACLs(&c, n)
+		}
+		if err != nil {
 			return World{}, fmt.Errorf("stored endpoint %s: %w", c.Doc.Id, err)
 		}
 		w.putEndpoint(&c)
@@ -495,6 +511,9 @@ func (w *World) unindexEndpoint(e *Endpoint) {
 func (w *World) dropEndpoint(e *Endpoint, now time.Time) {
 	w.unindexEndpoint(e)
 	w.endpoints = w.endpoints.del(e.Doc.Id)
+	for _, r := range e.ACLs {
+		w.unrefACL(r)
+	}
 	if !e.IsRemote() {
 		w.free(portNumbers, uint32(e.Port))
 		w.sweep(now)

@@ -179,7 +179,8 @@ func TestCreateNetworkRefuses(t *testing.T) {
 		{`{"Policies":[{"Type":"Nope"}]}`, hcn.HCN_E_INVALID_POLICY_TYPE, "Policies[0].Type"},
 		{`{"Policies":[{"Type":"PortMapping"}]}`, hcn.HCN_E_INVALID_POLICY_TYPE, "Policies[0].Type"},
 		{`{"Policies":[{"Type":"VxlanPort","Settings":{"Port":1}}]}`, hcn.HCN_E_REQUEST_UNSUPPORTED, "Policies[0].Type"},
-		{`{"Policies":[{"Type":"SetPolicy","Settings":{}}]}`, hcn.HCN_E_NOTIMPL, "Policies[0].Type"},
+		{`{"Policies":[{"Type":"SetPolicy","Settings":{}}]}`, hcn.HCN_E_INVALID_POLICY, "Policies[0].Settings.Id"},
+		{`{"Policies":[{"Type":"L4Proxy","Settings":{}}]}`, hcn.HCN_E_NOTIMPL, "Policies[0].Type"},
 		{`{"Policies":[{"Type":"AutomaticDNS","Settings":{"Enable":"x"}}]}`, hcn.HCN_E_INVALID_POLICY, "Policies[0].Settings.Enable"},
 		{`{"Dns":{"ServerList":["nope"]}}`, hcn.HCN_E_INVALID_IP, "Dns.ServerList[0]"},
 		{`{"Dns":{"Domain":"a b"}}`, hcn.E_INVALID_PARAMETER, "Dns.Domain"},
@@ -308,14 +309,13 @@ func TestCreateEndpointRefuses(t *testing.T) {
 		{"ten", `{"Flags":1,"MacAddress":"01-00-00-00-00-01","IpConfigurations":[{"IpAddress":"10.1.0.7"}]}`, hcn.E_INVALID_PARAMETER, "MacAddress"},
 		{"ten", `{"Flags":1,"IpConfigurations":[{"IpAddress":"10.1.0.7"}],"Policies":[{"Type":"PortMapping","Settings":{"ExternalPort":7}}]}`, hcn.HCN_E_INVALID_REMOTE_ENDPOINT_OPERATION, "Policies[0].Type"},
 		{"ten", `{"Flags":1,"IpConfigurations":[{"IpAddress":"10.1.0.7"}],"Policies":[{"Type":"ProviderAddress","Settings":{"ProviderAddress":"x"}}]}`, hcn.HCN_E_INVALID_POLICY, "Policies[0].Settings.ProviderAddress"},
-		{"ten", `{"Flags":2}`, hcn.HCN_E_NOTIMPL, "Flags"},
 		{"ten", `{"Flags":64}`, hcn.E_INVALID_PARAMETER, "Flags"},
 		{"ten", `{"Routes":[{"DestinationPrefix":"x"}]}`, hcn.HCN_E_INVALID_PREFIX, "Routes[0].DestinationPrefix"},
 		{"ten", `{"Dns":{"ServerList":["x"]}}`, hcn.HCN_E_INVALID_IP, "Dns.ServerList[0]"},
 		{"ten", `{"AdditionalParams":{"Aliases":["a b"]}}`, hcn.E_INVALID_PARAMETER, "Aliases[0]"},
 		{"ten", `{"AdditionalParams":{"Aliases":"a"}}`, hcn.HCN_E_INVALID_JSON, "AdditionalParams.Aliases"},
 		{"ten", `{"HostComputeNamespace":"` + guid(8) + `"}`, hcn.E_ELEMENT_NOT_FOUND, "HostComputeNamespace"},
-		{"ten", `{"Policies":[{"Type":"ACL","Settings":{"Action":"Block","Direction":"In"}}]}`, hcn.HCN_E_NOTIMPL, "Policies[0].Type"},
+		{"ten", `{"Policies":[{"Type":"L4Proxy","Settings":{}}]}`, hcn.HCN_E_NOTIMPL, "Policies[0].Type"},
 		{"ten", `{"Policies":[{"Type":"OutBoundNAT"},{"Type":"SetPolicy"}]}`, hcn.HCN_E_INVALID_POLICY_TYPE, "Policies[1].Type"},
 		{"ten", `{"Policies":[{"Type":"OutBoundNAT","Settings":{"VirtualIP":"10.0.0.1"}}]}`, hcn.HCN_E_NOTIMPL, "Policies[0].Type"},
 		{"ten", `{"Policies":[{"Type":"PortMapping","Settings":{"ExternalPort":70000}}]}`, hcn.HCN_E_INVALID_POLICY, "Policies[0].Settings.ExternalPort"},
@@ -548,7 +548,7 @@ func TestModifyNetwork(t *testing.T) {
 	}
 	_, _, err = add(w, "Add", `{"Type":"AutomaticDNS","Settings":{"Enable":false}}`)
 	code(t, err, hcn.HCN_E_POLICY_ALREADY_EXISTS, "Settings.Policies[0]")
-	_, _, err = add(w, "Add", `{"Type":"NetworkACL"}`)
+	_, _, err = add(w, "Add", `{"Type":"L4Proxy"}`)
 	code(t, err, hcn.HCN_E_NOTIMPL, "Settings.Policies[0].Type")
 	w, n, err = add(w, "Remove", `{"Type":"AutomaticDNS"}`)
 	if err != nil || len(n.Doc.Policies) != 0 {
