@@ -10,13 +10,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -26,12 +27,20 @@ const DefaultSocket = "/run/gatehouse/gatehouse.sock"
 // SocketEnv names the environment variable that overrides DefaultSocket.
 const SocketEnv = "GATEHOUSE_SOCKET"
 
+// DefaultClient is what the functions of this package and the methods of its documents
+// use. A program that keeps its socket elsewhere sets SocketEnv, or replaces the client
+// before its first call.
+var DefaultClient = &Client{Patience: 5 * time.Second}
+
 // Client speaks to the service. The zero value is ready and uses the socket that
-// SocketEnv names, else DefaultSocket. Safe for concurrent use; do not copy after
-// first use.
+// SocketEnv names, else DefaultSocket. It keeps its connections, and is safe for
+// concurrent use; do not copy it after first use.
 type Client struct {
 	// Socket is the path of the API socket.
 	Socket string
+	// Patience is how long a service that does not listen (it starts, or starts anew) is
+	// tried again. A request that was sent is never sent twice.
+	Patience time.Duration
 	// Dial replaces the way to the socket.
 	Dial func(ctx context.Context) (net.Conn, error)
 	// Transport replaces HTTP altogether, for doors inside the daemon.
@@ -51,7 +60,7 @@ func (c *Client) client() *http.Client {
 			if dial == nil {
 				path := c.SocketPath()
 				dial = func(ctx context.Context) (net.Conn, error) {
-					return new(net.Dialer).DialContext(ctx, "unix", path)
+					return c.knock(ctx, path)
 				}
 			}
 			t = &http.Transport{
@@ -66,6 +75,24 @@ func (c *Client) client() *http.Client {
 	return c.http
 }
 
+// knock connects to the socket. Nobody there, nobody listening, and a full queue are
+// states that pass.
+func (c *Client) knock(ctx context.Context, path string) (net.Conn, error) {
+	const pause = 20 * time.Millisecond
+	for end := time.Now().Add(c.Patience); ; {
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+		passing := errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EAGAIN)
+		if !passing || time.Until(end) < pause {
+			return conn, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
 // SocketPath is the socket that the client uses.
 func (c *Client) SocketPath() string {
 	if c.Socket != "" {
@@ -77,19 +104,19 @@ func (c *Client) SocketPath() string {
 	return DefaultSocket
 }
 
-// Call does one request below /hcn/v2, or to a whole path below /host/v1: in (nil, json.RawMessage, or anything that
-// marshals) goes as the body, the answer is decoded into out (nil, or *json.RawMessage
+// Call does one request below /hcn/v2, or to a whole path below /host/v1: in (nil,
+// json.RawMessage, or anything that marshals) goes as the body, the answer is decoded into out (nil, or *json.RawMessage
 // for the raw bytes). A refusal is an *HcnError whose text begins with op.
 func (c *Client) Call(ctx context.Context, op, method, path string, in, out any) error {
-	var body io.Reader
+	var body []byte
 	if in != nil {
-		raw, err := encode(in)
-		if err != nil {
+		var err error
+		if body, err = encode(in); err != nil {
 			return fmt.Errorf("%s: %w", op, err)
 		}
-		body = bytes.NewReader(raw)
 	}
 	resp, err := c.do(ctx, op, method, path, body)
+	slog.DebugContext(ctx, op, "method", method, "path", path, "body", json.RawMessage(body), "error", err)
 	if err != nil {
 		return err
 	}
@@ -112,15 +139,15 @@ func (c *Client) Call(ctx context.Context, op, method, path string, in, out any)
 }
 
 // do returns a response with a success status; its body is the caller's to close.
-func (c *Client) do(ctx context.Context, op, method, path string, body io.Reader) (*http.Response, error) {
+func (c *Client) do(ctx context.Context, op, method, path string, body []byte) (*http.Response, error) {
 	if !strings.HasPrefix(path, "/host/v1/") {
 		path = "/hcn/v2" + path
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://gatehouse"+path, body)
+	req, err := http.NewRequestWithContext(ctx, method, "http://gatehouse"+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", op, err)
 	}
-	if body != nil {
+	if len(body) > 0 {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	resp, err := c.client().Do(req)
@@ -143,7 +170,7 @@ func (c *Client) do(ctx context.Context, op, method, path string, body io.Reader
 			r.Error = resp.Status
 		}
 	}
-	return nil, newError(op, r)
+	return nil, newError(op, r, resp.StatusCode)
 }
 
 // encode keeps policy settings byte for byte: json.Marshal would escape <, > and &.
@@ -155,189 +182,24 @@ func encode(v any) ([]byte, error) {
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	err := e.Encode(v)
-	return b.Bytes(), err
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
 }
 
-func listPath(kind string, q HostComputeQuery) string {
-	v := url.Values{}
-	if q.Filter != "" {
-		v.Set("filter", q.Filter)
+// owned adds the client's Owner to a document, which the Go documents have no member for.
+func (c *Client) owned(doc any) (json.RawMessage, error) {
+	raw, err := encode(doc)
+	if err != nil || c.Owner == "" || len(raw) < 2 || raw[0] != '{' {
+		return raw, err
 	}
-	if q.Flags&HostComputeQueryFlagsDetailed != 0 {
-		v.Set("detailed", "true")
-	}
-	if len(v) == 0 {
-		return "/" + kind
-	}
-	return "/" + kind + "?" + v.Encode()
-}
-
-func itemPath(kind, id string) string { return "/" + kind + "/" + url.PathEscape(id) }
-
-// isMissing reports that the service does not know the object.
-func isMissing(err error) bool {
-	var e *HcnError
-	return errors.As(err, &e) && e.HTTPStatus() == http.StatusNotFound
-}
-
-// ListNetworks returns what the query selects; the zero query selects all.
-func (c *Client) ListNetworks(ctx context.Context, q HostComputeQuery) ([]HostComputeNetwork, error) {
-	var out []HostComputeNetwork
-	return out, c.Call(ctx, "hcnEnumerateNetworks", "GET", listPath("networks", q), nil, &out)
-}
-
-// Network returns the network with that id, or "name:" and a name; a
-// NetworkNotFoundError if there is none.
-func (c *Client) Network(ctx context.Context, id string) (*HostComputeNetwork, error) {
-	out := &HostComputeNetwork{Type: NAT}
-	if err := c.Call(ctx, "hcnQueryNetworkProperties", "GET", itemPath("networks", id), nil, out); err != nil {
-		if isMissing(err) {
-			if name, ok := strings.CutPrefix(id, "name:"); ok {
-				return nil, NetworkNotFoundError{NetworkName: name}
-			}
-			return nil, NetworkNotFoundError{NetworkID: id}
-		}
-		return nil, err
-	}
-	return out, nil
-}
-
-// CreateNetwork makes a network and returns it as stored.
-func (c *Client) CreateNetwork(ctx context.Context, n *HostComputeNetwork) (*HostComputeNetwork, error) {
-	out := &HostComputeNetwork{Type: NAT}
-	if err := c.Call(ctx, "hcnCreateNetwork", "POST", "/networks", c.owned(n), out); err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
-// ModifyNetwork changes a network and returns it as stored.
-func (c *Client) ModifyNetwork(ctx context.Context, id string, r *ModifyNetworkSettingRequest) (*HostComputeNetwork, error) {
-	out := &HostComputeNetwork{Type: NAT}
-	if err := c.Call(ctx, "hcnModifyNetwork", "POST", itemPath("networks", id)+"/modify", r, out); err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
-// DeleteNetwork deletes a network with its endpoints.
-func (c *Client) DeleteNetwork(ctx context.Context, id string) error {
-	return c.Call(ctx, "hcnDeleteNetwork", "DELETE", itemPath("networks", id), nil, nil)
-}
-
-// ListEndpoints returns what the query selects; the zero query selects all.
-func (c *Client) ListEndpoints(ctx context.Context, q HostComputeQuery) ([]HostComputeEndpoint, error) {
-	var out []HostComputeEndpoint
-	return out, c.Call(ctx, "hcnEnumerateEndpoints", "GET", listPath("endpoints", q), nil, &out)
-}
-
-// Endpoint returns the endpoint with that id, or "name:" and a name; an
-// EndpointNotFoundError if there is none.
-func (c *Client) Endpoint(ctx context.Context, id string) (*HostComputeEndpoint, error) {
-	var out HostComputeEndpoint
-	if err := c.Call(ctx, "hcnQueryEndpointProperties", "GET", itemPath("endpoints", id), nil, &out); err != nil {
-		if isMissing(err) {
-			if name, ok := strings.CutPrefix(id, "name:"); ok {
-				return nil, EndpointNotFoundError{EndpointName: name}
-			}
-			return nil, EndpointNotFoundError{EndpointID: id}
-		}
-		return nil, err
-	}
-	return &out, nil
-}
-
-// CreateEndpoint makes an endpoint on its HostComputeNetwork.
-func (c *Client) CreateEndpoint(ctx context.Context, e *HostComputeEndpoint) (*HostComputeEndpoint, error) {
-	var out HostComputeEndpoint
-	if err := c.Call(ctx, "hcnCreateEndpoint", "POST", "/endpoints", c.owned(e), &out); err != nil {
-		return nil, err
-	}
-	return &out, nil
-}
-
-// ModifyEndpoint changes an endpoint and returns it as stored.
-func (c *Client) ModifyEndpoint(ctx context.Context, id string, r *ModifyEndpointSettingRequest) (*HostComputeEndpoint, error) {
-	var out HostComputeEndpoint
-	if err := c.Call(ctx, "hcnModifyEndpoint", "POST", itemPath("endpoints", id)+"/modify", r, &out); err != nil {
-		return nil, err
-	}
-	return &out, nil
-}
-
-// DeleteEndpoint detaches and deletes an endpoint.
-func (c *Client) DeleteEndpoint(ctx context.Context, id string) error {
-	return c.Call(ctx, "hcnDeleteEndpoint", "DELETE", itemPath("endpoints", id), nil, nil)
-}
-
-// ListNamespaces returns what the query selects; the zero query selects all.
-func (c *Client) ListNamespaces(ctx context.Context, q HostComputeQuery) ([]HostComputeNamespace, error) {
-	var out []HostComputeNamespace
-	return out, c.Call(ctx, "hcnEnumerateNamespaces", "GET", listPath("namespaces", q), nil, &out)
-}
-
-// Namespace returns the namespace with that id, or a NamespaceNotFoundError.
-func (c *Client) Namespace(ctx context.Context, id string) (*HostComputeNamespace, error) {
-	if id == "" {
-		return nil, NamespaceNotFoundError{}
-	}
-	var out HostComputeNamespace
-	if err := c.Call(ctx, "hcnQueryNamespaceProperties", "GET", itemPath("namespaces", id), nil, &out); err != nil {
-		if isMissing(err) {
-			return nil, NamespaceNotFoundError{NamespaceID: id}
-		}
-		return nil, err
-	}
-	return &out, nil
-}
-
-// CreateNamespace makes a namespace.
-func (c *Client) CreateNamespace(ctx context.Context, n *HostComputeNamespace) (*HostComputeNamespace, error) {
-	var out HostComputeNamespace
-	if err := c.Call(ctx, "hcnCreateNamespace", "POST", "/namespaces", c.owned(n), &out); err != nil {
-		return nil, err
-	}
-	return &out, nil
-}
-
-// ModifyNamespace attaches and detaches, and returns the namespace as stored.
-func (c *Client) ModifyNamespace(ctx context.Context, id string, r *ModifyNamespaceSettingRequest) (*HostComputeNamespace, error) {
-	var out HostComputeNamespace
-	if err := c.Call(ctx, "hcnModifyNamespace", "POST", itemPath("namespaces", id)+"/modify", r, &out); err != nil {
-		return nil, err
-	}
-	return &out, nil
-}
-
-// DeleteNamespace detaches the namespace's endpoints and deletes it.
-func (c *Client) DeleteNamespace(ctx context.Context, id string) error {
-	return c.Call(ctx, "hcnDeleteNamespace", "DELETE", itemPath("namespaces", id), nil, nil)
-}
-
-// Attach puts an endpoint into a namespace.
-func (c *Client) Attach(ctx context.Context, namespaceID, endpointID string) (*HostComputeNamespace, error) {
-	return c.endpointOf(ctx, namespaceID, endpointID, RequestTypeAdd)
-}
-
-// Detach takes an endpoint out of a namespace.
-func (c *Client) Detach(ctx context.Context, namespaceID, endpointID string) (*HostComputeNamespace, error) {
-	return c.endpointOf(ctx, namespaceID, endpointID, RequestTypeRemove)
-}
-
-func (c *Client) endpointOf(ctx context.Context, ns, ep string, verb RequestType) (*HostComputeNamespace, error) {
-	settings, err := encode(struct{ EndpointId string }{ep})
+	owner, err := encode(c.Owner)
 	if err != nil {
 		return nil, err
 	}
-	return c.ModifyNamespace(ctx, ns, &ModifyNamespaceSettingRequest{
-		ResourceType: NamespaceResourceTypeEndpoint, RequestType: verb, Settings: settings,
-	})
-}
-
-// Stats returns the counters of a local endpoint, seen from the endpoint.
-func (c *Client) Stats(ctx context.Context, endpointID string) (EndpointStats, error) {
-	var out EndpointStats
-	return out, c.Call(ctx, "hcnQueryEndpointStats", "GET", itemPath("endpoints", endpointID)+"/stats", nil, &out)
+	sep := ","
+	if raw[1] == '}' {
+		sep = ""
+	}
+	return json.RawMessage("{\"Owner\":" + string(owner) + sep + string(raw[1:])), nil
 }
 
 // Globals returns the version of the service.
@@ -362,32 +224,4 @@ func (c *Client) Version(ctx context.Context) (Version, error) {
 func (c *Client) Features(ctx context.Context) (SupportedFeatures, error) {
 	var out SupportedFeatures
 	return out, c.Call(ctx, "hcnGetFeatures", "GET", "/features", nil, &out)
-}
-
-// Graph returns the host's networks with what hangs on them.
-func (c *Client) Graph(ctx context.Context) (Graph, error) {
-	var out Graph
-	return out, c.Call(ctx, "hcnQueryGraph", "GET", "/host/v1/graph", nil, &out)
-}
-
-// Who returns the holders of an address, a MAC or a published port ("8080", "8080/udp").
-func (c *Client) Who(ctx context.Context, query string) ([]Holder, error) {
-	var out []Holder
-	return out, c.Call(ctx, "hcnQueryWho", "GET", "/host/v1/who?q="+url.QueryEscape(query), nil, &out)
-}
-
-// owned adds the client's Owner to a document, which the Go documents have no member for.
-func (c *Client) owned(doc any) any {
-	if c.Owner == "" {
-		return doc
-	}
-	raw, err := encode(doc)
-	if err != nil || len(raw) < 2 || raw[0] != '{' {
-		return doc
-	}
-	sep := ","
-	if raw[1] == '}' {
-		sep = ""
-	}
-	return json.RawMessage("{\"Owner\":" + strconv.Quote(c.Owner) + sep + string(raw[1:]))
 }

@@ -4,7 +4,9 @@
 package hcn
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 
 	"github.com/Microsoft/go-winio/pkg/guid"
 )
@@ -68,4 +70,92 @@ type VmEndpointRequest struct {
 // PolicyEndpointRequest is the Settings of an endpoint modify of type Policy.
 type PolicyEndpointRequest struct {
 	Policies []EndpointPolicy `json:",omitempty"`
+}
+
+// ListEndpoints returns all endpoints.
+func ListEndpoints() ([]HostComputeEndpoint, error) {
+	return ListEndpointsQuery(HostComputeQuery{SchemaVersion: V2SchemaVersion()})
+}
+
+// ListEndpointsQuery returns what the query selects.
+func ListEndpointsQuery(query HostComputeQuery) ([]HostComputeEndpoint, error) {
+	return DefaultClient.ListEndpoints(context.Background(), query)
+}
+
+// ListEndpointsOfNetwork returns the endpoints of a network.
+func ListEndpointsOfNetwork(networkID string) ([]HostComputeEndpoint, error) {
+	filter, err := encode(map[string]string{"VirtualNetwork": networkID}) // the member's older name
+	if err != nil {
+		return nil, err
+	}
+	return ListEndpointsQuery(HostComputeQuery{SchemaVersion: V2SchemaVersion(), Filter: string(filter)})
+}
+
+// GetEndpointByID returns the endpoint with that id, or an EndpointNotFoundError.
+func GetEndpointByID(endpointID string) (*HostComputeEndpoint, error) {
+	return endpoints.find(context.Background(), DefaultClient, "ID", endpointID)
+}
+
+// GetEndpointByName returns the first endpoint of that name, or an EndpointNotFoundError.
+func GetEndpointByName(endpointName string) (*HostComputeEndpoint, error) {
+	return endpoints.find(context.Background(), DefaultClient, "Name", endpointName)
+}
+
+// Create makes the endpoint on its HostComputeNetwork.
+func (endpoint *HostComputeEndpoint) Create() (*HostComputeEndpoint, error) {
+	if endpoint.HostComputeNamespace != "" {
+		return nil, errors.New("endpoint create error, endpoint json HostComputeNamespace is read only and should not be set")
+	}
+	return endpoint.createOnNetwork()
+}
+
+func (endpoint *HostComputeEndpoint) createOnNetwork() (*HostComputeEndpoint, error) {
+	if !isGUID(endpoint.HostComputeNetwork) {
+		return nil, errNetworkID
+	}
+	return DefaultClient.CreateEndpoint(context.Background(), endpoint)
+}
+
+// Delete detaches and deletes the endpoint.
+func (endpoint *HostComputeEndpoint) Delete() error {
+	if !isGUID(endpoint.Id) {
+		return errEndpointID
+	}
+	return DefaultClient.DeleteEndpoint(context.Background(), endpoint.Id)
+}
+
+// ModifyEndpointSettings changes an endpoint's policies or its port.
+func ModifyEndpointSettings(endpointID string, request *ModifyEndpointSettingRequest) error {
+	if !isGUID(endpointID) {
+		return errEndpointID
+	}
+	_, err := DefaultClient.ModifyEndpoint(context.Background(), endpointID, request)
+	return err
+}
+
+// ApplyPolicy adds, removes or updates policies of the endpoint.
+func (endpoint *HostComputeEndpoint) ApplyPolicy(requestType RequestType, endpointPolicy PolicyEndpointRequest) error {
+	settings, err := encode(endpointPolicy)
+	if err != nil {
+		return err
+	}
+	return ModifyEndpointSettings(endpoint.Id, &ModifyEndpointSettingRequest{
+		ResourceType: EndpointResourceTypePolicy, RequestType: requestType, Settings: settings,
+	})
+}
+
+// NamespaceAttach puts the endpoint into a namespace.
+func (endpoint *HostComputeEndpoint) NamespaceAttach(namespaceID string) error {
+	return AddNamespaceEndpoint(namespaceID, endpoint.Id)
+}
+
+// NamespaceDetach takes the endpoint out of a namespace.
+func (endpoint *HostComputeEndpoint) NamespaceDetach(namespaceID string) error {
+	return RemoveNamespaceEndpoint(namespaceID, endpoint.Id)
+}
+
+// isGUID is what a method asks of a document's id before it asks the service.
+func isGUID(s string) bool {
+	_, err := guid.FromString(s)
+	return err == nil
 }

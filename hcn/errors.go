@@ -4,12 +4,20 @@
 package hcn
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/containerd/errdefs"
+)
+
+// What a method says about a document whose id cannot be one.
+var (
+	errNetworkID      = errors.New("invalid network ID")
+	errEndpointID     = errors.New("invalid endpoint ID")
+	errNamespaceID    = errors.New("invalid namespace ID")
+	errLoadBalancerID = errors.New("invalid load balancer ID")
+	errRouteID        = errors.New("invalid route ID")
 )
 
 // Record is the body of every error answer.
@@ -21,35 +29,28 @@ type Record struct {
 	Field string `json:",omitempty"`
 }
 
-type hnsError struct {
-	title string
-	rest  string
+// HnsError is what an HcnError carries: the call that failed, and why.
+type HnsError struct {
+	title string // "hcnCreateNetwork"
+	rest  string // the record, as JSON
 	// Err is the sentence that goes with the code.
 	Err  error
 	code ErrorCode
 }
 
-func (e *hnsError) Error() string {
-	s := e.title
-	if len(s) > 0 && e.title[len(e.title)-1] != ' ' {
-		s += " "
-	}
-	s += fmt.Sprintf("failed in Win32: %s (0x%x)", e.Err, uint32(e.code))
-	if e.rest != "" {
-		s += " " + e.rest
-	}
-	return s
+func (e *HnsError) Error() string {
+	return fmt.Sprintf("%s failed in Win32: %s (0x%x) %s", e.title, e.Err, uint32(e.code), e.rest)
 }
 
 // HcnError is a refusal by the service.
 type HcnError struct {
-	*hnsError
-	code   ErrorCode
+	*HnsError
 	record Record
+	status int
 }
 
 // Error gives the call, the code's sentence and the record.
-func (e *HcnError) Error() string { return e.hnsError.Error() }
+func (e *HcnError) Error() string { return e.HnsError.Error() }
 
 // Code is the code, cut to 16 bits for facility Win32.
 func (e *HcnError) Code() ErrorCode { return e.code }
@@ -57,8 +58,9 @@ func (e *HcnError) Code() ErrorCode { return e.code }
 // Record is what the service said.
 func (e *HcnError) Record() Record { return e.record }
 
-// HTTPStatus that belongs to the code.
-func (e *HcnError) HTTPStatus() int { return ErrorCode(e.record.ErrorCode).HTTPStatus() }
+// HTTPStatus of the answer. 412 is a version that is not the expected one, 410 a
+// revision whose events are gone; the code says neither.
+func (e *HcnError) HTTPStatus() int { return e.status }
 
 // Is answers for the classes of containerd's errdefs.
 func (e *HcnError) Is(target error) bool { return ErrorCode(e.record.ErrorCode).Class() == target }
@@ -88,21 +90,19 @@ func (c ErrorCode) Class() error {
 }
 
 // newError makes the error of a call ("hcnCreateNetwork") from the service's record.
-func newError(call string, r Record) error {
-	full := ErrorCode(r.ErrorCode)
-	if full == 0 {
-		full = E_FAIL
-		r.ErrorCode = uint32(full)
-	}
-	text := full.Text()
+func newError(call string, r Record, status int) error {
+	code := ErrorCode(r.ErrorCode)
+	text := code.Text()
 	if text == "" {
 		text = "unknown error"
 	}
-	raw, _ := json.Marshal(r)
-	code := full.win32()
+	raw, err := encode(r)
+	if err != nil {
+		return fmt.Errorf("%s: %w", call, err)
+	}
 	return &HcnError{
-		hnsError: &hnsError{title: call, rest: string(raw), Err: errors.New(text), code: code},
-		code:     code, record: r,
+		HnsError: &HnsError{title: call, rest: string(raw), Err: errors.New(text), code: code.win32()},
+		record:   r, status: status,
 	}
 }
 
@@ -172,6 +172,16 @@ func (e RouteNotFoundError) Error() string { return fmt.Sprintf("SDN Route %q no
 // Is answers for errdefs' not-found class.
 func (e RouteNotFoundError) Is(target error) bool { return target == errdefs.ErrNotFound }
 
+// PortReservationNotFoundError results from a failed search for a port reservation.
+type PortReservationNotFoundError struct{ ID string }
+
+func (e PortReservationNotFoundError) Error() string {
+	return fmt.Sprintf("Port reservation %q not found", e.ID)
+}
+
+// Is answers for errdefs' not-found class.
+func (e PortReservationNotFoundError) Is(target error) bool { return target == errdefs.ErrNotFound }
+
 // CheckErrorWithCode reports whether err is an HcnError with that code.
 func CheckErrorWithCode(err error, code ErrorCode) bool {
 	var e *HcnError
@@ -214,9 +224,10 @@ func IsNotFoundError(err error) bool {
 		ns NamespaceNotFoundError
 		lb LoadBalancerNotFoundError
 		r  RouteNotFoundError
-		in *hnsError
+		p  PortReservationNotFoundError
+		in *HnsError
 	)
-	if errors.As(err, &n) || errors.As(err, &e) || errors.As(err, &ns) || errors.As(err, &lb) || errors.As(err, &r) {
+	if errors.As(err, &n) || errors.As(err, &e) || errors.As(err, &ns) || errors.As(err, &lb) || errors.As(err, &r) || errors.As(err, &p) {
 		return true
 	}
 	if errors.As(err, &in) && in.code == ERROR_NOT_FOUND {

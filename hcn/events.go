@@ -36,8 +36,12 @@ const (
 	EventNetworkDelete           uint32 = 4
 	EventNamespaceCreate         uint32 = 5
 	EventNamespaceDelete         uint32 = 6
+	EventGuestServiceCreate      uint32 = 7
+	EventGuestServiceDelete      uint32 = 8
 	EventNetworkEndpointAttached uint32 = 0x09
 	EventNetworkEndpointDetached uint32 = 0x10
+	EventGuestServiceState       uint32 = 0x11
+	EventGuestServiceInterface   uint32 = 0x12
 	EventServiceDisconnect       uint32 = 0x01000000
 	EventEndpointCreate          uint32 = 0x80000001
 	EventEndpointModify          uint32 = 0x80000002

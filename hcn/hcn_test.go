@@ -90,7 +90,7 @@ func TestFeatures(t *testing.T) {
 }
 
 func TestErrors(t *testing.T) {
-	err := newError("hcnOpenNamespace", Record{Error: "namespace x: Element not found. ", ErrorCode: 0x80070490})
+	err := newError("hcnOpenNamespace", Record{Error: "namespace x: Element not found. ", ErrorCode: 0x80070490}, 404)
 	want := `hcnOpenNamespace failed in Win32: Element not found. (0x490) {"Success":false,"Error":"namespace x: Element not found. ","ErrorCode":2147943568}`
 	if err.Error() != want {
 		t.Errorf("got  %s\nwant %s", err, want)
@@ -98,7 +98,7 @@ func TestErrors(t *testing.T) {
 	if !IsElementNotFoundError(err) || !IsNotFoundError(err) || IsNetworkNotFoundError(err) || !errors.Is(err, errdefs.ErrNotFound) {
 		t.Error("classes")
 	}
-	if err := newError("x", Record{ErrorCode: uint32(HCN_E_PORT_ALREADY_EXISTS)}); !IsPortAlreadyExistsError(err) || !errors.Is(err, errdefs.ErrAlreadyExists) || IsNotFoundError(err) {
+	if err := newError("x", Record{ErrorCode: uint32(HCN_E_PORT_ALREADY_EXISTS)}, 409); !IsPortAlreadyExistsError(err) || !errors.Is(err, errdefs.ErrAlreadyExists) || IsNotFoundError(err) {
 		t.Error(err)
 	}
 	var he *HcnError
@@ -131,7 +131,7 @@ func TestClient(t *testing.T) {
 		_, _ = w.Write([]byte(`{"ID":"1","Name":"n"}`))
 	})
 	mux.HandleFunc("GET /hcn/v2/endpoints", func(w http.ResponseWriter, r *http.Request) {
-		_, _ = w.Write([]byte(`[{"ID":"` + r.URL.Query().Get("filter") + `"}]`))
+		_, _ = w.Write([]byte(`[{"ID":"` + strings.Trim(r.URL.Query().Get("query")[len(`{"SchemaVersion":{"Major":0,"Minor":0},"Filter":`):], `"}`) + `"}]`))
 	})
 	mux.HandleFunc("GET /hcn/v2/networks/{id}", func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(404)

@@ -3,6 +3,12 @@
 
 package hcn
 
+import (
+	"context"
+	"slices"
+	"strings"
+)
+
 // LoadBalancerPortMapping is one frontend of a load balancer.
 type LoadBalancerPortMapping struct {
 	Protocol         uint32                       `json:",omitempty"` // 6, 17, 132; 0 = TCP and UDP
@@ -62,3 +68,91 @@ var (
 	// LoadBalancerDistributionSourceIP chooses by client address.
 	LoadBalancerDistributionSourceIP LoadBalancerDistribution = 2
 )
+
+// ListLoadBalancers returns all load balancers.
+func ListLoadBalancers() ([]HostComputeLoadBalancer, error) {
+	return ListLoadBalancersQuery(HostComputeQuery{SchemaVersion: V2SchemaVersion()})
+}
+
+// ListLoadBalancersQuery returns what the query selects.
+func ListLoadBalancersQuery(query HostComputeQuery) ([]HostComputeLoadBalancer, error) {
+	return DefaultClient.ListLoadBalancers(context.Background(), query)
+}
+
+// GetLoadBalancerByID returns the load balancer with that id, or a LoadBalancerNotFoundError.
+func GetLoadBalancerByID(loadBalancerID string) (*HostComputeLoadBalancer, error) {
+	return loadBalancers.find(context.Background(), DefaultClient, "ID", loadBalancerID)
+}
+
+// Create makes the load balancer.
+func (loadBalancer *HostComputeLoadBalancer) Create() (*HostComputeLoadBalancer, error) {
+	return DefaultClient.CreateLoadBalancer(context.Background(), loadBalancer)
+}
+
+// Update replaces the load balancer with that id by this document, whose own id does
+// not matter.
+func (loadBalancer *HostComputeLoadBalancer) Update(hnsLoadbalancerID string) (*HostComputeLoadBalancer, error) {
+	if !isGUID(hnsLoadbalancerID) {
+		return nil, errLoadBalancerID
+	}
+	return DefaultClient.UpdateLoadBalancer(context.Background(), hnsLoadbalancerID, loadBalancer)
+}
+
+// Delete deletes the load balancer.
+func (loadBalancer *HostComputeLoadBalancer) Delete() error {
+	if !isGUID(loadBalancer.Id) {
+		return errLoadBalancerID
+	}
+	return DefaultClient.DeleteLoadBalancer(context.Background(), loadBalancer.Id)
+}
+
+// AddEndpoint adds a backend to the document and has the load balancer be what the
+// document then says. It keeps its id and serves all the while.
+func (loadBalancer *HostComputeLoadBalancer) AddEndpoint(endpoint *HostComputeEndpoint) (*HostComputeLoadBalancer, error) {
+	return loadBalancer.with(plus(loadBalancer.HostComputeEndpoints, endpoint.Id))
+}
+
+// RemoveEndpoint removes a backend in the same way.
+func (loadBalancer *HostComputeLoadBalancer) RemoveEndpoint(endpoint *HostComputeEndpoint) (*HostComputeLoadBalancer, error) {
+	return loadBalancer.with(minus(loadBalancer.HostComputeEndpoints, endpoint.Id))
+}
+
+func (loadBalancer *HostComputeLoadBalancer) with(endpoints []string) (*HostComputeLoadBalancer, error) {
+	next := *loadBalancer
+	next.HostComputeEndpoints = endpoints
+	out, err := next.Update(next.Id)
+	if err == nil {
+		loadBalancer.HostComputeEndpoints = endpoints
+	}
+	return out, err
+}
+
+// plus returns a list with an id, minus one without it; the service writes ids of
+// backends in capitals and all others small.
+func plus(ids []string, id string) []string { return append(minus(ids, id), id) }
+
+func minus(ids []string, id string) []string {
+	return slices.DeleteFunc(slices.Clone(ids), func(s string) bool { return strings.EqualFold(s, id) })
+}
+
+// AddLoadBalancer makes a load balancer with one port mapping.
+func AddLoadBalancer(endpoints []HostComputeEndpoint, flags LoadBalancerFlags, portMappingFlags LoadBalancerPortMappingFlags, sourceVIP string, frontendVIPs []string, protocol uint16, internalPort uint16, externalPort uint16) (*HostComputeLoadBalancer, error) {
+	return (&HostComputeLoadBalancer{
+		HostComputeEndpoints: idsOf(endpoints),
+		SourceVIP:            sourceVIP,
+		FrontendVIPs:         frontendVIPs,
+		PortMappings: []LoadBalancerPortMapping{{
+			Protocol: uint32(protocol), InternalPort: internalPort, ExternalPort: externalPort, Flags: portMappingFlags,
+		}},
+		SchemaVersion: V2SchemaVersion(),
+		Flags:         flags,
+	}).Create()
+}
+
+func idsOf(endpoints []HostComputeEndpoint) []string {
+	var ids []string
+	for _, e := range endpoints {
+		ids = append(ids, e.Id)
+	}
+	return ids
+}

@@ -3,7 +3,12 @@
 
 package hcn
 
-import "encoding/json"
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+)
 
 // Route is associated with a subnet or an endpoint.
 type Route struct {
@@ -119,4 +124,98 @@ type ModifyNetworkSettingRequest struct {
 // PolicyNetworkRequest is the Settings of a network modify of type Policy.
 type PolicyNetworkRequest struct {
 	Policies []NetworkPolicy `json:",omitempty"`
+}
+
+// ListNetworks returns all networks.
+func ListNetworks() ([]HostComputeNetwork, error) {
+	return ListNetworksQuery(HostComputeQuery{SchemaVersion: V2SchemaVersion()})
+}
+
+// ListNetworksQuery returns what the query selects.
+func ListNetworksQuery(query HostComputeQuery) ([]HostComputeNetwork, error) {
+	return DefaultClient.ListNetworks(context.Background(), query)
+}
+
+// GetNetworkByID returns the network with that id, or a NetworkNotFoundError.
+func GetNetworkByID(networkID string) (*HostComputeNetwork, error) {
+	return networks.find(context.Background(), DefaultClient, "ID", networkID)
+}
+
+// GetNetworkByName returns the network of that name, or a NetworkNotFoundError.
+func GetNetworkByName(networkName string) (*HostComputeNetwork, error) {
+	return networks.find(context.Background(), DefaultClient, "Name", networkName)
+}
+
+// Create makes the network. A subnet with a prefix must have a default route, and no
+// route without a next hop; the service itself does not ask for that.
+func (network *HostComputeNetwork) Create() (*HostComputeNetwork, error) {
+	for _, p := range network.Ipams {
+		for _, s := range p.Subnets {
+			if s.IpAddressPrefix == "" {
+				continue
+			}
+			if slices.ContainsFunc(s.Routes, func(r Route) bool { return r.NextHop == "" }) {
+				return nil, errors.New("network create error, subnet has address prefix but no gateway specified")
+			}
+			if !slices.ContainsFunc(s.Routes, Route.isDefault) {
+				return nil, errors.New("network create error, no default gateway")
+			}
+		}
+	}
+	return DefaultClient.CreateNetwork(context.Background(), network)
+}
+
+// isDefault compares the text: other spellings of the default route do not count.
+func (r Route) isDefault() bool {
+	return r.DestinationPrefix == "0.0.0.0/0" || r.DestinationPrefix == "::/0"
+}
+
+// Delete deletes the network with its endpoints.
+func (network *HostComputeNetwork) Delete() error {
+	if !isGUID(network.Id) {
+		return errNetworkID
+	}
+	return DefaultClient.DeleteNetwork(context.Background(), network.Id)
+}
+
+// ModifyNetworkSettings changes the network's policies, DNS, subnets or extensions.
+func (network *HostComputeNetwork) ModifyNetworkSettings(request *ModifyNetworkSettingRequest) error {
+	if !isGUID(network.Id) {
+		return errNetworkID
+	}
+	_, err := DefaultClient.ModifyNetwork(context.Background(), network.Id, request)
+	return err
+}
+
+// AddPolicy adds policies to the network.
+func (network *HostComputeNetwork) AddPolicy(networkPolicy PolicyNetworkRequest) error {
+	return network.policy(RequestTypeAdd, networkPolicy)
+}
+
+// RemovePolicy removes policies from the network.
+func (network *HostComputeNetwork) RemovePolicy(networkPolicy PolicyNetworkRequest) error {
+	return network.policy(RequestTypeRemove, networkPolicy)
+}
+
+func (network *HostComputeNetwork) policy(verb RequestType, p PolicyNetworkRequest) error {
+	settings, err := encode(p)
+	if err != nil {
+		return err
+	}
+	return network.ModifyNetworkSettings(&ModifyNetworkSettingRequest{
+		ResourceType: NetworkResourceTypePolicy, RequestType: verb, Settings: settings,
+	})
+}
+
+// CreateEndpoint makes an endpoint on the network, which it writes into the document.
+// One with a HostComputeNamespace is attached in the same step.
+func (network *HostComputeNetwork) CreateEndpoint(endpoint *HostComputeEndpoint) (*HostComputeEndpoint, error) {
+	endpoint.HostComputeNetwork = network.Id
+	return endpoint.createOnNetwork()
+}
+
+// CreateRemoteEndpoint makes an endpoint that stands for something on another host.
+func (network *HostComputeNetwork) CreateRemoteEndpoint(endpoint *HostComputeEndpoint) (*HostComputeEndpoint, error) {
+	endpoint.Flags |= EndpointFlagsRemoteEndpoint
+	return network.CreateEndpoint(endpoint)
 }

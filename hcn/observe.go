@@ -3,7 +3,13 @@
 
 package hcn
 
-import "time"
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+)
 
 // EndpointStats are the counters of one endpoint, seen from the endpoint. They
 // survive a restart of the daemon and start at 0 with each new InstanceId.
@@ -95,4 +101,39 @@ type PortHolder struct {
 	Address  string `json:",omitempty"` // empty = every host address
 	Port     uint16
 	Target   string // address:port inside
+}
+
+// Stats returns the counters of a local endpoint, seen from the endpoint.
+func (c *Client) Stats(ctx context.Context, endpointID string) (EndpointStats, error) {
+	var out EndpointStats
+	return out, c.Call(ctx, "hcnQueryEndpointStats", "GET", endpoints.item(endpointID)+"/stats", nil, &out)
+}
+
+// Graph returns the host's networks with what hangs on them.
+func (c *Client) Graph(ctx context.Context) (Graph, error) {
+	var out Graph
+	return out, c.Call(ctx, "hcnQueryGraph", "GET", "/host/v1/graph", nil, &out)
+}
+
+// Who returns the holders of an address, a MAC or a published port ("8080", "8080/udp").
+func (c *Client) Who(ctx context.Context, query string) ([]Holder, error) {
+	var out []Holder
+	return out, c.Call(ctx, "hcnQueryWho", "GET", "/host/v1/who?q="+url.QueryEscape(query), nil, &out)
+}
+
+// Ports returns every published and reserved port of the host.
+func (c *Client) Ports(ctx context.Context) ([]PortHolder, error) {
+	var out []PortHolder
+	return out, c.Call(ctx, "hcnQueryPorts", "GET", "/host/v1/ports", nil, &out)
+}
+
+// Revision of the store: Events since it miss nothing that a list taken afterwards
+// lacks.
+func (c *Client) Revision(ctx context.Context) (uint64, error) {
+	resp, err := c.do(ctx, "hcnQueryRevision", http.MethodGet, "/globals/version", nil)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	return strconv.ParseUint(resp.Header.Get("Gatehouse-Revision"), 10, 64)
 }

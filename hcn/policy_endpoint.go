@@ -3,6 +3,8 @@
 
 package hcn
 
+//lint:file-ignore SA5008 the tags are those of the package for Windows
+
 // PortMappingPolicySetting publishes a port of the endpoint on the host.
 type PortMappingPolicySetting struct {
 	Protocol     uint32   `json:",omitempty"` // 6, 17, 132; 0 = TCP and UDP
@@ -14,15 +16,15 @@ type PortMappingPolicySetting struct {
 
 // AclPolicySetting filters packets at the port.
 type AclPolicySetting struct {
-	Protocols       string `json:",omitempty"`
-	Action          ActionType
-	Direction       DirectionType
-	LocalAddresses  string   `json:",omitempty"`
-	RemoteAddresses string   `json:",omitempty"`
-	LocalPorts      string   `json:",omitempty"`
-	RemotePorts     string   `json:",omitempty"`
-	RuleType        RuleType `json:",omitempty"`
-	Priority        uint16   `json:",omitempty"` // lower wins
+	Protocols       string        `json:",omitempty"`
+	Action          ActionType    `json:","`
+	Direction       DirectionType `json:","`
+	LocalAddresses  string        `json:",omitempty"`
+	RemoteAddresses string        `json:",omitempty"`
+	LocalPorts      string        `json:",omitempty"`
+	RemotePorts     string        `json:",omitempty"`
+	RuleType        RuleType      `json:",omitempty"`
+	Priority        uint16        `json:",omitempty"` // lower wins
 }
 
 // QosPolicySetting limits what leaves the endpoint.
@@ -106,20 +108,20 @@ type InterfaceConstraintPolicySetting struct {
 
 // TierAclRule is one rule of a tier.
 type TierAclRule struct {
-	Id                string `json:",omitempty"`
-	Protocols         string `json:",omitempty"`
-	TierAclRuleAction ActionType
-	LocalAddresses    string `json:",omitempty"`
-	RemoteAddresses   string `json:",omitempty"`
-	LocalPorts        string `json:",omitempty"`
-	RemotePorts       string `json:",omitempty"`
-	Priority          uint16 `json:",omitempty"`
+	Id                string     `json:",omitempty"`
+	Protocols         string     `json:",omitempty"`
+	TierAclRuleAction ActionType `json:","`
+	LocalAddresses    string     `json:",omitempty"`
+	RemoteAddresses   string     `json:",omitempty"`
+	LocalPorts        string     `json:",omitempty"`
+	RemotePorts       string     `json:",omitempty"`
+	Priority          uint16     `json:",omitempty"`
 }
 
 // TierAclPolicySetting is an ordered tier of rules.
 type TierAclPolicySetting struct {
-	Name         string
-	Direction    DirectionType
+	Name         string        `json:","`
+	Direction    DirectionType `json:","`
 	Order        uint16        `json:""`
 	TierAclRules []TierAclRule `json:",omitempty"`
 }

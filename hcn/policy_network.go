@@ -3,6 +3,8 @@
 
 package hcn
 
+//lint:file-ignore SA5008 the tags are those of the package for Windows
+
 // SourceMacAddressNetworkPolicySetting is the MAC used on the uplink.
 type SourceMacAddressNetworkPolicySetting struct {
 	SourceMacAddress string `json:",omitempty"`
@@ -81,23 +83,23 @@ type L4ProxyPolicySetting struct {
 
 // NetworkACLPolicySetting is an ACL on every endpoint of the network.
 type NetworkACLPolicySetting struct {
-	Protocols       string `json:",omitempty"`
-	Action          ActionType
-	Direction       DirectionType
-	LocalAddresses  string   `json:",omitempty"`
-	RemoteAddresses string   `json:",omitempty"`
-	LocalPorts      string   `json:",omitempty"`
-	RemotePorts     string   `json:",omitempty"`
-	RuleType        RuleType `json:",omitempty"`
-	Priority        uint16   `json:",omitempty"`
+	Protocols       string        `json:",omitempty"`
+	Action          ActionType    `json:","`
+	Direction       DirectionType `json:","`
+	LocalAddresses  string        `json:",omitempty"`
+	RemoteAddresses string        `json:",omitempty"`
+	LocalPorts      string        `json:",omitempty"`
+	RemotePorts     string        `json:",omitempty"`
+	RuleType        RuleType      `json:",omitempty"`
+	Priority        uint16        `json:",omitempty"`
 }
 
 // VlanPolicySetting tags a subnet's frames on the uplink, 1 to 4094.
 type VlanPolicySetting struct {
-	IsolationId uint32
+	IsolationId uint32 `json:","`
 }
 
 // VsidPolicySetting is a subnet's VXLAN network identifier.
 type VsidPolicySetting struct {
-	IsolationId uint32
+	IsolationId uint32 `json:","`
 }
