@@ -4,6 +4,7 @@
 package model
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -153,22 +154,22 @@ func (w World) ModifyLoadBalancer(id string, body []byte, match uint64, in Input
 	c := *old
 	c.Doc = d
 	c.Doc.Id, c.Doc.Version, c.Doc.State = old.Doc.Id, old.Doc.Version+1, old.Doc.State
-	// What the Go document has no member for stays.
-	if d.Name == "" {
-		c.Doc.Name = old.Doc.Name
-	}
-	if d.Owner == "" {
-		c.Doc.Owner = old.Doc.Owner
-	}
-	if len(d.AdditionalParams) == 0 {
-		c.Doc.AdditionalParams = old.Doc.AdditionalParams
-	}
+	keepUnsaid(&c.Doc.Name, &c.Doc.Owner, &c.Doc.AdditionalParams, old.Doc.Name, old.Doc.Owner, old.Doc.AdditionalParams)
 	if err := w.fillLoadBalancer(&c, old, in); err != nil {
 		return w, nil, err
 	}
 	w.putLoadBalancer(&c)
 	w.event(hcn.EventLoadBalancerModify, "LoadBalancerModify", LoadBalancers, c.Doc.Id, c.Doc)
 	return w, &c, nil
+}
+
+// keepUnsaid keeps, of what a whole document replaces, the members that the Go
+// document has none for, where the new one does not say them.
+func keepUnsaid(name, owner *string, params *json.RawMessage, oldName, oldOwner string, oldParams json.RawMessage) {
+	*name, *owner = cmp.Or(*name, oldName), cmp.Or(*owner, oldOwner)
+	if len(*params) == 0 {
+		*params = oldParams
+	}
 }
 
 // wholeDocument takes the document out of a modify request; verb is Update where

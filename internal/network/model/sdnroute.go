@@ -124,16 +124,7 @@ func (w World) ModifySDNRoute(id string, body []byte, match uint64) (next World,
 	c := *old
 	c.Doc = d
 	c.Doc.ID, c.Doc.Version, c.Doc.State = old.Doc.ID, old.Doc.Version+1, old.Doc.State
-	// What the Go document has no member for stays.
-	if d.Name == "" {
-		c.Doc.Name = old.Doc.Name
-	}
-	if d.Owner == "" {
-		c.Doc.Owner = old.Doc.Owner
-	}
-	if len(d.AdditionalParams) == 0 {
-		c.Doc.AdditionalParams = old.Doc.AdditionalParams
-	}
+	keepUnsaid(&c.Doc.Name, &c.Doc.Owner, &c.Doc.AdditionalParams, old.Doc.Name, old.Doc.Owner, old.Doc.AdditionalParams)
 	if err := w.fillSDNRoute(&c); err != nil {
 		return w, nil, err
 	}

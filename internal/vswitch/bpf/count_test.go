@@ -22,16 +22,7 @@ func (l *lab) portStats() map[uint32]PortStats {
 		if err := l.coll.Maps["pstats"].Lookup(id, &perCPU); err != nil {
 			l.t.Fatal(err)
 		}
-		var s PortStats
-		for _, c := range perCPU {
-			s.RxPackets += c.RxPackets
-			s.RxBytes += c.RxBytes
-			s.TxPackets += c.TxPackets
-			s.TxBytes += c.TxBytes
-			s.RxDrops += c.RxDrops
-			s.TxDrops += c.TxDrops
-		}
-		all[id] = s
+		all[id] = SumPortStats(perCPU)
 	}
 	return all
 }

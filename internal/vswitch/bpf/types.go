@@ -89,3 +89,16 @@ type (
 
 // SampleTagged in Sample.Vlan says that the packet bore a tag (GH_SAMPLE_TAGGED).
 const SampleTagged = 0x10000
+
+// SumPortStats adds up a port's counters, of which each CPU has its own.
+func SumPortStats(perCPU []PortStats) (s PortStats) {
+	for _, c := range perCPU {
+		s.RxPackets += c.RxPackets
+		s.RxBytes += c.RxBytes
+		s.TxPackets += c.TxPackets
+		s.TxBytes += c.TxBytes
+		s.RxDrops += c.RxDrops
+		s.TxDrops += c.TxDrops
+	}
+	return s
+}

@@ -516,7 +516,13 @@ func TestOverlayRemoteSubnets(t *testing.T) {
 
 // bulk sends size bytes by TCP.
 func bulk(from, to *nettest.NS, at netip.AddrPort, size int) error {
-	ln := to.Listen(at.String())
+	return bulkTo(from, to, at, at.String(), size)
+}
+
+// bulkTo is bulk to an address that stands for the one where to listens.
+func bulkTo(from, to *nettest.NS, at netip.AddrPort, listen string, size int) error {
+	ln := to.Listen(listen)
+	defer ln.Close()
 	got := make(chan int64, 1)
 	go func() {
 		c, err := ln.Accept()

@@ -128,16 +128,10 @@ func (d *Datapath) Stats(port vswitch.PortID) (PortStats, error) {
 	if err := d.state[bpf.SwitchMapPstats].Lookup(uint32(port), &perCPU); err != nil {
 		return PortStats{}, fmt.Errorf("read counters of port %d: %w", port, err)
 	}
-	var s PortStats
-	for _, c := range perCPU {
-		s.RxPackets += c.RxPackets
-		s.RxBytes += c.RxBytes
-		s.TxPackets += c.TxPackets
-		s.TxBytes += c.TxBytes
-		s.RxDrops += c.RxDrops
-		s.TxDrops += c.TxDrops
-	}
-	return s, nil
+	s := bpf.SumPortStats(perCPU)
+	return PortStats{
+		RxPackets: s.RxPackets, RxBytes: s.RxBytes, TxPackets: s.TxPackets, TxBytes: s.TxBytes, RxDrops: s.RxDrops, TxDrops: s.TxDrops,
+	}, nil
 }
 
 // ResetStats zeroes the counters of a port; for a number that is used anew.
