@@ -53,8 +53,9 @@ check: generate-check ## vet, format, static checks, architecture, generated fil
 	$(GO) tool staticcheck ./...
 	GOARCH=arm64 $(GO) build -o /dev/null ./cmd/gatehouse
 
-generate: ## remake the eBPF objects and their Go types (needs clang 14)
+generate: ## remake the eBPF objects, their Go types (needs clang 14), and docs/coverage.md
 	$(GO) generate ./internal/vswitch/bpf
+	$(GO) run ./e2e/coverage . > docs/coverage.md.new && mv docs/coverage.md.new docs/coverage.md
 
 generate-check: ## fail when the committed eBPF objects are not what the sources give
 	@scripts/generate-check.sh

@@ -43,6 +43,8 @@ func made[T any](b *docBench, method, path string, doc *T) *T {
 
 // TestKubeProxy replays what kube-proxy's winkernel mode does, row by row of the
 // specification's list, with its documents, and looks at the packets behind them.
+//
+//covers:lb DSR LocalRoutedVIP UseMux PreserveDIP VipExternalIP SourceIP
 func TestKubeProxy(t *testing.T) {
 	b := newDocBench(t)
 	sv := hcn.V2SchemaVersion()

@@ -282,6 +282,8 @@ func (b *docBench) balancer(format string, args ...any) string {
 func (h *host) path(ns string) string { return "/run/netns/" + ns }
 
 // TestLoadBalancers: documents in, packets out.
+//
+//covers:lb DSR IPv6 ILB LocalRoutedVIP UseMux PreserveDIP SourceIP SourceIPProtocol
 func TestLoadBalancers(t *testing.T) {
 	b := newDocBench(t)
 	x, host := b.path(b.out), b.path(b.ns)
@@ -523,6 +525,8 @@ func TestReservedPorts(t *testing.T) {
 }
 
 // TestSDNRoutes: to another endpoint, and to the host's stack.
+//
+//covers:endpoint SDNRoute
 func TestSDNRoutes(t *testing.T) {
 	b := newDocBench(t)
 	one, router := b.machine("one"), b.machine("router")

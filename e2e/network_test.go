@@ -40,6 +40,9 @@ func (h *host) addrs(name string) (v4, v6 string) {
 
 // TestMainJob is the demo with assertions: names, published ports from everywhere,
 // NAT, IPv4 and IPv6, TCP and UDP.
+//
+//covers:type NAT
+//covers:endpoint PortMapping
 func TestMainJob(t *testing.T) {
 	h := newHost(t)
 	h.start()
@@ -197,6 +200,8 @@ func (h *host) gatewayOf(network string) string {
 }
 
 // TestNetworksAreApart: two NAT networks and an Internal one.
+//
+//covers:type NAT Internal
 func TestNetworksAreApart(t *testing.T) {
 	h := newHost(t)
 	h.start()

@@ -18,6 +18,9 @@ import (
 
 // TestPackageHCN does through the functions of package hcn what the CNI plugins and
 // containerd do through those of the package for Windows, with packets behind it.
+//
+//covers:type NAT
+//covers:endpoint PortMapping
 func TestPackageHCN(t *testing.T) {
 	b := newDocBench(t)
 	t.Setenv(hcn.SocketEnv, filepath.Join(b.root, "run", "gatehouse.sock"))

@@ -44,6 +44,9 @@ func (h *host) policy(kind, name, verb string, policies ...string) {
 
 // TestRules: what rules of endpoints and networks do to packets, each as the
 // document of HCN says it, while the containers run.
+//
+//covers:endpoint ACL TierAcl
+//covers:network NetworkACL SetPolicy
 func TestRules(t *testing.T) {
 	h := newHost(t)
 	h.start()
@@ -211,6 +214,8 @@ func (h *host) received(name string) int64 {
 }
 
 // TestBandwidth: QOS is in bytes a second, of what the endpoint sends.
+//
+//covers:endpoint QOS
 func TestBandwidth(t *testing.T) {
 	h := newHost(t)
 	h.start()

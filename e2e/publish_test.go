@@ -12,6 +12,8 @@ import (
 
 // TestPublishPolicy: what the administrator says about clients outside holds for
 // published ports, and for nothing else.
+//
+//covers:endpoint PortMapping
 func TestPublishPolicy(t *testing.T) {
 	h := newHost(t)
 	other4, other6 := "198.51.100.3", "2001:db8:100::3"

@@ -36,6 +36,8 @@ func (l *lab) rules(d *Datapath, rules ...vswitch.ACLRule) {
 
 // TestACLs holds rules against sockets: a conversation under way is cut and goes
 // on, what is rejected is told at once, and what is published is filtered.
+//
+//covers:endpoint ACL
 func TestACLs(t *testing.T) {
 	l := newLab(t)
 	a, b := l.container(10), l.container(11)

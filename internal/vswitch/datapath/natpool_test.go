@@ -39,6 +39,8 @@ func (w *whoAsks) addr() netip.Addr {
 // TestPoolsOutside: addresses that no interface of the host has, but that the
 // outside routes to it; a pool of one endpoint's own; destinations without NAT.
 // Connections live through a change of the pool that keeps their address.
+//
+//covers:endpoint OutBoundNAT
 func TestPoolsOutside(t *testing.T) {
 	l := newLab(t)
 	a, b := l.container(10), l.container(11)

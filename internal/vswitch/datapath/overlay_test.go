@@ -212,6 +212,8 @@ func blueSubnets() []string {
 func port7(a netip.Addr) string { return netip.AddrPortFrom(a, 7).String() }
 
 // TestOverlay is two hosts with real VXLAN between them, over both families.
+//
+//covers:type Overlay
 func TestOverlay(t *testing.T) {
 	for _, six := range []bool{false, true} {
 		t.Run(map[bool]string{false: "over IPv4", true: "over IPv6"}[six], func(t *testing.T) { testOverlay(t, six) })
@@ -387,6 +389,8 @@ func TestOverlayHostile(t *testing.T) {
 
 // TestOverlayThree is three hosts: broadcasts reach each of them once, an
 // endpoint moves from one to another, and one routes for the others.
+//
+//covers:type Overlay
 func TestOverlayThree(t *testing.T) {
 	wire := newWire(t)
 	var nodes []*node
@@ -491,6 +495,8 @@ func TestOverlayThree(t *testing.T) {
 }
 
 // TestOverlayRemoteSubnets: a subnet for each host, as flannel has it.
+//
+//covers:network RemoteSubnetRoute
 func TestOverlayRemoteSubnets(t *testing.T) {
 	wire := newWire(t)
 	n1 := newNode(t, wire, 1, "10.244.1.0/24", "fd00:244:1::/64")

@@ -103,6 +103,8 @@ func (l *lab) portOf(id vswitch.PortID) *vswitch.Port {
 
 // TestLimits sets and removes limits of both directions under one connection,
 // which keeps to them and lives on.
+//
+//covers:endpoint QOS
 func TestLimits(t *testing.T) {
 	l := newLab(t)
 	a, b := l.container(10), l.container(11)

@@ -189,6 +189,8 @@ func (h *wireHost) dump() {
 
 // TestWire: every way between ports, hosts and machines, for each kind of network
 // that is bound to an uplink.
+//
+//covers:type Transparent L2Bridge L2Tunnel
 func TestWire(t *testing.T) {
 	const transparent = vswitch.NetL2 | vswitch.NetARPPass | vswitch.NetFlood
 	const bridged = vswitch.NetL2 | vswitch.NetMACRewrite | vswitch.NetFlood
@@ -252,6 +254,8 @@ func TestWire(t *testing.T) {
 // TestWireUplinkReplaced: a network that is bound to an uplink works on when the
 // device is deleted and another one comes by its name, be it told of at once or
 // after a time without.
+//
+//covers:type Transparent L2Bridge
 func TestWireUplinkReplaced(t *testing.T) {
 	for name, flags := range map[string]vswitch.NetFlags{
 		"transparent": vswitch.NetL2 | vswitch.NetARPPass | vswitch.NetFlood,

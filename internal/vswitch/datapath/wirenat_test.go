@@ -29,6 +29,9 @@ func (h *wireHost) pod(n int) *nettest.NS {
 // TestWireNAT: pods of an L2Bridge show the host's address outside, one of them
 // another, and their own to the exceptions; on a VLAN, too, where what is in the
 // host's name leaves as the host's own does.
+//
+//covers:type L2Bridge
+//covers:endpoint OutBoundNAT
 func TestWireNAT(t *testing.T) {
 	const bridged = vswitch.NetL2 | vswitch.NetMACRewrite | vswitch.NetFlood | vswitch.NetSNAT
 	for _, vlan := range []uint16{0, 7} {
