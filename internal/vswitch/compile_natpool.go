@@ -226,57 +226,121 @@ func busyRows(nat []natRange, host netip.Addr, port uint16, proto uint8) []Entry
 	return rows
 }
 
-// natRoutes adds to the routes of a network, or of one port in it, which destinations outside see its own
-// addresses, so that no look-up of its own is needed: the route says it.
-func natRoutes(routes []Entry[RouteKey, RouteRow], n *Network, port PortID) []Entry[RouteKey, RouteRow] {
-	if n.Flags&NetSNAT == 0 || len(n.NATExceptions)+len(n.NATDestinations) == 0 {
-		return routes
+// natRule is what outside destinations of a prefix see: with routeNAT an address of
+// the pool that begins at nh (0 = the port's, the network's or the uplink's), else
+// the endpoint's own.
+type natRule struct {
+	prefix netip.Prefix
+	flags  uint16
+	nh     uint32
+}
+
+// natRules are sorted, the longest prefix first.
+type natRules []natRule
+
+func (l natRules) of(p netip.Prefix) (natRule, bool) {
+	for _, r := range l {
+		if r.prefix.Bits() <= p.Bits() && r.prefix.Contains(p.Addr()) {
+			return r, true
+		}
 	}
-	type rule struct {
-		prefix netip.Prefix
-		flags  uint16
+	return natRule{}, false
+}
+
+// anywhere is both families' whole.
+var anywhere = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+
+// networkNAT are the rules of a network, whose last ones are about all the rest.
+func networkNAT(n *Network) natRules {
+	if n.Flags&NetSNAT == 0 {
+		return nil
 	}
-	var rules []rule
+	var rules natRules
+	rest := uint16(routeNAT)
 	for _, p := range n.NATExceptions {
-		rules = append(rules, rule{p, routeNoNAT})
+		rules = append(rules, natRule{prefix: p})
 	}
 	for _, p := range n.NATDestinations {
-		rules = append(rules, rule{p, 0})
+		rules, rest = append(rules, natRule{prefix: p, flags: routeNAT}), 0
 	}
-	slices.SortFunc(rules, func(a, b rule) int { return cmp.Compare(b.prefix.Bits(), a.prefix.Bits()) })
-	flagsOf := func(p netip.Prefix) uint16 {
-		for _, r := range rules { // the longest first
-			if r.prefix.Bits() <= p.Bits() && r.prefix.Contains(p.Addr()) {
-				return r.flags
-			}
-		}
-		if len(n.NATDestinations) > 0 {
-			return routeNoNAT
-		}
-		return 0
+	for _, p := range anywhere {
+		rules = append(rules, natRule{prefix: p, flags: rest})
 	}
+	slices.SortStableFunc(rules, func(a, b natRule) int { return cmp.Compare(b.prefix.Bits(), a.prefix.Bits()) })
+	return rules
+}
+
+// portNAT are the rules of one port.
+func (m *poolMemo) portNAT(p *Port) (natRules, error) {
+	var rules natRules
+	for i, r := range p.NAT {
+		ref, err := m.ref(r.Pool)
+		switch {
+		case err != nil:
+			return nil, invalid("NAT[%d].%w", i, err)
+		case !r.Prefix.IsValid() || r.Prefix.Addr().Is4In6() || r.Prefix.Addr().Zone() != "":
+			return nil, invalid("NAT[%d].Prefix %q: not a prefix", i, r.Prefix)
+		case r.Prefix != r.Prefix.Masked():
+			return nil, invalid("NAT[%d].Prefix %q: has bits below its length; %q is meant", i, r.Prefix, r.Prefix.Masked())
+		case slices.ContainsFunc(p.NAT[:i], func(o NATRule) bool { return o.Prefix == r.Prefix }):
+			return nil, invalid("NAT[%d].Prefix %q: listed twice", i, r.Prefix)
+		case r.Own && r.Pool != 0:
+			return nil, invalid("NAT[%d].Pool %d: Own shows none of its addresses", i, r.Pool)
+		}
+		rule := natRule{prefix: r.Prefix, flags: routeNAT, nh: uint32(ref.v6)}
+		if r.Prefix.Addr().Is4() {
+			rule.nh = uint32(ref.v4)
+		}
+		if r.Own {
+			rule.flags, rule.nh = 0, 0
+		}
+		rules = append(rules, rule)
+	}
+	slices.SortStableFunc(rules, func(a, b natRule) int { return cmp.Compare(b.prefix.Bits(), a.prefix.Bits()) })
+	return rules, nil
+}
+
+// natTable puts rules, those of the first list before those of the next, into the
+// routes of a network or of one port in it, so that no look-up of its own is needed:
+// the route says what outside sees.
+func natTable(routes []Entry[RouteKey, RouteRow], zone Zone, port PortID, lists ...natRules) []Entry[RouteKey, RouteRow] {
 	given := slices.Clone(routes)
-	for _, r := range rules {
-		key := routeKey(n.Zone, r.prefix)
-		key.Port = uint16(port)
-		var over *RouteRow // the longest route that holds the prefix
-		bits := -1
-		for i := range given {
-			p := prefixOf(given[i].Key)
-			if p.Bits() <= r.prefix.Bits() && p.Contains(r.prefix.Addr()) && p.Bits() > bits {
-				over, bits = &given[i].Value, p.Bits()
+	for _, l := range lists {
+		for _, r := range l {
+			key := routeKey(zone, r.prefix)
+			key.Port = uint16(port)
+			if slices.ContainsFunc(routes, func(e Entry[RouteKey, RouteRow]) bool { return e.Key == key }) {
+				continue
 			}
-		}
-		if over != nil && over.Kind == routeUplink && bits < r.prefix.Bits() {
-			routes = append(routes, Entry[RouteKey, RouteRow]{key, *over})
+			if over := longestOver(given, r.prefix); over != nil && over.Kind == routeUplink {
+				routes = append(routes, Entry[RouteKey, RouteRow]{key, *over})
+			}
 		}
 	}
 	for i := range routes {
-		if routes[i].Value.Kind == routeUplink {
-			routes[i].Value.Flags |= flagsOf(prefixOf(routes[i].Key))
+		if v := &routes[i].Value; v.Kind == routeUplink {
+			for _, l := range lists {
+				if r, ok := l.of(prefixOf(routes[i].Key)); ok {
+					v.Flags, v.Nh = r.flags, r.nh
+					break
+				}
+			}
 		}
 	}
 	return routes
+}
+
+// longestOver is the longest route whose prefix holds all of p; nil = none does.
+func longestOver(routes []Entry[RouteKey, RouteRow], p netip.Prefix) *RouteRow {
+	var over *RouteRow
+	bits := -1
+	for i := range routes {
+		q := prefixOf(routes[i].Key)
+		if q.Bits() <= p.Bits() && q.Bits() > bits && q.Contains(p.Addr()) {
+			over, bits = &routes[i].Value, q.Bits()
+		}
+	}
+	return over
 }
 
 func checkNATPrefixes(n *Network) error {

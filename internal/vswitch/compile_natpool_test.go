@@ -15,7 +15,7 @@ import (
 func (w *world) changeNAT(n byte) {
 	s := &w.s
 	id := NATPoolID(n>>3%5 + 1)
-	switch n % 8 {
+	switch n % 9 {
 	case 0, 1: // a pool comes, or has other addresses and ports
 		p := NATPool{ID: id, Addrs: []netip.Addr{netip.AddrFrom4([4]byte{203, 0, 113, n}), netip.MustParseAddr(fmt.Sprintf("2001:db8:9::%x", n))}}
 		if n&64 != 0 {
@@ -38,6 +38,15 @@ func (w *world) changeNAT(n byte) {
 	case 5:
 		if len(s.Ports) > 0 {
 			s.Ports[int(n)%len(s.Ports)].NATPool = id - 1
+		}
+	case 6:
+		if len(s.Ports) > 0 {
+			p := &s.Ports[int(n)%len(s.Ports)]
+			p.NAT = nil
+			if n&32 != 0 {
+				p.NAT = []NATRule{{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{n, 0, 0, 0}), 7).Masked(), Pool: id - 1},
+					{Prefix: netip.MustParsePrefix("::/0"), Own: n&64 != 0}}
+			}
 		}
 	default:
 		if len(s.Networks) > 0 {
@@ -88,6 +97,15 @@ func TestInvalidNATPools(t *testing.T) {
 		{"exception bits", `NATExceptions[0] "10.9.1.1/16": has bits below its length; "10.9.0.0/16" is meant`, func(s *State, _ *Facts) {
 			s.Networks[0].NATExceptions = []netip.Prefix{prefix("10.9.1.1/16")}
 		}},
+		{"port's rules", "NAT[0].NATPool 7: no such pool", func(s *State, _ *Facts) { s.Ports[1].NAT = []NATRule{{Prefix: prefix("10.0.0.0/8"), Pool: 7}} }},
+		{"rule bits", `NAT[0].Prefix "10.9.1.1/16": has bits below`, func(s *State, _ *Facts) { s.Ports[1].NAT = []NATRule{{Prefix: prefix("10.9.1.1/16")}} }},
+		{"rule twice", `NAT[1].Prefix "10.0.0.0/8": listed twice`, func(s *State, _ *Facts) {
+			s.Ports[1].NAT = []NATRule{{Prefix: prefix("10.0.0.0/8")}, {Prefix: prefix("10.0.0.0/8"), Own: true}}
+		}},
+		{"own and pool", "NAT[0].Pool 1: Own shows none", func(s *State, _ *Facts) {
+			s.Ports[1].NAT = []NATRule{{Prefix: prefix("10.0.0.0/8"), Own: true, Pool: 1}}
+		}},
+		{"host port's rules", "NAT: is for endpoints", func(s *State, _ *Facts) { s.Ports[0].NAT = []NATRule{{Prefix: prefix("10.0.0.0/8")}} }},
 		{"in both lists", `NATDestinations[0] "10.9.0.0/16": listed twice`, func(s *State, _ *Facts) {
 			s.Networks[0].NATExceptions, s.Networks[0].NATDestinations = []netip.Prefix{prefix("10.9.0.0/16")}, []netip.Prefix{prefix("10.9.0.0/16")}
 		}},

@@ -128,8 +128,14 @@ func networkBlock(n *Network, x *netContext, nat poolRef, routes []Entry[RouteKe
 	}
 	bridgeNetwork(b, n, &row, x.bound)
 	b.net = []Entry[uint32, NetRow]{{uint32(n.ID), row}}
+	b.route = natTable(baseRoutes(n, routes), n.Zone, 0, networkNAT(n))
+	return b
+}
+
+// baseRoutes are a network's subnets, the way outside, and the routes it names.
+func baseRoutes(n *Network, routes []Entry[RouteKey, RouteRow]) (all []Entry[RouteKey, RouteRow]) {
 	route := func(p netip.Prefix, kind uint16) {
-		b.route = append(b.route, Entry[RouteKey, RouteRow]{routeKey(n.Zone, p), RouteRow{Kind: kind}})
+		all = append(all, Entry[RouteKey, RouteRow]{routeKey(n.Zone, p), RouteRow{Kind: kind}})
 	}
 	for _, sub := range n.Subnets {
 		route(sub.Prefix, routeLocal)
@@ -137,15 +143,14 @@ func networkBlock(n *Network, x *netContext, nat poolRef, routes []Entry[RouteKe
 	if n.Flags&NetUplink != 0 || n.Flags&(NetL2|NetSNAT) == NetL2|NetSNAT {
 		// Both families: a source of a family without subnet is refused as spoofed.
 		// Where a subnet is itself a default route, local wins.
-		for _, p := range []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)} {
+		for _, p := range anywhere {
 			if !slices.ContainsFunc(n.Subnets, func(s Subnet) bool { return s.Prefix == p }) &&
 				!slices.ContainsFunc(n.Routes, func(r Route) bool { return r.Prefix == p }) {
 				route(p, routeUplink)
 			}
 		}
 	}
-	b.route = natRoutes(append(b.route, routes...), n, 0)
-	return b
+	return append(all, routes...)
 }
 
 func checkNetwork(n *Network, hostPorts map[PortID]*Port) error {

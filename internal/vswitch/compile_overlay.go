@@ -46,9 +46,10 @@ type overlayInput struct {
 	ifindex  []int
 	remotes  []Remote
 	networks []Network // with a tunnel, routes, or such ports
-	ports    []Port    // with routes
+	ports    []Port    // with routes or NAT rules
 	uplinks  uint16
 	nat      []natRange
+	pools    map[NATPoolID]poolRef
 	direct   bool // some service is answered by its backends' hosts
 }
 
@@ -56,8 +57,8 @@ func (a *overlayInput) equal(b *overlayInput) bool {
 	return slices.Equal(a.tunnels, b.tunnels) && slices.Equal(a.ifindex, b.ifindex) && slices.Equal(a.remotes, b.remotes) &&
 		slices.EqualFunc(a.networks, b.networks, func(x, y Network) bool { return equalNetwork(&x, &y) }) &&
 		slices.EqualFunc(a.ports, b.ports, func(x, y Port) bool {
-			return x.ID == y.ID && x.Network == y.Network && slices.Equal(x.Routes, y.Routes)
-		}) && a.uplinks == b.uplinks && slices.Equal(a.nat, b.nat) && a.direct == b.direct
+			return x.ID == y.ID && x.Network == y.Network && slices.Equal(x.Routes, y.Routes) && slices.Equal(x.NAT, y.NAT)
+		}) && a.uplinks == b.uplinks && slices.Equal(a.nat, b.nat) && maps.Equal(a.pools, b.pools) && a.direct == b.direct
 }
 
 // tunnelPorts are the UDP ports in wire order, as cfg holds them.
@@ -99,14 +100,14 @@ func (m *overlayMemo) floods(n *Network) (members []uint32) {
 // compileVTEPs numbers the tunnel ends, which networks and routes then name.
 func (c *Compiler) compileVTEPs(s State, f Facts, _ *Tables) error {
 	m := &c.overlay
-	in := overlayInput{tunnels: s.Tunnels, remotes: s.Remotes, uplinks: c.uplinks.mtu, nat: c.pools.nat}
+	in := overlayInput{tunnels: s.Tunnels, remotes: s.Remotes, uplinks: c.uplinks.mtu, nat: c.pools.nat, pools: c.pools.refs}
 	in.direct = slices.ContainsFunc(s.Services, func(x Service) bool { return x.Flags&ServiceDSR != 0 })
 	for i := range s.Tunnels {
 		in.ifindex = append(in.ifindex, f.Ifindex[s.Tunnels[i].Interface])
 	}
 	routed := map[NetworkID]bool{}
 	for i := range s.Ports {
-		if len(s.Ports[i].Routes) > 0 {
+		if s.Ports[i].ownRoutes() {
 			in.ports = append(in.ports, s.Ports[i])
 			routed[s.Ports[i].Network] = true
 		}
@@ -126,7 +127,7 @@ func (c *Compiler) compileVTEPs(s State, f Facts, _ *Tables) error {
 		n.Subnets, n.Routes = slices.Clone(n.Subnets), slices.Clone(n.Routes)
 	}
 	for i := range in.ports {
-		in.ports[i].Routes = slices.Clone(in.ports[i].Routes)
+		in.ports[i].Routes, in.ports[i].NAT = slices.Clone(in.ports[i].Routes), slices.Clone(in.ports[i].NAT)
 	}
 	m.was = in
 	if err := m.numberVTEPs(); err != nil {
@@ -296,6 +297,15 @@ func (c *Compiler) compileOverlay(_ State, _ Facts, t *Tables) error {
 	if err != nil {
 		return err
 	}
+	ways := map[PortID]*block{}
+	for i := range m.was.ports {
+		p := &m.was.ports[i]
+		routes, err := m.portRoutes(&c.nets[p.Network].was, p, &c.pools)
+		if err != nil {
+			return invalid("Port %d (%s): %w", p.ID, p.Object, err)
+		}
+		ways[p.ID] = &block{epochPorts: []PortID{p.ID}, rows: rows{route: routes}}
+	}
 	remotes := map[AddrKey]*block{}
 	for i := range m.was.remotes {
 		r := &m.was.remotes[i]
@@ -312,7 +322,7 @@ func (c *Compiler) compileOverlay(_ State, _ Facts, t *Tables) error {
 			Port: uint16(tunnel), Mac: r.MAC, Vtep: m.number[vtepKey{tunnel, r.VTEP}], Vni: x.vni(r.Addr),
 		}}}}}
 	}
-	t.overlays, t.remotes = keep(t.overlays, overlays), keep(t.remotes, remotes)
+	t.overlays, t.ways, t.remotes = keep(t.overlays, overlays), keep(t.ways, ways), keep(t.remotes, remotes)
 	return nil
 }
 
@@ -402,8 +412,7 @@ func (c *Compiler) compileTunnels(t *Tables) error {
 	return nil
 }
 
-// overlayBlocks are next hops, routes of single ports, and whose VNIs are
-// listened to.
+// overlayBlocks are next hops, and whose VNIs are listened to.
 func (c *Compiler) overlayBlocks() (map[NetworkID]*block, error) {
 	m := &c.overlay
 	blocks := map[NetworkID]*block{}
@@ -416,12 +425,6 @@ func (c *Compiler) overlayBlocks() (map[NetworkID]*block, error) {
 	for _, h := range slices.SortedFunc(maps.Keys(m.hops), hop.compare) {
 		b := at(h.net)
 		b.nh = append(b.nh, Entry[uint32, NextHopRow]{m.hops[h], h.row})
-	}
-	for i := range m.was.ports {
-		p := &m.was.ports[i]
-		n := &c.nets[p.Network].was
-		b := at(n.ID)
-		b.route = append(b.route, natRoutes(m.routes(n, p.ID, p.Routes), n, p.ID)...)
 	}
 	vnis := map[PeerKey]NetworkID{}
 	for i := range m.was.networks {

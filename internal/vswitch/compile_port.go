@@ -31,7 +31,7 @@ func (m *portMemo) same(p *Port, ifindex, nic int, shaper shaperFacts, net *netC
 	return m.trunk == trunk && w.Trunk == p.Trunk && w.VLAN == p.VLAN && w.TaggedOnly == p.TaggedOnly && m.net == net && m.nat == nat && m.acls == acls && m.shaper == shaper && sameLimits(w, p) && m.ifindex == ifindex && m.nic == nic && w.Kind == p.Kind && w.MAC == p.MAC &&
 		w.Up == p.Up && w.Mirror == p.Mirror && w.Interface == p.Interface && w.HostNIC == p.HostNIC && w.Object == p.Object &&
 		w.MaxFlows == p.MaxFlows && slices.Equal(w.Addrs, p.Addrs) && slices.Equal(w.ACLs, p.ACLs) && w.Forward == p.Forward &&
-		slices.Equal(w.Routes, p.Routes) && slices.Equal(w.MACs, p.MACs) && w.AnyMAC == p.AnyMAC && w.AnyIP == p.AnyIP
+		slices.Equal(w.Routes, p.Routes) && slices.Equal(w.NAT, p.NAT) && slices.Equal(w.MACs, p.MACs) && w.AnyMAC == p.AnyMAC && w.AnyIP == p.AnyIP
 }
 
 func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
@@ -86,7 +86,7 @@ func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
 		c.release(m.block)
 		*m = portMemo{was: *p, ifindex: ifindex, nic: nic, shaper: shaper, net: net, nat: nat, acls: acls, trunk: trunk, round: c.round}
 		m.was.Addrs, m.was.ACLs, m.was.Routes = slices.Clone(p.Addrs), slices.Clone(p.ACLs), slices.Clone(p.Routes)
-		m.was.MACs = slices.Clone(p.MACs)
+		m.was.MACs, m.was.NAT = slices.Clone(p.MACs), slices.Clone(p.NAT)
 		changed = append(changed, i)
 	}
 	shared := true
@@ -192,7 +192,7 @@ func portBlock(m *portMemo) *block {
 	if p.Forward {
 		row.Flags |= portForward
 	}
-	if len(p.Routes) > 0 {
+	if p.ownRoutes() {
 		row.Flags |= portRoutes
 	}
 	if row.Mirror = uint16(p.Mirror); p.Mirror != 0 {
@@ -259,6 +259,8 @@ func checkPort(p *Port, net *netContext, ifindex, nic int, shaper shaperFacts) e
 		return invalid("Kind host: network %d names port %d as its host port", p.Network, net.hostPort)
 	case p.MAC == MAC{} || p.MAC[0]&1 != 0:
 		return invalid("MAC %s: not the address of one interface", p.MAC)
+	case p.Kind == PortHost && len(p.NAT) > 0:
+		return invalid("NAT: is for endpoints; the host leaves by itself")
 	case p.Kind == PortHost && p.NATPool != 0:
 		return invalid("NATPool %d: is for endpoints; the host leaves by itself", p.NATPool)
 	case ifindex < 0 || nic < 0:

@@ -173,3 +173,35 @@ func (m *overlayMemo) routes(n *Network, port PortID, routes []Route) []Entry[Ro
 	}
 	return rows
 }
+
+// portRoutes makes the rows of a port with routes or NAT rules of its own. What it has
+// is asked before its network's, so NAT rules need all of that beside them.
+func (m *overlayMemo) portRoutes(n *Network, p *Port, pools *poolMemo) ([]Entry[RouteKey, RouteRow], error) {
+	rows := m.routes(n, p.ID, p.Routes)
+	if len(p.NAT) == 0 {
+		return natTable(rows, n.Zone, p.ID, networkNAT(n)), nil
+	}
+	if n.Flags&NetL2 != 0 && n.Uplink == "" {
+		return nil, invalid("NAT: network %d has no Uplink, so nothing leaves", n.ID)
+	}
+	rules, err := pools.portNAT(p)
+	if err != nil {
+		return nil, err
+	}
+	own := rows
+	add := func(e Entry[RouteKey, RouteRow]) {
+		if e.Key.Port = uint16(p.ID); longestOver(own, prefixOf(e.Key)) == nil {
+			rows = append(rows, e)
+		}
+	}
+	base := baseRoutes(n, m.routes(n, 0, n.Routes))
+	for _, e := range base {
+		add(e)
+	}
+	for _, q := range anywhere {
+		if e := (Entry[RouteKey, RouteRow]{routeKey(n.Zone, q), RouteRow{Kind: routeUplink}}); longestOver(base, q) == nil {
+			add(e)
+		}
+	}
+	return natTable(rows, n.Zone, p.ID, rules, networkNAT(n)), nil
+}

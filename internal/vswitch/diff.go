@@ -116,6 +116,7 @@ func Diff(old, new Tables) Delta {
 	changed(old.vteps, new.vteps)
 	pair(old.tunnels, new.tunnels, changed)
 	pair(old.overlays, new.overlays, changed)
+	pair(old.ways, new.ways, changed)
 	pair(old.remotes, new.remotes, changed)
 
 	d := Delta{Epochs: slices.Sorted(maps.Keys(epochs))}

@@ -62,7 +62,7 @@ const (
 	addrHost    = uint8(bpf.SwitchGhAddrFlagsGH_ADDR_HOST)
 	routeLocal  = uint16(bpf.SwitchGhRouteKindGH_ROUTE_LOCAL)
 	routeUplink = uint16(bpf.SwitchGhRouteKindGH_ROUTE_UPLINK)
-	routeNoNAT  = uint16(bpf.SwitchGhRouteFlagsGH_ROUTE_NO_NAT)
+	routeNAT    = uint16(bpf.SwitchGhRouteFlagsGH_ROUTE_NAT)
 
 	svcDrop     = bpf.SwitchGhSvcFlagsGH_SVC_DROP
 	svcLocal    = bpf.SwitchGhSvcFlagsGH_SVC_LOCAL

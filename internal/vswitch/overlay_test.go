@@ -117,8 +117,12 @@ func (k kernel) wholeOverlay(t testing.TB, when string) {
 	}
 	for key, v := range k["route"] {
 		if r := v.(RouteRow); r.Nh != 0 {
-			if _, ok := k["nh"][r.Nh]; !ok {
-				t.Errorf("%s: route %v points to next hop %d, which is not there", when, key, r.Nh)
+			table := "nh"
+			if r.Flags&routeNAT != 0 {
+				table = "natpool"
+			}
+			if _, ok := k[table][r.Nh]; !ok {
+				t.Errorf("%s: route %v points to %s %d, which is not there", when, key, table, r.Nh)
 			}
 		}
 	}

@@ -165,6 +165,11 @@ type Port struct {
 	// NATPool shows this endpoint outside with another pool than its network's;
 	// 0 = the network's.
 	NATPool NATPoolID
+	// NAT says, before its network does, by which address outside sees this endpoint.
+	// The longest prefix among them decides; where none matches, the network. Where
+	// the network translates nothing (no NetSNAT) they alone do, and lead out by the
+	// host's routes what else would go by MAC or nowhere.
+	NAT []NATRule
 	// Mirror is the port of a container or virtual machine that gets a copy of what
 	// the vNIC sends, before any layer, and of what is delivered to it; 0 = none.
 	// Copies are best effort and bear the MACs of the original. A port that is
@@ -187,6 +192,16 @@ type Port struct {
 	// nothing, and what it sends without a tag is refused.
 	TaggedOnly bool
 }
+
+// NATRule is what destinations outside that are in Prefix see of an endpoint.
+type NATRule struct {
+	Prefix netip.Prefix
+	Own    bool      // its own address
+	Pool   NATPoolID // else an address of this pool; 0 = of the port's, its network's or the uplink's
+}
+
+// ownRoutes: the port has a table of its own.
+func (p *Port) ownRoutes() bool { return len(p.Routes)+len(p.NAT) > 0 }
 
 // PortMapping publishes Port/Proto of the host to an endpoint: a Service with one
 // backend whose number follows from what is published.

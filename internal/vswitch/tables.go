@@ -36,6 +36,7 @@ type Tables struct {
 	vteps     *block
 	tunnels   map[PortID]*block
 	overlays  map[NetworkID]*block
+	ways      map[PortID]*block // routes of single ports
 	remotes   map[AddrKey]*block
 }
 
@@ -48,7 +49,7 @@ func (t Tables) blocks(yield func(*block) bool) {
 	}
 	_ = each(t.uplinks, yield) && each(t.pools, yield) && each(t.nets, yield) && each(t.floods, yield) && each(t.ports, yield) &&
 		t.services.all(yield) && each(t.acls, yield) && each(t.classes, yield) && each(t.tunnels, yield) && each(t.overlays, yield) &&
-		each(t.remotes, yield)
+		each(t.ways, yield) && each(t.remotes, yield)
 }
 
 func each[K comparable](m map[K]*block, yield func(*block) bool) bool {
@@ -163,11 +164,7 @@ func (b *block) print(add func(string, ...any)) {
 			farOf(e.Value.Vtep, e.Value.Vni))
 	}
 	for _, e := range b.route {
-		s := fmt.Sprintf("route zone %d%s %s -> %s", e.Key.Zone, ownerOf(e.Key), prefixOf(e.Key), RouteName(e.Value))
-		if e.Value.Flags&routeNoNAT != 0 {
-			s += " no nat"
-		}
-		add("%s", s)
+		add("route zone %d%s %s -> %s", e.Key.Zone, ownerOf(e.Key), prefixOf(e.Key), RouteName(e.Value))
 	}
 	b.printService(add)
 	for _, e := range b.natpool {

@@ -86,7 +86,12 @@ func RouteName(v RouteRow) string {
 	if int(v.Kind) >= len(names) || names[v.Kind] == "" {
 		return "?"
 	}
-	if v.Nh != 0 {
+	switch {
+	case v.Flags&routeNAT != 0 && v.Nh != 0:
+		return fmt.Sprintf("%s natpool %d", names[v.Kind], v.Nh)
+	case v.Flags&routeNAT != 0:
+		return names[v.Kind] + " nat"
+	case v.Nh != 0:
 		return fmt.Sprintf("%s nh %d", names[v.Kind], v.Nh)
 	}
 	return names[v.Kind]

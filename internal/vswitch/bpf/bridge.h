@@ -43,15 +43,20 @@ static __always_inline __u32 gh_switch(const struct gh_pkt *p, const struct gh_n
  * network's own prefixes and the exceptions of its NAT are none of that, nor are
  * answers, whose conversation began with the endpoint's own address.
  */
-static __always_inline int gh_in_name_of_host(const struct gh_pkt *p, const struct gh_walk *w, const struct gh_port *in,
+static __always_inline int gh_in_name_of_host(const struct gh_pkt *p, struct gh_walk *w, const struct gh_port *in,
 					      const struct gh_net *n)
 {
 	const struct gh_route_val *rt;
 
-	if (!(n->flags & GH_NET_SNAT) || !gh_is_endpoint(p->kind) || w->reply || gh_unroutable(&p->dst, p->fam))
+	if (!((n->flags & GH_NET_SNAT) || (in->flags & GH_PORT_ROUTES)) || !gh_is_endpoint(p->kind) || w->reply ||
+	    gh_unroutable(&p->dst, p->fam))
 		return 0;
 	rt = gh_route_get(in, p->in_port, p->zone, &p->dst);
-	return rt && rt->kind == GH_ROUTE_UPLINK && !(rt->flags & GH_ROUTE_NO_NAT);
+	if (!rt || rt->kind != GH_ROUTE_UPLINK || !(rt->flags & GH_ROUTE_NAT))
+		return 0;
+	w->nat = GH_ROUTE_NAT;
+	w->pool = rt->nh;
+	return 1;
 }
 
 /* gh_to_wire() fills how a frame leaves by the uplink of n, or enters the host's stack there. */

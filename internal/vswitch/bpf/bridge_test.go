@@ -112,8 +112,8 @@ func (l *lab) configureBridge() {
 	}
 	l.put("fdb", FdbKey{Zone: 4, Mac: mac(0x4a)}, uint32(140)) // a further MAC of t1
 	for prefix, v := range map[string]RouteVal{
-		"0.0.0.0/0": {Kind: 2}, "::/0": {Kind: 2}, "10.8.0.0/24": {Kind: 1}, "fd00:8::/64": {Kind: 1},
-		"10.244.0.0/16": {Kind: 2, Flags: 1}, "fd00:244::/32": {Kind: 2, Flags: 1}, // exceptions
+		"0.0.0.0/0": {Kind: 2, Flags: 1}, "::/0": {Kind: 2, Flags: 1}, "10.8.0.0/24": {Kind: 1}, "fd00:8::/64": {Kind: 1},
+		"10.244.0.0/16": {Kind: 2}, "fd00:244::/32": {Kind: 2}, // exceptions
 	} {
 		p := netip.MustParsePrefix(prefix)
 		k := RouteKey{Prefixlen: uint32(32 + p.Bits()), Zone: 8, Addr: addr(p.Addr().String())}

@@ -215,8 +215,12 @@ func (l *lab) configure() {
 		if n.Flags&4 == 0 {
 			kind = uint16(SwitchGhRouteKindGH_ROUTE_REJECT)
 		}
-		l.put("route", RouteKey{Prefixlen: 32 + 96, Zone: n.Zone, Addr: addr("0.0.0.0")}, RouteVal{Kind: kind})
-		l.put("route", RouteKey{Prefixlen: 32, Zone: n.Zone}, RouteVal{Kind: kind})
+		flags := uint16(0)
+		if n.Flags&uint32(SwitchGhNetFlagsGH_NET_SNAT) != 0 {
+			flags = uint16(SwitchGhRouteFlagsGH_ROUTE_NAT)
+		}
+		l.put("route", RouteKey{Prefixlen: 32 + 96, Zone: n.Zone, Addr: addr("0.0.0.0")}, RouteVal{Kind: kind, Flags: flags})
+		l.put("route", RouteKey{Prefixlen: 32, Zone: n.Zone}, RouteVal{Kind: kind, Flags: flags})
 		l.put("route", RouteKey{Prefixlen: 32 + 96 + 24, Zone: n.Zone, Addr: addr(fmt.Sprintf("192.168.%d.0", third))}, RouteVal{Kind: 1})
 		l.put("route", RouteKey{Prefixlen: 32 + 64, Zone: n.Zone, Addr: addr(fmt.Sprintf("fd00:%d::", third))}, RouteVal{Kind: 1})
 	}

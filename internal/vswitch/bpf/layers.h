@@ -37,7 +37,8 @@ __noinline int gh_layer_begin(void)
 	w->how = GH_TO_NOBODY;
 	w->target = 0;
 	w->host = 0;
-	w->no_nat = 0;
+	w->nat = 0;
+	w->pool = 0;
 	w->aside = 0;
 	w->dsr = 0;
 	w->dst_known = 0;
@@ -154,9 +155,11 @@ static __always_inline int gh_by_route(const struct gh_pkt *p, struct gh_walk *w
 		return GH_NO(GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE, GH_REJECT_HOST);
 	} else if (kind == GH_ROUTE_HOST) {
 		w->target = n->host_port;
-	} else if (kind == GH_ROUTE_UPLINK && (n->flags & GH_NET_UPLINK) && p->kind != GH_PORT_TUNNEL) {
+	} else if (kind == GH_ROUTE_UPLINK && ((n->flags & GH_NET_UPLINK) || (rt->flags & GH_ROUTE_NAT)) &&
+		   p->kind != GH_PORT_TUNNEL) {
 		w->how = GH_TO_UPLINK;
-		w->no_nat = rt->flags & GH_ROUTE_NO_NAT;
+		w->nat = rt->flags & GH_ROUTE_NAT;
+		w->pool = rt->nh;
 		return 0;
 	}
 	/* Who takes what is not for itself must be meant to. */
@@ -292,7 +295,7 @@ __noinline int gh_layer_nat(void)
 	w->nat_hi = 65535;
 	w->pool_busy = 0;
 	/* From outside, by us, to a backend elsewhere: the answer must come back to us. */
-	if (w->how == GH_TO_UPLINK && !w->dsr && !w->no_nat && ((n->flags & GH_NET_SNAT) || p->kind == GH_PORT_UPLINK)) {
+	if (w->how == GH_TO_UPLINK && !w->dsr && (w->nat || p->kind == GH_PORT_UPLINK)) {
 		/* In the host's name it could speak to our tunnels' other ends. */
 		if (p->proto == IPPROTO_UDP && gh_peer_get(0, 0, w->ndport_be, &w->ndst))
 			return GH_NO(GH_DROP_TUN_PEER, GH_LAYER_NAT, GH_REJECT_ROUTE);

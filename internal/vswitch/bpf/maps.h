@@ -215,12 +215,12 @@ struct gh_route_key {
 	struct gh_addr addr;
 };
 enum gh_route_flags {
-	GH_ROUTE_NO_NAT = 1 << 0, /* GH_ROUTE_UPLINK: leaves with its own source, whatever the network says */
+	GH_ROUTE_NAT = 1 << 0, /* GH_ROUTE_UPLINK: shows an address of a pool instead of its own */
 };
 struct gh_route_val {
 	__u16 kind;
 	__u16 flags;
-	__u32 nh; /* index of the next hop; 0 = the kind needs none */
+	__u32 nh; /* index of the next hop, or with GH_ROUTE_NAT of the pool; 0 = none of its own */
 };
 
 /* configuration. A v4 prefix of n bits has prefixlen 32 + 96 + n. */

@@ -162,13 +162,14 @@ struct gh_walk {
 	__u8 state;
 	__u8 via;	/* enum gh_via */
 	__u16 target;	/* port it goes to */
+	__u32 pool;	/* that the route names; 0 = none */
 	__u16 judge;	/* port whose ACLs were asked last */
 	__u16 dst_port; /* that has the packet's own destination, once looked up; 0 = none */
 	__u8 dst_known;
 	__u8 how;	/* enum gh_how */
 	__u8 host;	/* the destination is an address of the host */
 	__u8 blind;	/* a later fragment whose ports nobody knows */
-	__u8 no_nat;	/* the route says: with its own source */
+	__u8 nat;	/* the route says: not with its own source */
 	__u8 aside;	/* an answer that goes elsewhere than its conversation came from */
 	__u8 held;	/* the entry is a NAT binding in TIME_WAIT */
 	__u8 copy;	/* what follows from the port it goes to: GH_OP_COPY (somebody watches), GH_OP_VLAN */

@@ -7,13 +7,13 @@
 
 #include "port.h"
 
-/* The endpoint's own pool, else its network's, else the uplink's; 0 = none. */
+/* The route's pool, else the endpoint's own, else its network's, else the uplink's; 0 = none. */
 static __always_inline __u32 gh_pool_of(const struct gh_pkt *p, const struct gh_walk *w, const struct gh_net *n)
 {
 	const struct gh_port *in = gh_port_get(p->in_port), *out = gh_port_get(w->out_port);
-	__u32 pool = 0;
+	__u32 pool = w->pool;
 
-	if (in && gh_is_endpoint(p->kind))
+	if (!pool && in && gh_is_endpoint(p->kind))
 		pool = p->fam == 4 ? in->natpool4 : in->natpool6;
 	if (!pool)
 		pool = p->fam == 4 ? n->natpool4 : n->natpool6;

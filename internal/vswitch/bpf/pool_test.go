@@ -160,7 +160,7 @@ func TestNoNATRoutes(t *testing.T) {
 		if f.name == "6" {
 			key = RouteKey{Prefixlen: 32 + 64, Zone: 1, Addr: addr("fd00:a::")}
 		}
-		l.put("route", key, RouteVal{Kind: uint16(SwitchGhRouteKindGH_ROUTE_UPLINK), Flags: uint16(SwitchGhRouteFlagsGH_ROUTE_NO_NAT)})
+		l.put("route", key, RouteVal{Kind: uint16(SwitchGhRouteKindGH_ROUTE_UPLINK)})
 		l.bump(8193)
 		_, k := l.send(t, "a", fmt.Sprintf("%s.25000 > %s.80: tcp S", f.a, f.x))
 		if k == nil || k.Src.String() != f.a || k.SrcPort != 25000 || k.TTL != 63 {
@@ -183,6 +183,43 @@ func TestNoNATRoutes(t *testing.T) {
 	}
 }
 
+// What one endpoint's own routes say of NAT comes before its network's, also where
+// the network translates nothing and does not reach outside at all.
+func TestNATOfOnePort(t *testing.T) {
+	l := newLab(t, true)
+	for _, f := range fams() {
+		l.reset()
+		key := RouteKey{Prefixlen: 32 + 96, Zone: 1, Addr: addr("0.0.0.0")}
+		if f.name == "6" {
+			key = RouteKey{Prefixlen: 32, Zone: 1}
+		}
+		l.put("route", key, RouteVal{Kind: uint16(SwitchGhRouteKindGH_ROUTE_UPLINK)})
+		port := l.port("a")
+		key.Port = uint16(port.id)
+		l.setPort("a", func(p *Port) { p.Flags |= uint8(SwitchGhPortFlagsGH_PORT_ROUTES) })
+		l.setNet(1, func(n *Net) { n.Flags &^= uint32(SwitchGhNetFlagsGH_NET_UPLINK) })
+		way := RouteVal{Kind: uint16(SwitchGhRouteKindGH_ROUTE_UPLINK), Flags: uint16(SwitchGhRouteFlagsGH_ROUTE_NAT), Nh: 300}
+		for i, shown := range map[uint32]string{300: f.x + "1", 301: f.x + "2"} {
+			l.put("natpool", i, NATPool{Addr: addr(shown), Lo: 20000, Hi: 20009, Count: 1})
+		}
+		for nh, shown := range map[uint32]string{300: f.x + "1", 301: f.x + "2"} {
+			way.Nh = nh
+			l.put("route", key, way)
+			l.bump(port.id)
+			_, k := l.send(t, "a", fmt.Sprintf("%s.25000 > %s.80: tcp S", f.a, f.x))
+			if k == nil || k.Src.String() != shown || k.SrcPort < 20000 || k.SrcPort > 20009 {
+				t.Fatalf("%s: by pool %d got %v", f.name, nh, k)
+			}
+			if _, r := l.send(t, "x", k.Reverse().String()); r == nil || r.Dst.String() != f.a || r.DstPort != 25000 {
+				t.Errorf("%s: answer %v", f.name, r)
+			}
+		}
+		if _, k := l.send(t, "b", fmt.Sprintf("%s.25000 > %s.80: tcp S", f.b, f.x)); k != nil {
+			t.Errorf("%s: another endpoint left as %v", f.name, k)
+		}
+	}
+}
+
 // Two networks may use the same addresses. Where neither is translated, the
 // second one's conversation gets another source port; the first one's answers stay its own.
 func TestSameTupleOfTwoZones(t *testing.T) {
@@ -191,6 +228,9 @@ func TestSameTupleOfTwoZones(t *testing.T) {
 		l.reset()
 		for _, id := range []uint32{1, 2} {
 			l.setNet(id, func(n *Net) { n.Flags &^= uint32(SwitchGhNetFlagsGH_NET_SNAT) })
+			way := RouteVal{Kind: uint16(SwitchGhRouteKindGH_ROUTE_UPLINK)}
+			l.put("route", RouteKey{Prefixlen: 32 + 96, Zone: uint16(id), Addr: addr("0.0.0.0")}, way)
+			l.put("route", RouteKey{Prefixlen: 32, Zone: uint16(id)}, way)
 		}
 		l.put("portip", PortIPKey{Port: uint16(l.port("c").id), Addr: addr(f.a)}, uint8(1))
 		tuple := fmt.Sprintf("%s.5000 > %s.53: udp", f.a, f.x)

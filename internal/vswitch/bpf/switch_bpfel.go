@@ -751,7 +751,7 @@ const (
 type SwitchGhRouteFlags uint32
 
 const (
-	SwitchGhRouteFlagsGH_ROUTE_NO_NAT SwitchGhRouteFlags = 1
+	SwitchGhRouteFlagsGH_ROUTE_NAT SwitchGhRouteFlags = 1
 )
 
 type SwitchGhRouteKey struct {
@@ -874,18 +874,20 @@ type SwitchGhScratch struct {
 		State      uint8
 		Via        uint8
 		Target     uint16
+		_          [2]byte
+		Pool       uint32
 		Judge      uint16
 		DstPort    uint16
 		DstKnown   uint8
 		How        uint8
 		Host       uint8
 		Blind      uint8
-		NoNat      uint8
+		Nat        uint8
 		Aside      uint8
 		Held       uint8
 		Copy       uint8
 		Dsr        uint8
-		_          [1]byte
+		_          [3]byte
 	}
 	Sv  SwitchGhSvcVal
 	Acl struct {

@@ -90,4 +90,17 @@ func TestPoolsOutside(t *testing.T) {
 	l.apply(d)
 	from("without NAT", a, "198.51.100.2:7", "10.1.0.10")
 	from("without NAT, v6", a, "[2001:db8:1::2]:7", "fd00:1::a")
+
+	p := l.portOf(11)
+	p.NAT = []vswitch.NATRule{{Prefix: netip.MustParsePrefix("198.51.100.0/24"), Pool: 1}, {Prefix: netip.MustParsePrefix("::/0")}}
+	l.apply(d)
+	from("by the pool that its rule names", b, "198.51.100.2:7", "203.0.113.3", v4.String(), "203.0.113.4")
+	from("by its own pool again, v6", b, "[2001:db8:1::2]:7", "2001:db8:9::50")
+	from("without NAT, as before", a, "198.51.100.2:7", "10.1.0.10")
+	p.NAT = []vswitch.NATRule{{Prefix: netip.MustParsePrefix("198.51.100.2/32"), Own: true}, {Prefix: netip.MustParsePrefix("2001:db8:1::/64"), Own: true}}
+	l.s.Networks[0].NATExceptions = nil
+	l.apply(d)
+	from("without NAT by its own rule", b, "198.51.100.2:7", "10.1.0.11")
+	from("without NAT by its own rule, v6", b, "[2001:db8:1::2]:7", "fd00:1::b")
+	from("with NAT, whatever the other has", a, "198.51.100.2:7", "203.0.113.3", v4.String(), "203.0.113.4")
 }

@@ -98,3 +98,48 @@ func TestWireNAT(t *testing.T) {
 		})
 	}
 }
+
+// TestWireNATOfOnePort: on an L2Bridge that translates nothing, what one pod's own
+// rules say goes out in the host's name; the rest of it and the other pods go by MAC.
+func TestWireNATOfOnePort(t *testing.T) {
+	f := newFabric(t, vswitch.Network{Flags: vswitch.NetL2 | vswitch.NetMACRewrite | vswitch.NetFlood, Uplink: "up"})
+	h := f.hosts[0]
+	h.s.Networks[0].Subnets = []vswitch.Subnet{{Prefix: netip.MustParsePrefix("10.20.0.0/24")}, {Prefix: netip.MustParsePrefix("fd20::/64")}}
+	a, b := h.pod(11), h.pod(12)
+	for _, addr := range []string{"10.20.0.1/24", "10.30.0.1/16", "fd20::1/64", "fd30::1/64"} {
+		f.other.Addr("eth0", addr)
+	}
+	own := func(p string) vswitch.NATRule { return vswitch.NATRule{Prefix: netip.MustParsePrefix(p), Own: true} }
+	h.s.Ports[0].NAT = []vswitch.NATRule{{Prefix: netip.MustParsePrefix("0.0.0.0/0")}, {Prefix: netip.MustParsePrefix("::/0")}, own("10.30.0.0/16"), own("fd30::/16")}
+	h.apply()
+	defer func() {
+		if t.Failed() {
+			h.dump()
+		}
+	}()
+	var who whoAsks
+	for _, addr := range []string{"10.9.0.9", "fd09::9", "10.30.0.1", "fd30::1"} {
+		who.serve(f.other, net.JoinHostPort(addr, "7"))
+	}
+	f.other.EchoTCP("[::]:7")
+	echo(b, "[::]:7")
+	for _, c := range []struct {
+		what       string
+		ns         *nettest.NS
+		to4, want4 string
+		to6, want6 string
+	}{
+		{"in the host's name", a, "10.9.0.9:7", "10.9.0.1", "[fd09::9]:7", "fd09::1"},
+		{"to an exception", a, "10.30.0.1:7", "10.20.0.11", "[fd30::1]:7", "fd20::b"},
+		{"of another pod", b, "10.9.0.9:7", "10.20.0.12", "[fd09::9]:7", "fd20::c"},
+	} {
+		for to, want := range map[string]string{c.to4: c.want4, c.to6: c.want6} {
+			ask(t, c.what, c.ns, to)
+			if who.addr() != netip.MustParseAddr(want) {
+				t.Errorf("%s, to %s: outside sees %v, want %s", c.what, to, who.addr(), want)
+			}
+		}
+	}
+	ask(t, "between pods", a, "10.20.0.12:7")
+	ask(t, "between pods, v6", a, "[fd20::c]:7")
+}

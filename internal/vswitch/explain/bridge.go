@@ -119,11 +119,15 @@ func (w *walk) switched(netid uint16) *no {
 // inNameOfHost: what would leave by the uplink, or be the host's to send on, is
 // routed and gets another source instead.
 func (w *walk) inNameOfHost(nr vswitch.NetRow) bool {
-	if nr.Flags&netSNAT == 0 || !w.endpoint() || w.reply || unroutable(w.k.dst) {
+	if nr.Flags&netSNAT == 0 && w.in.Flags&ownRoutes == 0 || !w.endpoint() || w.reply || unroutable(w.k.dst) {
 		return false
 	}
 	rt, _, ok := w.routeOf(w.in, w.inPort, w.k.zone, w.k.dst)
-	return ok && rt.Kind == routeUplink && rt.Flags&routeNoNAT == 0
+	if !ok || rt.Kind != routeUplink || rt.Flags&routeNAT == 0 {
+		return false
+	}
+	w.routeNAT, w.routePool = true, rt.Nh
+	return true
 }
 
 // toWire is how a frame leaves by the uplink of a network, or enters the host there.

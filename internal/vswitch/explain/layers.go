@@ -30,7 +30,7 @@ const (
 	netHostNIC  = uint32(bpf.SwitchGhNetFlagsGH_NET_HOSTNIC)
 	netUplink   = uint32(bpf.SwitchGhNetFlagsGH_NET_UPLINK)
 	netFlood    = uint32(bpf.SwitchGhNetFlagsGH_NET_FLOOD)
-	routeNoNAT  = uint16(bpf.SwitchGhRouteFlagsGH_ROUTE_NO_NAT)
+	routeNAT    = uint16(bpf.SwitchGhRouteFlagsGH_ROUTE_NAT)
 	netL2       = uint32(bpf.SwitchGhNetFlagsGH_NET_L2)
 	netRewrite  = uint32(bpf.SwitchGhNetFlagsGH_NET_MAC_REWRITE)
 	netNoLocal  = uint32(bpf.SwitchGhNetFlagsGH_NET_NO_LOCAL)
@@ -200,7 +200,7 @@ func (w *walk) answerTarget() (way, uint16, bool) {
 func (w *walk) layers() *no {
 	w.eIn, w.eNet = w.m.epoch(uint32(w.k.port)), w.epochNet(w.net)
 	netid := w.net
-	w.noNAT, w.host, w.dsr = false, false, false
+	w.routeNAT, w.routePool, w.host, w.dsr = false, 0, false, false
 	w.l2 = w.isL2()
 	w.reset()
 	w.recall()
@@ -486,11 +486,11 @@ func (w *walk) nat(how way) *no {
 	w.natLo, w.natHi, w.poolBusy, w.snat = 1024, 65535, false, false
 	rule, why := "", ""
 	switch {
-	case how == toUplink && nr.Flags&netSNAT != 0 && w.noNAT:
+	case how == toUplink && nr.Flags&netSNAT != 0 && !w.routeNAT && !w.dsr:
 		w.note(layNAT, "", "", "pass", "the route says that it leaves with its own source")
-	case how == toUplink && !w.dsr && (nr.Flags&netSNAT != 0 || w.uplink()) && w.k.proto == protoUDP && w.s.guarded(w.ndst, w.ndport):
+	case how == toUplink && !w.dsr && (w.routeNAT || w.uplink()) && w.k.proto == protoUDP && w.s.guarded(w.ndst, w.ndport):
 		return fail(bpf.SwitchGhDropReasonGH_DROP_TUN_PEER, rejectRoute, "in the host's name it could speak to our tunnels' other ends")
-	case how == toUplink && !w.dsr && (nr.Flags&netSNAT != 0 || w.uplink()):
+	case how == toUplink && !w.dsr && (w.routeNAT || w.uplink()):
 		pool, whose := w.poolOf(nr)
 		pool, p := w.poolPick(pool)
 		if pool == 0 {

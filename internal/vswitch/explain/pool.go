@@ -18,6 +18,9 @@ func (w *walk) poolOf(net vswitch.NetRow) (uint32, string) {
 		}
 		return uint32(v6)
 	}
+	if w.routePool != 0 {
+		return w.routePool, "an address that the route names"
+	}
 	if pool := of(w.in.Natpool4, w.in.Natpool6); pool != 0 && w.endpoint() {
 		return pool, "an address of its own pool"
 	}

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"gatehouse.dev/gatehouse/internal/vswitch"
 	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
@@ -75,8 +76,26 @@ func (s *scene) pools(r *rand.Rand) {
 			if one(r, 4) {
 				p.NATPool = some()
 			}
+			p.NAT = nil
+			if n := s.network(p.Network); one(r, 3) && (n.Flags&vswitch.NetL2 == 0 || n.Uplink != "") {
+				for _, prefix := range []string{"0.0.0.0/0", "::/0", "203.0.113.0/24", "8.8.0.0/16", "10.0.0.0/8", "2001:db8:1::/48"} {
+					if one(r, 2) {
+						continue
+					}
+					rule := vswitch.NATRule{Prefix: netip.MustParsePrefix(prefix), Own: one(r, 3)}
+					if !rule.Own {
+						rule.Pool = some()
+					}
+					p.NAT = append(p.NAT, rule)
+				}
+			}
 		}
 	}
+}
+
+func (s *scene) network(id vswitch.NetworkID) *vswitch.Network {
+	i := slices.IndexFunc(s.state.Networks, func(n vswitch.Network) bool { return n.ID == id })
+	return &s.state.Networks[i]
 }
 
 // mark counts what the outcome of a packet does not tell.
@@ -98,6 +117,12 @@ func (t *traffic) mark(tr Trace) {
 	}
 	for _, s := range tr.Steps {
 		var entry int
+		if own := t.rows.Port[uint32(tr.In)]; strings.Contains(s.Reason, "an address that the route names") {
+			t.seen["nat of a route"]++
+			if t.rows.Net[uint32(own.Net)].Flags&netSNAT == 0 {
+				t.seen["nat of a route alone"]++
+			}
+		}
 		if _, err := fmt.Sscanf(s.Rule, "natpool %d", &entry); err == nil && entry >= 256 {
 			t.seen["nat pool"]++
 			if t.rows.Net[uint32(t.rows.Port[uint32(tr.In)].Net)].Flags&netL2 != 0 {

@@ -138,9 +138,6 @@ func (w *walk) routeOf(in vswitch.PortRow, id, zone uint16, dst addr) (r vswitch
 				rule += fmt.Sprintf(" port %d", port)
 			}
 			rule = fmt.Sprintf("%s %s -> %s", rule, p, vswitch.RouteName(r))
-			if r.Flags&routeNoNAT != 0 {
-				rule += " no nat"
-			}
 			return r, rule, true
 		}
 	}
@@ -218,8 +215,8 @@ func (w *walk) byRoute(nr vswitch.NetRow, netid uint16, how *way, target *uint16
 		return fail(bpf.SwitchGhDropReasonGH_DROP_UNKNOWN_DST, rejectHost, "nobody in the network has %s", dst)
 	case kind == vswitch.RouteHost:
 		at = nr.HostPort
-	case kind == vswitch.RouteUplink && nr.Flags&netUplink != 0 && !isTunnel(w.kind):
-		*how, w.noNAT = toUplink, rt.Flags&routeNoNAT != 0
+	case kind == vswitch.RouteUplink && (nr.Flags&netUplink != 0 || rt.Flags&routeNAT != 0) && !isTunnel(w.kind):
+		*how, w.routeNAT, w.routePool = toUplink, rt.Flags&routeNAT != 0, rt.Nh
 		w.note(layRoute, w.netName(netid), rule, "pass", "%s is outside", dst)
 		return nil
 	default:

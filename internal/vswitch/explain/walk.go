@@ -97,8 +97,9 @@ type walk struct {
 	keep           bool
 	held           bool // the entry is a NAT binding in TIME_WAIT
 	snat           bool
-	noNAT          bool // the route says: with its own source
-	host           bool // the destination is an address of the host
+	routeNAT       bool   // the route says: not with its own source
+	routePool      uint32 // that it names; 0 = none
+	host           bool   // the destination is an address of the host
 	dsr            bool
 	poolBusy       bool
 	blind          bool   // a later fragment whose ports nobody knows
