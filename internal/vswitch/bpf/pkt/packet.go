@@ -418,7 +418,11 @@ func (p *Packet) readL4(b []byte, quoted bool) error {
 	if p.Proto == TCP && len(b) >= 20 {
 		p.Ack = binary.BigEndian.Uint32(b[8:])
 		p.Flags = b[13]
-		if off := int(b[12]>>4) * 4; off <= len(b) {
+		off := int(b[12]>>4) * 4
+		if off < 20 {
+			return fmt.Errorf("TCP header of %d bytes", off)
+		}
+		if off <= len(b) {
 			p.Data = b[off:]
 		}
 	}
