@@ -339,7 +339,7 @@ func (h *Host) ensureCompartment(c *model.Compartment, follow int, first bool) e
 	rec.dead = false
 	for i := range c.VNICs {
 		v := &c.VNICs[i]
-		mtu := pick(v.MTU, follow)
+		mtu := v.Fit(follow)
 		r := rec.vnics[v.PortName]
 		if r != nil && !r.broken && r.mtu == mtu && sameVNIC(&r.want, v) {
 			continue
@@ -414,6 +414,11 @@ func (h *Host) ensureVNIC(ns *namespace, v *model.VNIC, mtu int, fresh bool) err
 	}
 	if err := sysctl6(v.PortName, "disable_ipv6", "1"); err != nil {
 		return err
+	}
+	if !made || v.Alias != "" {
+		if err := h.setAlias(index, v.PortName, v.Alias); err != nil {
+			return err
+		}
 	}
 	if err := setUp(h.nl, index, v.PortName); err != nil {
 		return err

@@ -136,3 +136,32 @@ func TestPoolOnHostAddress(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestPortMTU(t *testing.T) {
+	f := testFacts()
+	for _, c := range []struct {
+		mtu, overhead, uplink uint16
+		v4only                bool
+		want                  uint16 // 0 = refused
+	}{
+		{0, 0, 1500, false, 1500}, {1300, 0, 1500, false, 1300}, {9000, 0, 1500, false, 9000}, {1279, 0, 1500, false, 0}, {1279, 0, 1500, true, 1279}, {67, 0, 1500, true, 0},
+		{0, 100, 1500, false, 1400}, {0, 300, 1500, false, 1280}, {0, 300, 1500, true, 1200}, {0, 2000, 1500, true, 68}, {0, 100, 9000, true, 8900}, {1300, 100, 1500, true, 0},
+	} {
+		f.Uplinks[0].MTU = c.uplink
+		f.Uplinks = f.Uplinks[:1]
+		p := testPort(10, 1, f)
+		p.MTU, p.Overhead = c.mtu, c.overhead
+		if c.v4only {
+			p.Addrs = slices.DeleteFunc(p.Addrs, netip.Addr.Is6)
+		} else {
+			p.Addrs = append(p.Addrs, netip.MustParseAddr("fd00:77::1"))
+		}
+		tables, err := Compile(State{Networks: []Network{testNetwork(1)}, Ports: []Port{testHostPort(1, f), p}}, f)
+		if (err == nil) != (c.want != 0) {
+			t.Errorf("%+v: %v", c, err)
+		}
+		if got := tables.Rows().Port[10].Mtu; err == nil && got != c.want {
+			t.Errorf("%+v: %d", c, got)
+		}
+	}
+}

@@ -20,11 +20,12 @@ type netContext struct {
 	gateways []netip.Addr
 	subnets  []Subnet // of an overlay
 	bound    bound
+	outer    uint16 // MTU of the uplinks
 }
 
 func (n *netContext) equal(o *netContext) bool {
 	return n.id == o.id && n.zone == o.zone && n.mtu == o.mtu && n.mac == o.mac &&
-		n.hostPort == o.hostPort && n.bound == o.bound && slices.Equal(n.gateways, o.gateways) && slices.Equal(n.subnets, o.subnets)
+		n.hostPort == o.hostPort && n.outer == o.outer && n.bound == o.bound && slices.Equal(n.gateways, o.gateways) && slices.Equal(n.subnets, o.subnets)
 }
 
 type netMemo struct {
@@ -59,7 +60,7 @@ func (c *Compiler) compileNetworks(s State, _ Facts, t *Tables) error {
 			return invalid("Networks[%d] (%q): ID %d is also that of %q", i, n.Name, n.ID, m.was.Name)
 		}
 		context := contextOf(n, hostPorts, room(c.uplinks.mtu, c.overlay.overhead(n)))
-		context.bound = c.boundOf(n)
+		context.bound, context.outer = c.boundOf(n), c.uplinks.mtu
 		nat, err := c.pools.ref(n.NATPool)
 		if err != nil {
 			return invalid("Networks[%d] (%q): %w", i, n.Name, err)

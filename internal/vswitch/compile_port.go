@@ -4,6 +4,7 @@
 package vswitch
 
 import (
+	"net/netip"
 	"slices"
 )
 
@@ -31,7 +32,7 @@ func (m *portMemo) same(p *Port, ifindex, nic int, shaper shaperFacts, net *netC
 	return m.trunk == trunk && w.Trunk == p.Trunk && w.VLAN == p.VLAN && w.TaggedOnly == p.TaggedOnly && m.net == net && m.nat == nat && m.acls == acls && m.shaper == shaper && sameLimits(w, p) && m.ifindex == ifindex && m.nic == nic && w.Kind == p.Kind && w.MAC == p.MAC &&
 		w.Up == p.Up && w.Mirror == p.Mirror && w.Interface == p.Interface && w.HostNIC == p.HostNIC && w.Object == p.Object &&
 		w.MaxFlows == p.MaxFlows && slices.Equal(w.Addrs, p.Addrs) && slices.Equal(w.ACLs, p.ACLs) && w.Forward == p.Forward &&
-		slices.Equal(w.Routes, p.Routes) && slices.Equal(w.NAT, p.NAT) && slices.Equal(w.MACs, p.MACs) && w.AnyMAC == p.AnyMAC && w.AnyIP == p.AnyIP
+		slices.Equal(w.Routes, p.Routes) && slices.Equal(w.NAT, p.NAT) && w.MTU == p.MTU && w.Overhead == p.Overhead && slices.Equal(w.MACs, p.MACs) && w.AnyMAC == p.AnyMAC && w.AnyIP == p.AnyIP
 }
 
 func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
@@ -182,7 +183,7 @@ func portBlock(m *portMemo) *block {
 	b := &block{epochPorts: []PortID{p.ID}, addrNets: []NetworkID{x.id}}
 	row := PortRow{
 		Ifindex: uint32(m.ifindex), NicIfindex: uint32(m.nic), Net: uint16(x.id), Zone: uint16(x.zone),
-		Kind: uint8(p.Kind), Mtu: x.mtu, Mac: p.MAC, GwMac: x.mac, Natpool4: m.nat.v4, Natpool6: m.nat.v6, MaxFlows: p.MaxFlows,
+		Kind: uint8(p.Kind), Mtu: p.mtu(x), Mac: p.MAC, GwMac: x.mac, Natpool4: m.nat.v4, Natpool6: m.nat.v6, MaxFlows: p.MaxFlows,
 		Acl: m.acls.numbers,
 	}
 	b.stamp = m.acls.members
@@ -243,6 +244,25 @@ func portBlock(m *portMemo) *block {
 	return b
 }
 
+// mtu is what the vNIC takes.
+func (p *Port) mtu(x *netContext) uint16 {
+	switch {
+	case p.MTU != 0:
+		return p.MTU
+	case p.Overhead != 0:
+		return min(x.mtu, max(p.least(), x.outer-min(p.Overhead, x.outer)))
+	}
+	return x.mtu
+}
+
+// least is the MTU below which the vNIC would lose its addresses.
+func (p *Port) least() uint16 {
+	if slices.ContainsFunc(p.Addrs, netip.Addr.Is6) {
+		return minMTU6
+	}
+	return minMTU4
+}
+
 func checkPort(p *Port, net *netContext, ifindex, nic int, shaper shaperFacts) error {
 	switch {
 	case p.ID == UplinkAny || p.ID >= FirstUplinkPort:
@@ -259,6 +279,10 @@ func checkPort(p *Port, net *netContext, ifindex, nic int, shaper shaperFacts) e
 		return invalid("Kind host: network %d names port %d as its host port", p.Network, net.hostPort)
 	case p.MAC == MAC{} || p.MAC[0]&1 != 0:
 		return invalid("MAC %s: not the address of one interface", p.MAC)
+	case p.MTU != 0 && p.MTU < p.least():
+		return invalid("MTU %d: its addresses need %d", p.MTU, p.least())
+	case p.MTU != 0 && p.Overhead != 0:
+		return invalid("Overhead %d: is what is taken from the uplinks' MTU, where MTU does not say it", p.Overhead)
 	case p.Kind == PortHost && len(p.NAT) > 0:
 		return invalid("NAT: is for endpoints; the host leaves by itself")
 	case p.Kind == PortHost && p.NATPool != 0:

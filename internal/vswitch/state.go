@@ -144,6 +144,9 @@ type Port struct {
 	// AnyMAC and AnyIP switch off the checks of source MACs and of source
 	// addresses, those inside ARP and ND included.
 	AnyMAC, AnyIP bool
+	// MTU is that of the vNIC; 0 = its network's, or where Overhead is not 0 the uplinks'
+	// less that, if it is smaller.
+	MTU, Overhead uint16
 	// Up is false while the port is made or taken away: nothing passes.
 	Up bool
 	// IngressBps and EgressBps bound the bytes a second towards the vNIC and from it;

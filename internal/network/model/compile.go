@@ -106,6 +106,9 @@ func compileEndpoint(e *Endpoint, n *Network, ns *Namespace, inst instance.Insta
 	if p.port.EgressBps = e.egress(); p.port.EgressBps != 0 {
 		p.port.Shaper, p.port.ShaperPeer = inst.ShaperDevice(uint16(e.Port)), inst.ShaperPeer(uint16(e.Port))
 	}
+	p.port.NAT = e.natRules(n)
+	s := vnicSettingsOf(e.Doc.Policies)
+	p.port.MTU, p.port.Overhead = s.mtu, s.overhead
 	for _, m := range e.mappings {
 		p.mappings = append(p.mappings, vswitch.PortMapping{
 			Object: e.Doc.Id, Proto: m.proto, HostAddr: m.host, HostPort: m.port,
@@ -181,6 +184,8 @@ func compileVNIC(e *Endpoint, n *Network, index int, yields bool, inst instance.
 		Endpoint: e.Doc.Id, Port: e.Port, PortName: inst.PortDevice(uint16(e.Port)), Name: "eth" + itoa(index),
 		MAC: vswitch.MAC(e.mac), Addrs: e.addrs,
 	}
+	s := vnicSettingsOf(e.Doc.Policies)
+	v.MTU, v.Overhead, v.Alias = int(s.mtu), int(s.overhead), s.alias
 	has := func(a netip.Addr) bool {
 		return slices.ContainsFunc(e.addrs, func(p netip.Prefix) bool { return p.Addr().Is4() == a.Is4() })
 	}
@@ -258,6 +263,7 @@ func (w World) Desired() Desired {
 			}
 		}
 	}
+	d.Switch.NATPools = w.switchPools()
 	for _, s := range w.aclSets.all {
 		d.Switch.ACLs = append(d.Switch.ACLs, s.set)
 	}

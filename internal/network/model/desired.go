@@ -5,6 +5,7 @@ package model
 
 import (
 	"net/netip"
+	"slices"
 
 	"gatehouse.dev/gatehouse/internal/vswitch"
 )
@@ -63,12 +64,27 @@ type VNIC struct {
 	PortName string
 	Name     string // eth0, eth1 … in order of attachment
 	MAC      vswitch.MAC
-	MTU      int // 0 = follow the uplinks
+	MTU      int    // 0 = follow the uplinks
+	Overhead int    // less than they have
+	Alias    string // of the host side, for people
 	Addrs    []netip.Prefix
 	Routes   []Route
 	// Neighbours are permanent entries (the gateway), so that no ARP or ND
 	// stands in the start-up path.
 	Neighbours []Neighbour
+}
+
+// Fit is the MTU of the vNIC where devices that follow the uplinks have that one.
+// It is never so small that the vNIC's addresses would go.
+func (v *VNIC) Fit(follow int) int {
+	if v.MTU != 0 {
+		return v.MTU
+	}
+	least := leastMTU4
+	if slices.ContainsFunc(v.Addrs, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
+		least = leastMTU6
+	}
+	return max(follow-v.Overhead, min(least, follow))
 }
 
 // Route inside a compartment. An invalid NextHop means on-link.

@@ -101,7 +101,7 @@ func (w World) CreateEndpoint(network string, body []byte, in Input) (next World
 		return w, nil, false, err
 	}
 	if !e.IsRemote() {
-		if err := w.refACLs(e, n); err != nil {
+		if err := w.refer(e, n); err != nil {
 			return w, nil, false, err
 		}
 	}
@@ -512,12 +512,15 @@ func (w World) ModifyEndpoint(id string, body []byte, match uint64, in Input) (W
 		return w, nil, at("Settings", err)
 	}
 	if !c.IsRemote() {
-		if err := w.refACLs(&c, n); err != nil {
+		if err := w.refer(&c, n); err != nil {
 			return before, nil, at("Settings", err)
 		}
 	}
 	c.Doc.Version++
 	w.putEndpoint(&c)
+	if vnicSettingsOf(c.Doc.Policies) != vnicSettingsOf(e.Doc.Policies) {
+		w.refit(c.Doc.HostComputeNamespace)
+	}
 	w.event(hcn.EventEndpointModify, "EndpointModify", Endpoints, c.Doc.Id, c.Doc)
 	return w, &c, nil
 }

@@ -98,10 +98,19 @@ func printDesired(d Desired) string {
 		for _, r := range p.Routes {
 			fmt.Fprintf(&o, " route %s to %d via %s", r.Prefix, r.To, r.Via)
 		}
+		for _, r := range p.NAT {
+			fmt.Fprintf(&o, " nat %s own %v pool %d", r.Prefix, r.Own, r.Pool)
+		}
+		if p.MTU != 0 || p.Overhead != 0 {
+			fmt.Fprintf(&o, " mtu %d overhead %d", p.MTU, p.Overhead)
+		}
 		if p.Forward {
 			fmt.Fprint(&o, " forward")
 		}
 		fmt.Fprintln(&o)
+	}
+	for _, p := range d.Switch.NATPools {
+		fmt.Fprintf(&o, "natpool %d %v\n", p.ID, p.Addrs)
 	}
 	for _, m := range d.Switch.Mappings {
 		fmt.Fprintf(&o, "mapping %d %s %d -> port %d %s %d\n", m.Proto, m.HostAddr, m.HostPort, m.Port, m.Addr, m.AddrPort)
@@ -125,6 +134,9 @@ func printDesired(d Desired) string {
 		fmt.Fprintf(&o, "compartment %s %s foreign %v\n", c.ID, c.Path, c.Foreign)
 		for _, v := range c.VNICs {
 			fmt.Fprintf(&o, "  %s port %d %s %s %v\n", v.Name, v.Port, v.PortName, v.MAC, v.Addrs)
+			if v.MTU != 0 || v.Overhead != 0 || v.Alias != "" {
+				fmt.Fprintf(&o, "    mtu %d overhead %d alias %q\n", v.MTU, v.Overhead, v.Alias)
+			}
 			for _, r := range v.Routes {
 				fmt.Fprintf(&o, "    route %s via %s metric %d\n", r.Dst, r.NextHop, r.Metric)
 			}

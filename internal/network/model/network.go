@@ -284,7 +284,7 @@ func (w World) ModifyNetwork(id string, body []byte, match uint64, in Input) (Wo
 			ec.Doc.Dns = c.inheritedDNS()
 		}
 		if !ec.IsRemote() {
-			if err := w.refACLs(&ec, &c); err != nil {
+			if err := w.refer(&ec, &c); err != nil {
 				return before, nil, at("Settings", err)
 			}
 		}

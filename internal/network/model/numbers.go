@@ -18,6 +18,7 @@ type Numbers struct {
 	ACL       vswitch.ACLID
 	Rule      vswitch.RuleID
 	AddrSet   vswitch.AddrSetID
+	NATPool   vswitch.NATPoolID
 }
 
 // Which numbersIn a number is in.
@@ -28,6 +29,8 @@ const (
 	serviceNumbers
 	aclNumbers
 	ruleNumbers
+	natPoolNumbers
+	numberSets // how many there are
 )
 
 func numberKey(n uint32) string {

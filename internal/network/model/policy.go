@@ -51,10 +51,8 @@ func checkEndpointPolicy(p hcn.EndpointPolicy, n *Network) error {
 		_, err := parsePortMapping(p.Settings)
 		return at("Settings", err)
 	case hcn.OutBoundNAT:
-		if n.Doc.Type == hcn.NAT && isEmptySettings(p.Settings) {
-			return nil // what a NAT network does anyway
-		}
-		return notBuilt("Type", "policy OutBoundNAT with settings")
+		_, err := parseOutBoundNAT(p, n)
+		return err
 	case hcn.SDNRoute:
 		_, err := parseSDNRoute(p.Settings, n)
 		return at("Settings", err)
@@ -67,10 +65,12 @@ func checkEndpointPolicy(p hcn.EndpointPolicy, n *Network) error {
 	case hcn.QOS:
 		_, err := parseQOS(p.Settings)
 		return at("Settings", err)
+	case hcn.EncapOverhead, interfaceParameters, hcn.PortName:
+		return new(vnicSettings).add(p)
 	case hcn.IOV, "FirewallPolicy":
 		return nil // stored: nothing here offloads, and no such machines are
-	case hcn.L2Driver, hcn.L4Proxy, hcn.L4WFPPROXY, hcn.PortName, hcn.EncapOverhead,
-		hcn.NetworkProviderAddress, hcn.NetworkInterfaceConstraint, "VLAN", "InterfaceParameters":
+	case hcn.L2Driver, hcn.L4Proxy, hcn.L4WFPPROXY,
+		hcn.NetworkProviderAddress, hcn.NetworkInterfaceConstraint, "VLAN":
 		return notBuilt("Type", "policy %s", p.Type)
 	case "Encryption":
 		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "policy Encryption is not supported")
@@ -102,7 +102,7 @@ func (e *Endpoint) egress() uint64 {
 // may be any number.
 func endpointPolicyKey(p hcn.EndpointPolicy) string {
 	switch p.Type {
-	case hcn.QOS, hcn.IOV, hcn.PortName, hcn.NetworkProviderAddress, "FirewallPolicy":
+	case hcn.QOS, hcn.IOV, hcn.PortName, hcn.EncapOverhead, interfaceParameters, hcn.NetworkProviderAddress, "FirewallPolicy":
 		return string(p.Type)
 	case hcn.SDNRoute:
 		return sdnRouteKey(p.Settings)
@@ -356,7 +356,10 @@ func (w *World) setPolicies(e *Endpoint, old []mapping, wanted []hcn.EndpointPol
 			switch {
 			case k < 0:
 				out = append(out, p)
-			case canonical(out[k].Settings) != canonical(p.Settings):
+			case canonical(out[k].Settings) == canonical(p.Settings):
+			case p.Type == interfaceParameters:
+				return refuseAt(hcn.HCN_E_INTERFACEPARAMETERS_ALREADY_APPLIED, field+".Settings", "the interface has other parameters already; change them by Update")
+			default:
 				return refuseAt(hcn.HCN_E_POLICY_ALREADY_EXISTS, field+".Settings", "%s is set already with other settings", p.Type)
 			}
 			continue
@@ -378,6 +381,12 @@ func (w *World) setPolicies(e *Endpoint, old []mapping, wanted []hcn.EndpointPol
 		}
 		keys[m.key()] = canonical(p.Settings)
 		out = append(out, p)
+	}
+	if err := checkMTU(e, out); err != nil {
+		return err
+	}
+	if err := w.checkVirtualIPs(e, out, n, in); err != nil {
+		return err
 	}
 	e.Doc.Policies = out
 	rows, err := expandMappings(e, n)

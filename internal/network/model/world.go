@@ -53,13 +53,15 @@ type World struct {
 	balanced  pmap[string]         // endpoint id / load balancer id -> the latter
 	routed    pmap[string]         // endpoint id / SDN route id -> the latter
 	hops      pmap[int]            // network id / next hop of an SDN route as 16 bytes -> how many
-	numbersIn [6]pmap[struct{}]
+	numbersIn [numberSets]pmap[struct{}]
 	balancing *balancing // what load balancers add to Desired
 
 	// aclSets are the sets of rules that endpoints refer to, by their digest; aclHeld
 	// and ruleHeld say which of them has a number.
 	aclSets           pmap[aclSet]
 	aclHeld, ruleHeld pmap[string]
+
+	natPools pmap[natPool] // by VirtualIP
 
 	// released is the quarantine of addresses: network id / address bytes -> when.
 	// It is not stored: a restart ends it.
@@ -115,6 +117,8 @@ type Endpoint struct {
 	Instance uint32 `json:",omitempty"`
 	// ACLs are its sets of rules, in the order they are asked.
 	ACLs []ACLRef `json:",omitempty"`
+	// NATPools are those of its VirtualIPs.
+	NATPools []NATPoolRef `json:",omitempty"`
 
 	mac      ipam.MAC
 	addrs    []netip.Prefix // address and length, in order of IpConfigurations
@@ -227,7 +231,7 @@ func Load(inst instance.Instance, numbers Numbers, rows Rows) (World, error) {
 		}
 		err := c.parse(n)
 		if err == nil && !c.IsRemote() {
-			err = w.refACLs(&c, n)
+			err = w.refer(&c, n)
 		}
 		if err != nil {
 			return World{}, fmt.Errorf("stored endpoint %s: %w", c.Doc.Id, err)
@@ -448,6 +452,15 @@ func (w *World) dropNetwork(n *Network) {
 	w.changed(Networks, n.Doc.Id, nil)
 }
 
+// refer gives e, which is not in the World yet, what its policies share with those of
+// others.
+func (w *World) refer(e *Endpoint, n *Network) error {
+	if err := w.refACLs(e, n); err != nil {
+		return err
+	}
+	return w.refNATPools(e, n)
+}
+
 func (w *World) putEndpoint(e *Endpoint) {
 	id, net := e.Doc.Id, e.Doc.HostComputeNetwork
 	old, ok := w.endpoints.get(id)
@@ -514,6 +527,9 @@ func (w *World) dropEndpoint(e *Endpoint, now time.Time) {
 	for _, r := range e.ACLs {
 		w.unrefACL(r)
 	}
+	for _, r := range e.NATPools {
+		w.unrefNATPool(r)
+	}
 	if !e.IsRemote() {
 		w.free(portNumbers, uint32(e.Port))
 		w.sweep(now)
@@ -542,6 +558,15 @@ func (w *World) putNamespace(ns *Namespace) {
 	ns.compiled = w.compileNamespace(ns)
 	w.namespaces = w.namespaces.set(ns.Doc.Id, ns)
 	w.changed(Namespaces, ns.Doc.Id, ns)
+}
+
+// refit compiles a namespace whose endpoints changed again.
+func (w *World) refit(id string) {
+	if ns, ok := w.namespaces.get(id); ok {
+		c := *ns
+		c.compiled = w.compileNamespace(&c)
+		w.namespaces = w.namespaces.set(id, &c)
+	}
 }
 
 func (w *World) dropNamespace(ns *Namespace) {

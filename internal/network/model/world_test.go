@@ -317,7 +317,7 @@ func TestCreateEndpointRefuses(t *testing.T) {
 		{"ten", `{"HostComputeNamespace":"` + guid(8) + `"}`, hcn.E_ELEMENT_NOT_FOUND, "HostComputeNamespace"},
 		{"ten", `{"Policies":[{"Type":"L4Proxy","Settings":{}}]}`, hcn.HCN_E_NOTIMPL, "Policies[0].Type"},
 		{"ten", `{"Policies":[{"Type":"OutBoundNAT"},{"Type":"SetPolicy"}]}`, hcn.HCN_E_INVALID_POLICY_TYPE, "Policies[1].Type"},
-		{"ten", `{"Policies":[{"Type":"OutBoundNAT","Settings":{"VirtualIP":"10.0.0.1"}}]}`, hcn.HCN_E_NOTIMPL, "Policies[0].Type"},
+		{"ten", `{"Policies":[{"Type":"OutBoundNAT","Settings":{"VirtualIP":"10.0.0.1"}}]}`, hcn.HCN_E_ADDR_INVALID_OR_RESERVED, "Policies[0].Settings.VirtualIP"},
 		{"ten", `{"Policies":[{"Type":"PortMapping","Settings":{"ExternalPort":70000}}]}`, hcn.HCN_E_INVALID_POLICY, "Policies[0].Settings.ExternalPort"},
 		{"ten", `{"Policies":[{"Type":"PortMapping","Settings":{"Protocol":1,"ExternalPort":7}}]}`, hcn.HCN_E_INVALID_POLICY, "Policies[0].Settings.Protocol"},
 		{"ten", `{"Policies":[{"Type":"PortMapping","Settings":{"VIP":"x","ExternalPort":7}}]}`, hcn.HCN_E_INVALID_POLICY, "Policies[0].Settings.VIP"},

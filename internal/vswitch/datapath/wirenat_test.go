@@ -101,6 +101,8 @@ func TestWireNAT(t *testing.T) {
 
 // TestWireNATOfOnePort: on an L2Bridge that translates nothing, what one pod's own
 // rules say goes out in the host's name; the rest of it and the other pods go by MAC.
+//
+//covers:endpoint OutBoundNAT
 func TestWireNATOfOnePort(t *testing.T) {
 	f := newFabric(t, vswitch.Network{Flags: vswitch.NetL2 | vswitch.NetMACRewrite | vswitch.NetFlood, Uplink: "up"})
 	h := f.hosts[0]

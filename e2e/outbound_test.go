@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestOutboundNAT: which address the machines outside see of a container, by its
+// policies, which change while it runs.
+//
+//covers:endpoint OutBoundNAT
+func TestOutboundNAT(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	h.background(h.out, h.hello, "serve")
+	const far4, far6, second4, second6 = "203.0.113.9", "2001:db8:77::9", "192.0.2.77", "2001:db8:78::77"
+	for _, a := range []string{far4 + "/32", far6 + "/128"} {
+		h.must("ip", "-n", h.out, "addr", "add", a, "dev", "lo")
+	}
+	for _, a := range []string{second4 + "/32", second6 + "/128"} {
+		h.must("ip", "-n", h.ns, "addr", "add", a, "dev", "lo")
+	}
+	h.gh("run", "-d", "--name", "a", image)
+	v4, v6 := h.addrs("a")
+	for addr, via := range map[string]string{v4: hostV4, v6: hostV6, second4: hostV4, second6: hostV6} {
+		h.must("ip", "-n", h.out, "route", "add", addr, "via", via)
+	}
+	sees := func(to, want string) {
+		t.Helper()
+		out := h.gh("exec", "a", "/hello", "get", "-t", "3", "http://"+net.JoinHostPort(to, "80")+"/")
+		_, client, _ := strings.Cut(out, "client ")
+		client, _, _ = strings.Cut(strings.TrimSpace(client), "\n")
+		if got, err := netip.ParseAddrPort(strings.TrimSpace(client)); err != nil || got.Addr() != netip.MustParseAddr(want) {
+			t.Errorf("%s sees %s, want %s", to, client, want)
+		}
+	}
+	all := func(near4, near6, away4, away6 string) {
+		t.Helper()
+		sees(outV4, near4)
+		sees(outV6, near6)
+		sees(far4, away4)
+		sees(far6, away6)
+	}
+	all(hostV4, hostV6, hostV4, hostV6)
+	exceptions := `OutBoundNAT {"Exceptions":["` + outV4 + `/24","` + outV6 + `/64"]}`
+	h.policy("endpoints", "a", "Add", exceptions)
+	all(v4, v6, hostV4, hostV6)
+	// The first of those whose Destinations match comes before the general one.
+	h.policy("endpoints", "a", "Add", `OutBoundNAT {"Destinations":["203.0.113.0/24"],"VirtualIP":"`+second4+`"}`,
+		`OutBoundNAT {"Destinations":["2001:db8:77::/48"],"VirtualIP":"`+second6+`","Flags":2}`)
+	all(v4, v6, second4, second6)
+	h.stop()
+	h.start()
+	all(v4, v6, second4, second6)
+	h.policy("endpoints", "a", "Update", `OutBoundNAT {"VirtualIP":"`+second4+`"}`)
+	all(second4, hostV6, second4, hostV6)
+	body := `{"ResourceType":"Policy","RequestType":"Add","Settings":{"Policies":[{"Type":"OutBoundNAT","Settings":{"VirtualIP":"198.51.100.200"}}]}}`
+	if out, errs, code := h.tryStdin(body, "hcn", "modify", "endpoints", h.idOf("endpoints", "a")); code == 0 || !strings.Contains(errs+out, "no address of this host") {
+		t.Errorf("a VirtualIP of nobody: exit %d, %s%s", code, out, errs)
+	}
+	h.policy("endpoints", "a", "Reset", `OutBoundNAT null`)
+	all(hostV4, hostV6, hostV4, hostV6)
+}
+
+// TestVNICPolicies: what policies say of a container's device, while it runs: a
+// packet as large as its MTU reaches it, one byte more does not.
+//
+//covers:endpoint EncapOverhead InterfaceParameters PortName
+func TestVNICPolicies(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	h.gh("run", "-d", "--name", "a", image)
+	h.gh("run", "-d", "--name", "b", image)
+	a4, a6 := h.addrs("a")
+	inA, inB := h.netnsOf("a"), h.netnsOf("b")
+	mtu := func(want int) {
+		t.Helper()
+		if out, err := h.run(inA, "ip", "link", "show", "eth0"); err != nil || !strings.Contains(out, fmt.Sprintf(" mtu %d ", want)) {
+			t.Errorf("want MTU %d: %s %v", want, out, err)
+		}
+		for addr, headers := range map[string]int{a4: 28, a6: 48} {
+			if err := whole(inB, addr, want-headers); err != nil {
+				t.Errorf("%d bytes to %s: %v", want, addr, err)
+			}
+			if err := whole(inB, addr, want-headers+1); err == nil {
+				t.Errorf("%d bytes to %s pass", want+1, addr)
+			}
+		}
+	}
+	mtu(1500)
+	h.policy("endpoints", "a", "Add", `EncapOverhead {"Overhead":100}`, `PortName {"Name":"the web"}`)
+	mtu(1400)
+	if out := h.must("ip", "-n", h.ns, "-d", "link"); !strings.Contains(out, "alias the web\n") {
+		t.Errorf("no alias: %s", out)
+	}
+	h.policy("endpoints", "a", "Add", `InterfaceParameters {"Mtu":1300}`)
+	mtu(1300)
+	h.policy("endpoints", "a", "Remove", `InterfaceParameters null`, `EncapOverhead null`)
+	h.policy("endpoints", "a", "Update", `PortName {"Name":"other"}`)
+	mtu(1500)
+	if out := h.must("ip", "-n", h.ns, "-d", "link"); !strings.Contains(out, "alias other\n") || strings.Contains(out, "the web") {
+		t.Errorf("alias: %s", out)
+	}
+}
+
+// whole sends a datagram of n bytes, uncut, to the echo server at addr and waits for
+// its answer.
+func whole(netns, addr string, n int) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and the thread ends with it
+		done <- func() error {
+			f, err := os.Open(netns)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
+				return err
+			}
+			c, err := net.Dial("udp", net.JoinHostPort(addr, "7"))
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			raw, err := c.(*net.UDPConn).SyscallConn()
+			if err != nil {
+				return err
+			}
+			if e := raw.Control(func(fd uintptr) {
+				if strings.Contains(addr, ":") {
+					err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE)
+				} else {
+					err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
+				}
+			}); e != nil || err != nil {
+				return fmt.Errorf("%v %v", e, err)
+			}
+			if _, err := c.Write(make([]byte, n)); err != nil {
+				return err
+			}
+			_ = c.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+			got, err := c.Read(make([]byte, 2048))
+			if err == nil && got != n {
+				err = fmt.Errorf("%d bytes of %d came back", got, n)
+			}
+			return err
+		}()
+	}()
+	return <-done
+}
