@@ -10,8 +10,10 @@ SUDO     = $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
 ARCH     = $(shell $(GO) env GOARCH)
 # Without root: the packages that never touch the kernel.
 PKGS    ?= ./...
+# What is tested once more with failpoints compiled in.
+TORTURED = ./internal/failpoint ./internal/compartment ./internal/network
 
-.PHONY: all build hello demo test unit race test-vm check generate generate-check fuzz differ bench e2e setup clean help
+.PHONY: all build hello demo test unit race test-vm check generate generate-check fuzz differ torture bench e2e setup clean help
 all: build
 
 help: ## list the targets
@@ -33,6 +35,11 @@ setup: ## install what tests and generators need on a fresh Debian host
 
 test: setup build ## run all tests, as root
 	$(SUDO) $(GO) test -timeout 30m -p 2 $(PKGS)
+	$(SUDO) $(GO) test -timeout 10m -p 1 -tags failpoint -run 'TestHit|TestReapsAgain|TestCrash|TestTorture' $(TORTURED)
+
+torture: hello ## random verbs against a real store and kernel, VERBS=10000 SEED=n: whole, killed, with a failing kernel
+	$(SUDO) env GATEHOUSE_TORTURE_VERBS=$(or $(VERBS),10000) GATEHOUSE_TORTURE_SEED=$(or $(SEED),1) \
+		$(GO) test -timeout 24h -count 1 -v -tags failpoint -run TestTorture ./internal/network
 
 unit: hello ## run what needs no root
 	$(GO) test -short $(PKGS)

@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"gatehouse.dev/gatehouse/internal/failpoint"
 	"gatehouse.dev/gatehouse/internal/network/model"
 	"gatehouse.dev/gatehouse/internal/vswitch"
 )
@@ -78,6 +79,9 @@ func fill(nl *netlink.Handle, index int, want content, fresh bool) error {
 }
 
 func add(nl *netlink.Handle, index int, c content, addrs []netip.Prefix) error {
+	if err := failpoint.Hit("compartment.call"); err != nil {
+		return err
+	}
 	link := byIndex(index)
 	for _, a := range c.addrs {
 		if err := nl.AddrAdd(link, toAddr(a)); err != nil && !errors.Is(err, unix.EEXIST) {
@@ -121,14 +125,21 @@ func remove(nl *netlink.Handle, index int, c content) error {
 	return nil
 }
 
+// kernelsOwn reports whether the kernel gives a device this address by itself.
+// IPv4's 169.254.0.0/16 are given by us alone: the resolvers' are of it.
+func kernelsOwn(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
+
 func list(nl *netlink.Handle, index int) (content, error) {
 	var c content
+	if err := failpoint.Hit("compartment.call"); err != nil {
+		return c, err
+	}
 	addrs, err := dump(func() ([]netlink.Addr, error) { return nl.AddrList(byIndex(index), netlink.FAMILY_ALL) })
 	if err != nil {
 		return c, fmt.Errorf("list addresses: %w", err)
 	}
 	for _, a := range addrs {
-		if p, ok := fromNet(a.IPNet); ok && !p.Addr().IsLinkLocalUnicast() {
+		if p, ok := fromNet(a.IPNet); ok && !kernelsOwn(p.Addr()) {
 			c.addrs = append(c.addrs, p)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"gatehouse.dev/gatehouse/internal/failpoint"
 	"gatehouse.dev/gatehouse/internal/vswitch"
 )
 
@@ -40,6 +41,9 @@ type end struct {
 // addVeth makes a pair in one message: near in the host's namespace, far where
 // it says, under their final names, so that nothing is ever seen half made.
 func (h *Host) addVeth(near, far end) (int, error) {
+	if err := failpoint.Hit("compartment.call"); err != nil {
+		return 0, err
+	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = near.name, near.mtu
 	// A veth has no queueing discipline; more queues only cost time to make.
@@ -67,6 +71,9 @@ func (h *Host) addVeth(near, far end) (int, error) {
 func (h *Host) join(index int, name string) error {
 	if h.joined[index] {
 		return nil
+	}
+	if err := failpoint.Hit("compartment.call"); err != nil {
+		return err
 	}
 	block := h.inst.Block
 	q := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
@@ -99,6 +106,9 @@ func (h *Host) join(index int, name string) error {
 // listQdiscs asks the kernel which devices are in our block, and which have a
 // queue as limit makes them.
 func (h *Host) listQdiscs() (joined, queued map[int]bool, err error) {
+	if err := failpoint.Hit("compartment.call"); err != nil {
+		return nil, nil, err
+	}
 	all, err := dump(func() ([]netlink.Qdisc, error) { return h.nl.QdiscList(nil) })
 	if err != nil {
 		return nil, nil, fmt.Errorf("list qdiscs: %w", err)
@@ -116,6 +126,9 @@ func (h *Host) listQdiscs() (joined, queued map[int]bool, err error) {
 }
 
 func setUp(nl *netlink.Handle, index int, name string) error {
+	if err := failpoint.Hit("compartment.call"); err != nil {
+		return err
+	}
 	if err := nl.LinkSetUp(byIndex(index)); err != nil {
 		return fmt.Errorf("bring %s up: %w", name, err)
 	}
@@ -129,6 +142,9 @@ func byIndex(index int) netlink.Link {
 
 // findLink returns nil when there is none.
 func findLink(nl *netlink.Handle, name string) (netlink.Link, error) {
+	if err := failpoint.Hit("compartment.call"); err != nil {
+		return nil, err
+	}
 	l, err := nl.LinkByName(name)
 	var none netlink.LinkNotFoundError
 	if errors.As(err, &none) || errors.Is(err, unix.ENODEV) {
@@ -142,6 +158,9 @@ func findLink(nl *netlink.Handle, name string) (netlink.Link, error) {
 
 // deleteNow deletes one device and waits for the kernel: slow, for collisions.
 func (h *Host) deleteNow(index int, name string) error {
+	if err := failpoint.Hit("compartment.call"); err != nil {
+		return err
+	}
 	h.view.expect(index)
 	err := h.nl.LinkDel(byIndex(index))
 	if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, os.ErrNotExist) {
@@ -191,6 +210,9 @@ func (h *Host) setAlias(index int, name, alias string) error {
 // deleteGroup deletes every device of a link group in one kernel transaction:
 // 100 devices in 42 ms where one costs 28.
 func deleteGroup(group uint32) error {
+	if err := failpoint.Hit("compartment.call"); err != nil {
+		return err
+	}
 	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(group)))

@@ -191,7 +191,7 @@ func TestChangeInPlace(t *testing.T) {
 	changed := world(inst, 1)
 	v := &changed.Compartments[0].VNICs[0]
 	v.MTU, v.MAC = 1400, mac(777)
-	v.Addrs = []netip.Prefix{v.Addrs[1], netip.MustParsePrefix("172.30.9.9/32")}
+	v.Addrs = []netip.Prefix{v.Addrs[1], netip.MustParsePrefix("172.30.9.9/32"), netip.MustParsePrefix("169.254.9.9/32")}
 	v.Routes = []model.Route{
 		{Dst: netip.MustParsePrefix("10.0.0.0/8"), NextHop: netip.MustParseAddr("172.30.0.1"), Metric: 7}, // on no prefix of ours
 		{Dst: netip.MustParsePrefix("fd99::/64"), NextHop: netip.MustParseAddr("fd30::1")},

@@ -111,7 +111,7 @@ func (v *view) addrEvent(m *syscall.NetlinkMessage) (changed, told bool) {
 	}
 	del := m.Header.Type == unix.RTM_DELADDR
 	if l := v.links[index]; l.ours {
-		if del && !v.expected[index] && !local.IsLinkLocalUnicast() {
+		if del && !v.expected[index] && !kernelsOwn(local) {
 			v.lost = append(v.lost, loss{name: l.name, index: index})
 			return false, true
 		}

@@ -13,6 +13,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"gatehouse.dev/gatehouse/internal/failpoint"
 )
 
 // namespace is an open network namespace and a netlink socket inside it.
@@ -63,6 +65,9 @@ func newNamespace() (*namespace, error) {
 
 // openAt opens the namespace mounted at path.
 func openAt(path string) (*namespace, error) {
+	if err := failpoint.Hit("compartment.call"); err != nil {
+		return nil, err
+	}
 	fd, err := openNamespace(path)
 	if err != nil {
 		return nil, err
@@ -95,6 +100,9 @@ func loopbackUp(h *netlink.Handle) error {
 
 // mountAt gives an open namespace a name in the file system.
 func (n *namespace) mountAt(path string) error {
+	if err := failpoint.Hit("compartment.call"); err != nil {
+		return err
+	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY|unix.O_NOFOLLOW, 0o444)
 	if err != nil {
 		return fmt.Errorf("network namespace: %w", err)
@@ -125,6 +133,9 @@ func isNamespace(path string) (bool, error) {
 // dropNamespace takes the name away. The kernel frees the namespace and the
 // devices in it when nothing else uses it.
 func dropNamespace(path string) error {
+	if err := failpoint.Hit("compartment.call"); err != nil {
+		return err
+	}
 	for { // a crash may have stacked two
 		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {

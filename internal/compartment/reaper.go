@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"os"
 	"sync"
 	"time"
@@ -89,12 +90,15 @@ func (r *reaper) reap() {
 	batch := r.todo
 	r.todo, r.now = map[int]string{}, batch
 	r.mu.Unlock()
-	if err := r.delete(batch); err != nil {
-		r.log.Error("delete devices", "count", len(batch), "err", err)
-	}
+	err := r.delete(batch)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.now = nil
+	if err != nil {
+		// Nobody else knows of them any more: they wait for the next time.
+		r.log.Error("delete devices; it is tried again", "count", len(batch), "err", err)
+		maps.Copy(r.todo, batch)
+	}
 	if r.busy = len(r.todo) > 0; r.busy {
 		time.AfterFunc(reapAfter, r.hurry)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"gatehouse.dev/gatehouse/internal/failpoint"
 	"gatehouse.dev/gatehouse/internal/network/model"
 	"gatehouse.dev/gatehouse/internal/vswitch"
 )
@@ -113,6 +114,9 @@ func (h *Host) limit(index int, name string, rate uint64) error {
 		return nil
 	}
 	burst := max(burstLeast, rate/ticksPerS)
+	if err := failpoint.Hit("compartment.call"); err != nil {
+		return err
+	}
 	q := &netlink.Tbf{
 		QdiscAttrs: tbfAttrs(index), Rate: rate,
 		Buffer: netlink.Xmittime(rate, uint32(burst)), Limit: uint32(min(max(2*burst, rate/queuePerS), 1<<31)),

@@ -9,6 +9,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"gatehouse.dev/gatehouse/internal/failpoint"
 )
 
 // sysctl4 writes pairs of name and value under net/ipv4/conf/dev in the calling
@@ -27,6 +29,9 @@ func sysctl6(dev string, pairs ...string) error {
 }
 
 func sysctl(dir string, pairs []string) error {
+	if err := failpoint.Hit("compartment.call"); err != nil {
+		return err
+	}
 	for i := 0; i+1 < len(pairs); i += 2 {
 		if err := write(dir+"/"+pairs[i], pairs[i+1]); err != nil {
 			return fmt.Errorf("set %s to %s: %w", pairs[i], pairs[i+1], err)

@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"gatehouse.dev/gatehouse/internal/failpoint"
 	"gatehouse.dev/gatehouse/internal/network/model"
 )
 
@@ -46,6 +47,9 @@ func (h *Host) ensureTunnel(n *model.Tunnel) error {
 	}
 	if l == nil {
 		attrs := netlink.NewLinkAttrs()
+		if err := failpoint.Hit("compartment.call"); err != nil {
+			return err
+		}
 		attrs.Name, attrs.MTU = n.Name, tunnelMTU
 		// Senders over IPv6 need not sum the outer datagram (RFC 6935).
 		v := &netlink.Vxlan{LinkAttrs: attrs, FlowBased: true, Port: int(n.UDPPort), UDP6ZeroCSumRx: true}

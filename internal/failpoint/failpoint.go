@@ -11,6 +11,8 @@
 //	name=error            Hit fails
 //	name=sleep(200ms)     Hit waits
 //	name=2*error          only the first two times
+//	name=10%error         one time in ten, by chance; GATEHOUSE_FAILPOINT_SEED, a
+//	                      number, makes it the same chance again
 //
 // separated by ";".
 package failpoint

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -34,6 +35,19 @@ func TestHit(t *testing.T) {
 	}
 	if err := Hit("other"); err != nil {
 		t.Errorf("other: %v", err)
+	}
+	t.Setenv("GATEHOUSE_FAILPOINTS", "e=20%error;f=x%error")
+	failed := 0
+	for range 1000 {
+		if Hit("e") != nil {
+			failed++
+		}
+	}
+	if failed < 120 || failed > 280 {
+		t.Errorf("e: failed %d times in 1000, want about 200", failed)
+	}
+	if err := Hit("f"); err == nil || !strings.Contains(err.Error(), "percentage") {
+		t.Errorf("f: %v", err)
 	}
 	file := filepath.Join(t.TempDir(), "points")
 	t.Setenv("GATEHOUSE_FAILPOINT_FILE", file)

@@ -7,6 +7,7 @@ package failpoint
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"strconv"
 	"strings"
@@ -17,11 +18,24 @@ import (
 // Enabled says whether the package was built to do anything.
 const Enabled = true
 
-// counters of how often each point did something. Package state, in test builds only.
+// How often each point did something, and what decides by chance. Package state, in
+// test builds only.
 var (
-	mu    sync.Mutex
-	count = map[string]int{}
+	mu     sync.Mutex
+	count  = map[string]int{}
+	chance *rand.Rand
 )
+
+// happens says whether what happens percent times in a hundred does now.
+func happens(percent int) bool {
+	mu.Lock()
+	defer mu.Unlock()
+	if chance == nil {
+		seed, _ := strconv.ParseUint(os.Getenv("GATEHOUSE_FAILPOINT_SEED"), 10, 64)
+		chance = rand.New(rand.NewPCG(seed, 1))
+	}
+	return chance.IntN(100) < percent
+}
 
 // Hit does what the environment says for name.
 func Hit(name string) error {
@@ -47,6 +61,16 @@ func Hit(name string) error {
 			count[name]++
 			mu.Unlock()
 			if done >= n {
+				continue
+			}
+			action = rest
+		}
+		if percent, rest, ok := strings.Cut(action, "%"); ok {
+			n, err := strconv.Atoi(percent)
+			if err != nil {
+				return fmt.Errorf("%w: %s: %q is not a percentage", Err, name, percent)
+			}
+			if !happens(n) {
 				continue
 			}
 			action = rest

@@ -298,6 +298,7 @@ func (w World) Plug(owner, namespace string, endpoints []json.RawMessage, in Inp
 	if err != nil {
 		return w, nil, err
 	}
+	namespace = ns.Doc.Id // "" was given one
 	c := *ns
 	c.Plug = owner
 	c.PlugEndpoints = slices.Clone(ns.PlugEndpoints)

@@ -679,6 +679,9 @@ func TestPlug(t *testing.T) {
 	if err != nil || len(again.Events()) != 0 {
 		t.Errorf("repeated: %v, %d events", err, len(again.Events()))
 	}
+	if _, ns, err := w.Plug("rt-9", "", []json.RawMessage{json.RawMessage(`{}`)}, b.in); err != nil || len(ns.NICs) != 1 || ns.Doc.Id == "" {
+		t.Errorf("without an id: %+v %v", ns, err)
+	}
 	_, _, err = w.Plug("rt-2", guid(10), docs, b.in)
 	code(t, err, hcn.E_ALREADY_EXISTS, "ID")
 	// All or nothing.

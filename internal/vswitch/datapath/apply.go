@@ -279,6 +279,9 @@ func (d *Datapath) write(steps []vswitch.Step) error {
 const batchFrom = 8
 
 func writeStep(m *ebpf.Map, s vswitch.Step) error {
+	if err := failpoint.Hit("datapath.call"); err != nil {
+		return err
+	}
 	if s.Rows >= batchFrom {
 		var err error
 		if s.Values == nil {
@@ -315,6 +318,9 @@ func (d *Datapath) bump(epochs []uint32) error {
 	m := d.state[bpf.SwitchMapEpoch]
 	for _, i := range epochs {
 		var v uint32
+		if err := failpoint.Hit("datapath.call"); err != nil {
+			return err
+		}
 		if err := m.Lookup(&i, &v); err != nil {
 			return fmt.Errorf("epoch %d: %w", i, err)
 		}

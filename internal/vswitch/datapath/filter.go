@@ -12,6 +12,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"gatehouse.dev/gatehouse/internal/failpoint"
 )
 
 // Our filters have one place, so that putting one twice replaces it, and another
@@ -34,6 +36,9 @@ func uplinkFilterName(block uint32) string { return fmt.Sprintf("gh_uplink_%08x"
 
 // attachBlock puts the program on the shared block: all ports at once.
 func (d *Datapath) attachBlock(p *ebpf.Program) error {
+	if err := failpoint.Hit("datapath.call"); err != nil {
+		return err
+	}
 	err := d.putFilter(&blockLink, d.o.Block, blockFilterName(d.o.Block), p)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 		// net/sched/cls_api.c, __tcf_block_find: "Block of given index was not found"

@@ -15,6 +15,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"gatehouse.dev/gatehouse/internal/failpoint"
 	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
 )
 
@@ -55,6 +56,9 @@ func (g *generation) program(name string) (*ebpf.Program, error) {
 // loadGeneration loads and pins the next generation. On an error nothing of it
 // stays.
 func (d *Datapath) loadGeneration(spec *ebpf.CollectionSpec) (_ *generation, err error) {
+	if err := failpoint.Hit("datapath.call"); err != nil {
+		return nil, err
+	}
 	last, err := d.lastGeneration()
 	if err != nil {
 		return nil, err
@@ -127,6 +131,9 @@ func (d *Datapath) currentPin() string { return filepath.Join(d.o.Pins, "current
 
 // setCurrent notes the generation for people and tools that look from outside.
 func (d *Datapath) setCurrent(n uint32) error {
+	if err := failpoint.Hit("datapath.call"); err != nil {
+		return err
+	}
 	m, err := ebpf.LoadPinnedMap(d.currentPin(), nil)
 	if errors.Is(err, os.ErrNotExist) {
 		m, err = ebpf.NewMap(&ebpf.MapSpec{Name: "gh_current", Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1})

@@ -16,6 +16,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"gatehouse.dev/gatehouse/internal/failpoint"
 	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
 )
 
@@ -171,6 +172,9 @@ func (d *Datapath) removeLink(name string) error { return detachPin(d.linkPin(na
 // detachPin detaches a pinned link at once; taking away the last reference alone
 // would do it a little later.
 func detachPin(path string) error {
+	if err := failpoint.Hit("datapath.call"); err != nil {
+		return err
+	}
 	if l, err := link.LoadPinnedLink(path, nil); err == nil {
 		// Its device may be gone already, so an error is no news.
 		_ = l.Detach()
@@ -185,6 +189,9 @@ func detachPin(path string) error {
 // moveLink makes the pinned link run p. Where there is none, or not one that is
 // good, it makes and pins a new one.
 func (d *Datapath) moveLink(name string, p *ebpf.Program, good func(*link.Info) bool, attach func() (link.Link, error)) error {
+	if err := failpoint.Hit("datapath.call"); err != nil {
+		return err
+	}
 	path := d.linkPin(name)
 	l, err := link.LoadPinnedLink(path, nil)
 	switch {
