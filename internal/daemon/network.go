@@ -63,7 +63,8 @@ func (d *daemon) openNetwork(ctx context.Context) (err error) {
 		Instance: d.inst, Store: d.db, Compartments: compartmentHand{d.comp, d.cfg.Network.Uplinks}, Datapath: d.dp,
 		ACLDefaultDeny: d.cfg.Network.ACLDefault == "deny", Outside: outsideACL(d.cfg.Publish), Names: d.dns, Ports: d.ports, BootID: strings.TrimSpace(string(boot)),
 		NoDefaultNetwork: d.cfg.Network.Default == "none", DefaultNetwork: body, Log: d.log,
-		Sight: sightHand{d.dp, d.log},
+		Uplinks: func() ([]model.Uplink, error) { return candidates(d.comp, d.cfg.Network.Uplinks) },
+		Sight:   sightHand{d.dp, d.log},
 		Stats: func(p vswitch.PortID) (network.PortCounters, error) {
 			s, err := d.dp.Stats(p)
 			return network.PortCounters(s), err
@@ -135,6 +136,13 @@ func (h compartmentHand) Ensure(ctx context.Context, want model.Desired) (vswitc
 	f, err := h.Host.Ensure(ctx, want)
 	f.Uplinks = slices.DeleteFunc(f.Uplinks, func(u vswitch.Uplink) bool { return !used(h.uplinks, u.Name) })
 	return f, err
+}
+
+// candidates are the interfaces that networks can be bound to, of those that the
+// configuration names.
+func candidates(c *compartment.Host, uplinks []string) ([]model.Uplink, error) {
+	all, err := c.Candidates()
+	return slices.DeleteFunc(all, func(u model.Uplink) bool { return !used(uplinks, u.Name) }), err
 }
 
 // used says whether an uplink is one of those that the configuration names.

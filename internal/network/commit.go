@@ -104,7 +104,7 @@ func (h *HNS) transact(batch []*verb) {
 func (h *HNS) input(ctx context.Context) model.Input {
 	in := model.Input{
 		Now: h.o.Now(), Owner: resource.CallerFrom(ctx).Owner(), NewID: h.o.NewID,
-		Avoid: h.avoid, IsHost: func(a netip.Addr) bool { return slices.Contains(h.Facts().HostAddrs, a) },
+		Avoid: h.avoid, Uplinks: h.uplinks, IsHost: func(a netip.Addr) bool { return slices.Contains(h.Facts().HostAddrs, a) },
 	}
 	if h.o.Ports != nil {
 		in.Ports = portPicker{h.o.Ports}
@@ -124,6 +124,18 @@ func (h *HNS) avoid() []netip.Prefix {
 	}
 	for _, u := range h.Facts().Uplinks {
 		out = append(out, u.Addrs...)
+	}
+	return out
+}
+
+// uplinks that networks can be bound to.
+func (h *HNS) uplinks() []model.Uplink {
+	if h.o.Uplinks == nil {
+		return nil
+	}
+	out, err := h.o.Uplinks()
+	if err != nil {
+		h.log.Warn("the host's interfaces are not known, networks find no uplink", "error", err)
 	}
 	return out
 }

@@ -95,6 +95,8 @@ type Options struct {
 	// HostRoutes are the prefixes that the host routes by devices that are not
 	// ours; nil = read from /proc/net.
 	HostRoutes func() ([]netip.Prefix, error)
+	// Uplinks are the interfaces of the host that networks can be bound to; nil = none.
+	Uplinks func() ([]model.Uplink, error)
 	// BootID tells one boot of the host from another: networks with the flag
 	// EnableNonPersistent end with it. "" = not asked.
 	BootID string

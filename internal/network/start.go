@@ -5,6 +5,7 @@ package network
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -28,7 +29,7 @@ func (h *HNS) Start(ctx context.Context) error {
 	if err != nil {
 		return wrap("start networking", err)
 	}
-	if err := h.leaveBehind(ctx, w, m); err != nil {
+	if err := errors.Join(h.leaveBehind(ctx, w, m), h.followUplinks(ctx)); err != nil {
 		return wrap("start networking", err)
 	}
 	if m.Started || h.o.NoDefaultNetwork {
@@ -77,8 +78,22 @@ func (h *HNS) reconcile(ctx context.Context, w model.World) error {
 
 // Recompile brings the kernel in line after the host changed: an uplink, an
 // address, a device of ours that somebody removed. While there is Trouble it does
-// everything again, so calling it now and then is the way out.
+// everything again, so calling it now and then is the way out. Documents follow: the
+// provider addresses that an uplink now has.
 func (h *HNS) Recompile(ctx context.Context) error {
+	return errors.Join(h.recompile(ctx), h.followUplinks(ctx))
+}
+
+func (h *HNS) followUplinks(ctx context.Context) error {
+	if h.stopped.Load() {
+		return nil
+	}
+	return h.change(ctx, "follow uplinks", func(w model.World, in model.Input) (model.World, error) {
+		return w.FollowUplinks(in), nil
+	})
+}
+
+func (h *HNS) recompile(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.stopped.Load() {

@@ -37,6 +37,8 @@ type networkFlags struct {
 	subnets, gateway []string
 	dns, search      []string
 	domain           string
+	uplink           string
+	vlan             uint32
 }
 
 // document is pure: flags as a network document.
@@ -84,6 +86,25 @@ func (f *networkFlags) document(name string) (hcn.HostComputeNetwork, error) {
 	if len(gws) > 0 {
 		return n, fmt.Errorf("--gateway %s: in none of the subnets", gws[0])
 	}
+	if f.uplink != "" {
+		settings, err := json.Marshal(hcn.NetAdapterNameNetworkPolicySetting{NetworkAdapterName: f.uplink})
+		if err != nil {
+			return n, err
+		}
+		n.Policies = append(n.Policies, hcn.NetworkPolicy{Type: hcn.NetAdapterName, Settings: settings})
+	}
+	if f.vlan != 0 {
+		if subs == nil {
+			return n, errors.New("--vlan: it is the subnets' tag; give --subnet, too")
+		}
+		p, err := json.Marshal(hcn.SubnetPolicy{Type: hcn.VLAN, Settings: fmt.Appendf(nil, `{"IsolationId":%d}`, f.vlan)})
+		if err != nil {
+			return n, err
+		}
+		for i := range subs {
+			subs[i].Policies = append(subs[i].Policies, p)
+		}
+	}
 	if subs != nil {
 		n.Ipams = []hcn.Ipam{{Type: "Static", Subnets: subs}}
 	}
@@ -111,6 +132,8 @@ func (a *app) networkCreate() *cobra.Command {
 	fs.StringVar(&f.typ, "type", "nat", "nat, internal, private, transparent, l2bridge, l2tunnel or overlay")
 	fs.StringArrayVar(&f.subnets, "subnet", nil, "address range, IPv4 or IPv6; repeatable (default: chosen)")
 	fs.StringArrayVar(&f.gateway, "gateway", nil, "gateway address in a subnet; repeatable (default: its first)")
+	fs.StringVar(&f.uplink, "uplink", "", "interface of the host that a transparent, l2bridge or l2tunnel network is bound to (default: the default route's)")
+	fs.Uint32Var(&f.vlan, "vlan", 0, "tag of its frames there, 1-4094 (default: none)")
 	fs.StringArrayVar(&f.dns, "dns", nil, "DNS server that containers get; repeatable (default: the gateway)")
 	fs.StringArrayVar(&f.search, "dns-search", nil, "DNS search domain; repeatable")
 	fs.StringVar(&f.domain, "dns-domain", "", "DNS domain of the network")

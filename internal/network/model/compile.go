@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"gatehouse.dev/gatehouse/hcn"
 	"gatehouse.dev/gatehouse/internal/instance"
 	"gatehouse.dev/gatehouse/internal/network/ipam"
 	"gatehouse.dev/gatehouse/internal/vswitch"
@@ -36,12 +35,10 @@ type endpointPart struct {
 
 func compileNetwork(n *Network, inst instance.Instance) netPart {
 	p := netPart{network: vswitch.Network{
-		ID: n.Number, Zone: n.Zone, Name: n.Doc.Name, HostPort: n.HostPort, Flags: vswitch.NetFlood,
+		ID: n.Number, Zone: n.Zone, Name: n.Doc.Name, HostPort: n.HostPort, Flags: kinds[n.Doc.Type].flags,
+		Uplink: n.Uplink, VLAN: n.vlan,
 	}}
 	p.addrSets = n.addrSets()
-	if n.Doc.Type == hcn.NAT {
-		p.network.Flags |= vswitch.NetSNAT | vswitch.NetUplink
-	}
 	p.hasHost = n.HostPort != 0
 	var addrs []netip.Addr
 	for _, s := range n.subnets {

@@ -221,7 +221,7 @@ func (w *World) fillAddresses(e *Endpoint, n *Network, in Input) error {
 			if !ok {
 				return refuseAt(hcn.HCN_E_SUBNET_NOT_FOUND, field+".IpSubnetId", "no pool %q on %s", c.IpSubnetId, n.label())
 			}
-			a, err := w.lowest(n, pool, in.Now, out)
+			a, err := w.lowest(n, pool, in, out)
 			if err != nil {
 				return at(field, err)
 			}
@@ -234,11 +234,21 @@ func (w *World) fillAddresses(e *Endpoint, n *Network, in Input) error {
 			return refuseAt(hcn.HCN_E_INVALID_IP, field+".IpAddress", "%q is not an address", c.IpAddress)
 		}
 		sub, ok := n.subnetOf(a)
+		if !ok && len(n.subnets) == 0 {
+			// A network without subnets takes what it is told.
+			if c.PrefixLength == 0 {
+				return refuseAt(hcn.E_INVALID_PARAMETER, field+".PrefixLength", "is not given, and %s has no subnet that says it", n.label())
+			}
+			sub, ok = &subnet{pool: ipam.Pool{Prefix: netip.PrefixFrom(a, a.BitLen())}}, true
+		}
 		if !ok {
 			return refuseAt(hcn.HCN_E_INVALID_IP, field+".IpAddress", "%s is in no subnet of %s (%s)", a, n.label(), join(n.prefixes()))
 		}
 		if err := sub.pool.Check(a); err != nil {
 			return refuseAt(hcn.HCN_E_ADDR_INVALID_OR_RESERVED, field+".IpAddress", "%v", trimClass(err))
+		}
+		if n.isHostAddr(in, a) {
+			return refuseAt(hcn.HCN_E_ADDR_INVALID_OR_RESERVED, field+".IpAddress", "%s is the host's own", a)
 		}
 		if other, ok := w.addrs.get(addrKey(n.Doc.Id, a)); ok {
 			return refuseAt(hcn.HCN_E_ADDR_INVALID_OR_RESERVED, field+".IpAddress", "%s is held by %s", a, w.endpointLabel(other))
@@ -256,8 +266,11 @@ func (w *World) fillAddresses(e *Endpoint, n *Network, in Input) error {
 		out = append(out, c)
 	}
 	if len(out) == 0 {
+		if len(n.subnets) == 0 {
+			return refuseAt(hcn.HCN_E_INVALID_IP, "IpConfigurations", "%s has no subnets: give the endpoint its addresses", n.label())
+		}
 		for _, v4 := range []bool{true, false} {
-			c, err := w.anyAddress(n, v4, in.Now)
+			c, err := w.anyAddress(n, v4, in)
 			if err != nil {
 				return err
 			}
@@ -272,13 +285,13 @@ func (w *World) fillAddresses(e *Endpoint, n *Network, in Input) error {
 
 // anyAddress takes the lowest free address of the first subnet of a family that
 // has one; nil where the network has no such family.
-func (w *World) anyAddress(n *Network, v4 bool, now time.Time) (*IpConfig, error) {
+func (w *World) anyAddress(n *Network, v4 bool, in Input) (*IpConfig, error) {
 	var full error
 	for _, s := range n.subnets {
 		if s.pool.Prefix.Addr().Is4() != v4 {
 			continue
 		}
-		a, err := w.lowest(n, s.pool, now, nil)
+		a, err := w.lowest(n, s.pool, in, nil)
 		if err == nil {
 			return &IpConfig{IpConfig: hcn.IpConfig{IpAddress: a.String(), PrefixLength: uint8(s.pool.Prefix.Bits())}}, nil
 		}
@@ -290,9 +303,15 @@ func (w *World) anyAddress(n *Network, v4 bool, now time.Time) (*IpConfig, error
 	return nil, nil
 }
 
-func (w *World) lowest(n *Network, pool ipam.Pool, now time.Time, chosen []IpConfig) (netip.Addr, error) {
+func (w *World) lowest(n *Network, pool ipam.Pool, in Input, chosen []IpConfig) (netip.Addr, error) {
 	// What the document itself chose before is not in the index yet.
-	a, err := pool.Lowest(now, w.unusedIn(n.Doc.Id, chosen), w.releasedIn(n.Doc.Id))
+	free := w.unusedIn(n.Doc.Id, chosen)
+	a, err := pool.Lowest(in.Now, func(a netip.Addr) netip.Addr {
+		for a = free(a); n.isHostAddr(in, a); {
+			a = free(a.Next())
+		}
+		return a
+	}, w.releasedIn(n.Doc.Id))
 	if err != nil {
 		return a, refuse(hcn.HCN_E_ADDR_INVALID_OR_RESERVED, "no address is free in %s of %s; delete endpoints or use another network", pool.Prefix, n.label())
 	}

@@ -91,6 +91,9 @@ func printDesired(d Desired) string {
 		for _, s := range n.Subnets {
 			fmt.Fprintf(&o, " %s gw %s", s.Prefix, s.Gateway)
 		}
+		if n.Uplink != "" {
+			fmt.Fprintf(&o, " uplink %s vlan %d", n.Uplink, n.VLAN)
+		}
 		fmt.Fprintln(&o)
 	}
 	for _, p := range d.Switch.Ports {

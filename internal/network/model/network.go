@@ -8,8 +8,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/google/uuid"
-
 	"gatehouse.dev/gatehouse/hcn"
 	"gatehouse.dev/gatehouse/internal/network/ipam"
 	"gatehouse.dev/gatehouse/internal/vswitch"
@@ -55,8 +53,19 @@ func (w World) CreateNetwork(body []byte, in Input) (next World, n *Network, cre
 			"network %q exists (%s); choose another name", d.Name, other.Doc.Id)
 	}
 	for i, p := range n.Doc.Policies {
+		field := fmt.Sprintf("Policies[%d]", i)
 		if err := checkNetworkPolicy(p, n.Doc.Type); err != nil {
-			return w, nil, false, at(fmt.Sprintf("Policies[%d]", i), err)
+			return w, nil, false, at(field, err)
+		}
+		if slices.ContainsFunc(n.Doc.Policies[:i], func(q hcn.NetworkPolicy) bool {
+			return networkPolicyKey(p) == networkPolicyKey(q) && canonical(p.Settings) != canonical(q.Settings)
+		}) {
+			return w, nil, false, refuseAt(hcn.HCN_E_POLICY_ALREADY_EXISTS, field, "%s is there already with other settings", p.Type)
+		}
+	}
+	if bindsUplink(n.Doc.Type) {
+		if err := w.bindUplink(n, in); err != nil {
+			return w, nil, false, err
 		}
 	}
 	if err := checkDNS(n.Doc.Dns); err != nil {
@@ -68,7 +77,7 @@ func (w World) CreateNetwork(body []byte, in Input) (next World, n *Network, cre
 	if err := w.fillSubnets(&n.Doc, in); err != nil {
 		return w, nil, false, err
 	}
-	n.Doc.Health.Extra.SwitchGuid = uuid.NewSHA1(uuid.NameSpaceOID, []byte("gatehouse switch "+id)).String()
+	n.Doc.Health.Extra.SwitchGuid = n.switchOf()
 	if n.Number, err = w.takeNetworkNumber(); err != nil {
 		return w, nil, false, err
 	}
@@ -85,39 +94,13 @@ func (w World) CreateNetwork(body []byte, in Input) (next World, n *Network, cre
 	if err := n.parse(); err != nil {
 		return w, nil, false, err
 	}
+	if err := w.checkSegment(n); err != nil {
+		return w, nil, false, err
+	}
 	w.putNetwork(n)
 	w.event(hcn.EventNetworkPreCreate, "NetworkPreCreate", Networks, id, n.Doc)
 	w.event(hcn.EventNetworkCreate, "NetworkCreate", Networks, id, n.Doc)
 	return w, n, true, nil
-}
-
-func hasHostNIC(d *NetworkDoc) bool { return d.Flags&hcn.DisableHostPort == 0 }
-
-// The schema's flags that have no Go names there.
-const (
-	enableDhcpServer  hcn.NetworkFlags = 2
-	knownNetworkFlags hcn.NetworkFlags = 1<<14 - 1
-)
-
-func (w *World) checkNetworkType(d *NetworkDoc) error {
-	switch d.Type {
-	case "":
-		d.Type = hcn.NAT
-	case hcn.NAT, hcn.Internal:
-	case hcn.Private, hcn.Transparent, hcn.L2Bridge, hcn.L2Tunnel, hcn.Overlay, hcn.ICS:
-		return notBuilt("Type", "a network of type %s", d.Type)
-	default:
-		return refuseAt(hcn.HCN_E_INVALID_NETWORK_TYPE, "Type", "%q is not a network type; NAT and Internal are", d.Type)
-	}
-	switch {
-	case d.Flags&^knownNetworkFlags != 0:
-		return refuseAt(hcn.E_INVALID_PARAMETER, "Flags", "%d has unknown bits", d.Flags)
-	case d.Flags&enableDhcpServer != 0:
-		return notBuilt("Flags", "EnableDhcpServer")
-	case d.Type == hcn.NAT && d.Flags&hcn.DisableHostPort != 0:
-		return refuseAt(hcn.HCN_E_INVALID_NETWORK, "Flags", "DisableHostPort: a NAT network needs its host port, the gateway")
-	}
-	return nil
 }
 
 func (w *World) fillMACs(d *NetworkDoc) error {
@@ -168,13 +151,18 @@ func macRanges(p hcn.MacPool) ([]ipam.MACRange, error) {
 
 // parse derives what the verbs look at from the document.
 func (n *Network) parse() error {
-	n.subnets = nil
+	n.subnets, n.vlan = nil, 0
 	for i, im := range n.Doc.Ipams {
 		for j, s := range im.Subnets {
 			sub, err := parseSubnet(s)
 			if err != nil {
 				return at(fmt.Sprintf("Ipams[%d].Subnets[%d]", i, j), err)
 			}
+			if len(n.subnets) > 0 && sub.vlan != n.vlan {
+				return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, fmt.Sprintf("Ipams[%d].Subnets[%d].Policies", i, j),
+					"%s, but the first subnet is %s; make a network for each VLAN", vlanText(sub.vlan), vlanText(n.vlan))
+			}
+			n.vlan = sub.vlan
 			n.subnets = append(n.subnets, sub)
 		}
 	}
@@ -261,6 +249,9 @@ func (w World) ModifyNetwork(id string, body []byte, match uint64, in Input) (Wo
 	case hcn.NetworkResourceTypePolicy:
 		if c.Doc.Policies, err = modifyNetworkPolicies(&c, r); err != nil {
 			return w, nil, err
+		}
+		if err := w.rebindUplink(n, &c, in); err != nil {
+			return before, nil, at("Settings", err)
 		}
 		if err := w.changeSets(n, &c); err != nil {
 			return before, nil, at("Settings", err)

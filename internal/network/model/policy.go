@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"gatehouse.dev/gatehouse/hcn"
+	"gatehouse.dev/gatehouse/internal/vswitch"
 )
 
 // checkNetworkPolicy says whether a policy can stand on a network of a type.
@@ -29,8 +30,13 @@ func checkNetworkPolicy(p hcn.NetworkPolicy, t hcn.NetworkType) error {
 		return decodeSettings(p.Settings, &v)
 	case hcn.SourceMacAddress, hcn.DrMacAddress, hcn.RemoteSubnetRoute, hcn.VxlanPort, hcn.HostRoute:
 		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "%s cannot stand on a network of type %s", p.Type, t)
-	case hcn.NetAdapterName, hcn.InterfaceConstraint, hcn.ProviderAddress, hcn.LayerConstraint,
-		hcn.NetworkL4Proxy, "NeighborDiscovery":
+	case hcn.NetAdapterName, hcn.InterfaceConstraint, hcn.ProviderAddress, hcn.LayerConstraint:
+		if !bindsUplink(t) {
+			return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "%s cannot stand on a network of type %s, which has no uplink of its own", p.Type, t)
+		}
+		_, err := parseUplinkChoice(p)
+		return at("Settings", err)
+	case hcn.NetworkL4Proxy, "NeighborDiscovery":
 		return notBuilt("Type", "policy %s on a network of type %s", p.Type, t)
 	case hcn.SetPolicy:
 		_, err := parseSet(p.Settings)
@@ -69,8 +75,18 @@ func checkEndpointPolicy(p hcn.EndpointPolicy, n *Network) error {
 		return new(vnicSettings).add(p)
 	case hcn.IOV, "FirewallPolicy":
 		return nil // stored: nothing here offloads, and no such machines are
-	case hcn.L2Driver, hcn.L4Proxy, hcn.L4WFPPROXY,
-		hcn.NetworkProviderAddress, hcn.NetworkInterfaceConstraint, "VLAN":
+	case hcn.L2Driver:
+		if kinds[n.Doc.Type].flags&vswitch.NetMACRewrite != 0 {
+			return nil // what such a network does anyway
+		}
+		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "L2Driver cannot stand on an endpoint of a network of type %s; L2Bridge and L2Tunnel rewrite MACs", n.Doc.Type)
+	case "VLAN":
+		v, err := parseVLAN(p.Settings)
+		if err == nil && v != n.vlan {
+			err = refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "IsolationId", "%s is %s; an endpoint has the VLAN of its subnet", n.label(), vlanText(n.vlan))
+		}
+		return at("Settings", err)
+	case hcn.L4Proxy, hcn.L4WFPPROXY, hcn.NetworkProviderAddress, hcn.NetworkInterfaceConstraint:
 		return notBuilt("Type", "policy %s", p.Type)
 	case "Encryption":
 		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "policy Encryption is not supported")

@@ -16,22 +16,28 @@ import (
 
 // fillSubnets checks the subnets of a new network and adds what is left out.
 func (w *World) fillSubnets(d *NetworkDoc, in Input) error {
-	taken := w.prefixesTaken()
-	var avoid []netip.Prefix
-	if in.Avoid != nil {
-		avoid = in.Avoid()
+	var (
+		taken map[netip.Prefix]string
+		avoid []netip.Prefix
+		host  = kinds[d.Type].host
+	)
+	if host {
+		taken = w.prefixesTaken()
+		if in.Avoid != nil {
+			avoid = in.Avoid()
+		}
 	}
 	d.Ipams = slices.Clone(d.Ipams)
 	count := 0
 	for i := range d.Ipams {
-		if err := checkIpamType(d.Ipams[i].Type); err != nil {
+		if err := checkIpamType(d.Ipams[i].Type, d.Type); err != nil {
 			return at(fmt.Sprintf("Ipams[%d]", i), err)
 		}
 		d.Ipams[i].Subnets = slices.Clone(d.Ipams[i].Subnets)
 		count += len(d.Ipams[i].Subnets)
 	}
 	dual := false
-	if count == 0 {
+	if count == 0 && host {
 		// Addresses of our choice: IPv4, and for NAT also IPv6.
 		d.Ipams = []Ipam{{Type: "Static", Subnets: []Subnet{{}}}}
 		dual = d.Type == hcn.NAT
@@ -45,6 +51,9 @@ func (w *World) fillSubnets(d *NetworkDoc, in Input) error {
 				field := fmt.Sprintf("Ipams[%d].Subnets[%d]", i, j)
 				if (s.IpAddressPrefix == "") != automatic {
 					continue
+				}
+				if automatic && !host {
+					return refuseAt(hcn.HCN_E_INVALID_PREFIX, field+".IpAddressPrefix", "is empty: on a network of type %s no prefix is chosen for you", d.Type)
 				}
 				p, err := choosePrefix(s.IpAddressPrefix, field, taken, own, avoid)
 				if err != nil {
@@ -67,10 +76,13 @@ func (w *World) fillSubnets(d *NetworkDoc, in Input) error {
 	return nil
 }
 
-// prefixesTaken of other networks, with the network's name.
+// prefixesTaken of other networks that the host has to do with, with the network's name.
 func (w *World) prefixesTaken() map[netip.Prefix]string {
 	taken := map[netip.Prefix]string{}
 	for _, n := range w.networks.all {
+		if k := kinds[n.Doc.Type]; !k.host && !k.uplink {
+			continue
+		}
 		for _, p := range n.prefixes() {
 			taken[p] = n.label()
 		}
@@ -156,10 +168,12 @@ func checkLocalPrefix(p netip.Prefix) error {
 	return nil
 }
 
-func checkIpamType(t string) error {
+func checkIpamType(t string, of hcn.NetworkType) error {
 	switch {
 	case t == "" || strings.EqualFold(t, "Static"):
 		return nil
+	case strings.EqualFold(t, "Dhcp") && bindsUplink(of):
+		return notBuilt("Type", "Dhcp")
 	case strings.EqualFold(t, "Dhcp"):
 		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "Dhcp needs a network with an uplink (Transparent, L2Bridge)")
 	}
@@ -178,8 +192,15 @@ func fillSubnet(s *Subnet, p netip.Prefix, d *NetworkDoc, in Input) error {
 	if s.Flags&^hcn.SubnetFlagsDoNotReserveGatewayAddress != 0 {
 		return refuseAt(hcn.E_INVALID_PARAMETER, "Flags", "%d has unknown bits", s.Flags)
 	}
+	vlans := 0
 	for i, raw := range s.Policies {
-		if err := checkSubnetPolicy(raw); err != nil {
+		v, err := parseSubnetPolicy(raw, d.Type)
+		if err == nil && v != 0 {
+			if vlans++; vlans > 1 {
+				err = refuseAt(hcn.HCN_E_POLICY_ALREADY_EXISTS, "Type", "the subnet has a VLAN already")
+			}
+		}
+		if err != nil {
 			return at(fmt.Sprintf("Policies[%d]", i), err)
 		}
 	}
@@ -263,19 +284,46 @@ func parseSubnet(s Subnet) (subnet, error) {
 			out.pools[is.ID] = ip
 		}
 	}
+	for _, raw := range s.Policies {
+		if v, err := parseSubnetPolicy(raw, hcn.Transparent); err == nil && v != 0 {
+			out.vlan = v
+		}
+	}
 	return out, nil
 }
 
-func checkSubnetPolicy(raw json.RawMessage) error {
+// parseSubnetPolicy checks a policy of a subnet and returns the VLAN that it asks for, 0 = none.
+func parseSubnetPolicy(raw json.RawMessage, t hcn.NetworkType) (uint16, error) {
 	var p hcn.SubnetPolicy
 	if err := json.Unmarshal(raw, &p); err != nil {
-		return refuse(hcn.HCN_E_INVALID_POLICY, "not a policy: %v", err)
+		return 0, refuse(hcn.HCN_E_INVALID_POLICY, "not a policy: %v", err)
 	}
 	switch p.Type {
-	case hcn.VLAN, hcn.VSID:
-		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "%s needs a network with an uplink", p.Type)
+	case hcn.VLAN:
+		if !bindsUplink(t) {
+			return 0, refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "VLAN needs a network with an uplink, where the tag is; %s has none", t)
+		}
+		v, err := parseVLAN(p.Settings)
+		return v, at("Settings", err)
+	case hcn.VSID:
+		return 0, refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "VSID needs a network of type Overlay")
 	}
-	return refuseAt(hcn.HCN_E_INVALID_POLICY_TYPE, "Type", "%q is not a policy of subnets", p.Type)
+	return 0, refuseAt(hcn.HCN_E_INVALID_POLICY_TYPE, "Type", "%q is not a policy of subnets", p.Type)
+}
+
+// maxVLAN is the largest tag that names a VLAN (IEEE 802.1Q, table 9-2).
+const maxVLAN = 4094
+
+// parseVLAN reads the settings of a VLAN policy.
+func parseVLAN(raw json.RawMessage) (uint16, error) {
+	var s hcn.VlanPolicySetting
+	if err := decodeMembers(raw, &s); err != nil {
+		return 0, err
+	}
+	if s.IsolationId == 0 || s.IsolationId > maxVLAN {
+		return 0, refuseAt(hcn.HCN_E_INVALID_POLICY, "IsolationId", "%d: tags are 1 to %d", s.IsolationId, maxVLAN)
+	}
+	return uint16(s.IsolationId), nil
 }
 
 // checkDNS refuses what no resolver could use.

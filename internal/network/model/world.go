@@ -84,11 +84,16 @@ type Network struct {
 	Sequence uint64
 	Created  time.Time
 	Body     string // digest of the create
+	// Uplink is the interface of the host that it is bound to; "" where the type has none.
+	Uplink string `json:",omitempty"`
+	// ProviderFilled: the ProviderAddress policy in Doc is of our making.
+	ProviderFilled bool `json:",omitempty"`
 
 	// SetNumbers are the switch's numbers of SetPolicies, by their Id.
 	SetNumbers map[string]vswitch.AddrSetID `json:",omitempty"`
 
 	subnets  []subnet
+	vlan     uint16 // tag of its frames at the uplink; 0 = none
 	sets     map[string]*addrSet
 	acl      []aclRule // of every endpoint
 	compiled netPart
@@ -100,6 +105,7 @@ type subnet struct {
 	pool    ipam.Pool
 	gateway netip.Addr // also where it is not reserved
 	pools   map[string]netip.Prefix
+	vlan    uint16
 }
 
 // Endpoint is a stored row.
@@ -163,6 +169,8 @@ type Input struct {
 	Avoid func() []netip.Prefix
 	// Ports knows what others hold on the host; nil = nothing.
 	Ports Ports
+	// Uplinks are the interfaces that networks can be bound to, as they are now; nil = none.
+	Uplinks func() []Uplink
 	// IsHost tells whether an address is one of the host's own; nil = none is.
 	IsHost func(netip.Addr) bool
 }

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The gatehouse authors
+
+package model
+
+import (
+	"fmt"
+	"net/netip"
+
+	"gatehouse.dev/gatehouse/hcn"
+	"gatehouse.dev/gatehouse/internal/vswitch"
+)
+
+// netKind is what a network's type means.
+type netKind struct {
+	flags vswitch.NetFlags
+	// host: the host has a vNIC in it, the gateway, and so its prefixes are the
+	// host's, too: none may be in use elsewhere, and what is left out is chosen.
+	host bool
+	// uplink: it is bound to one interface of the host.
+	uplink bool
+}
+
+// kinds of networks that there are.
+var kinds = map[hcn.NetworkType]netKind{
+	hcn.NAT:      {flags: vswitch.NetFlood | vswitch.NetSNAT | vswitch.NetUplink, host: true},
+	hcn.Internal: {flags: vswitch.NetFlood, host: true},
+	hcn.Private:  {flags: vswitch.NetFlood | vswitch.NetL2},
+	// Frames show the endpoints' MACs on the wire; everybody there answers for himself.
+	hcn.Transparent: {flags: vswitch.NetFlood | vswitch.NetL2 | vswitch.NetARPPass, uplink: true},
+	// Frames show the uplink's MAC on the wire.
+	hcn.L2Bridge: {flags: vswitch.NetFlood | vswitch.NetL2 | vswitch.NetMACRewrite, uplink: true},
+	// And the fabric switches between endpoints of one host, too.
+	hcn.L2Tunnel: {flags: vswitch.NetFlood | vswitch.NetL2 | vswitch.NetMACRewrite | vswitch.NetNoLocal, uplink: true},
+}
+
+// bindsUplink: networks of the type are bound to one interface of the host.
+func bindsUplink(t hcn.NetworkType) bool { return kinds[t].uplink }
+
+// hasHostNIC: the host has a vNIC in the network.
+func hasHostNIC(d *NetworkDoc) bool { return kinds[d.Type].host && d.Flags&hcn.DisableHostPort == 0 }
+
+// The schema's flags that have no Go names there.
+const (
+	enableDhcpServer  hcn.NetworkFlags = 2
+	knownNetworkFlags hcn.NetworkFlags = 1<<14 - 1
+)
+
+func (w *World) checkNetworkType(d *NetworkDoc) error {
+	switch d.Type {
+	case "":
+		d.Type = hcn.NAT
+	case hcn.Overlay, hcn.ICS:
+		return notBuilt("Type", "a network of type %s", d.Type)
+	default:
+		if _, ok := kinds[d.Type]; !ok {
+			return refuseAt(hcn.HCN_E_INVALID_NETWORK_TYPE, "Type", "%q is not a network type; NAT, Internal, Private, Transparent, L2Bridge and L2Tunnel are", d.Type)
+		}
+	}
+	switch {
+	case d.Flags&^knownNetworkFlags != 0:
+		return refuseAt(hcn.E_INVALID_PARAMETER, "Flags", "%d has unknown bits", d.Flags)
+	case d.Flags&enableDhcpServer != 0:
+		return notBuilt("Flags", "EnableDhcpServer")
+	case d.Type == hcn.NAT && d.Flags&hcn.DisableHostPort != 0:
+		return refuseAt(hcn.HCN_E_INVALID_NETWORK, "Flags", "DisableHostPort: a NAT network needs its host port, the gateway")
+	}
+	return nil
+}
+
+// checkSegment refuses a network whose frames on its uplink could not be told from
+// another's.
+func (w *World) checkSegment(n *Network) error {
+	if n.Uplink == "" {
+		return nil
+	}
+	rewrite := kinds[n.Doc.Type].flags&vswitch.NetMACRewrite != 0
+	for _, o := range w.AllNetworks() {
+		if o.Doc.Id == n.Doc.Id || o.Uplink != n.Uplink || o.vlan != n.vlan {
+			continue
+		}
+		if !rewrite {
+			return refuseAt(hcn.HCN_E_SHARED_SWITCH_MODIFICATION, "Ipams", "uplink %q, %s, is the segment of %s already; give the network another VLAN, or put the subnets into that one",
+				n.Uplink, vlanText(n.vlan), o.label())
+		}
+		for i, a := range n.subnets {
+			for _, b := range o.subnets {
+				if a.pool.Prefix.Overlaps(b.pool.Prefix) {
+					return refuseAt(hcn.E_DUPLICATE_NAME, fmt.Sprintf("Ipams[0].Subnets[%d].IpAddressPrefix", i),
+						"%s overlaps %s of %s on uplink %q, %s; frames from there could be for either", a.pool.Prefix, b.pool.Prefix, o.label(), n.Uplink, vlanText(n.vlan))
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func vlanText(v uint16) string {
+	if v == 0 {
+		return "untagged"
+	}
+	return fmt.Sprintf("VLAN %d", v)
+}
+
+// isHostAddr reports an address that the host itself has on the network's uplink.
+func (n *Network) isHostAddr(in Input, a netip.Addr) bool {
+	return n.Uplink != "" && in.IsHost != nil && in.IsHost(a)
+}
