@@ -29,12 +29,27 @@ type content struct {
 	addrs  []netip.Prefix
 	routes []model.Route
 	neighs []model.Neighbour
+	// quiet: addresses bring no route along.
+	quiet bool
 }
+
+// attachedMetric of the prefixes of vNICs in the host's own namespace: above what the
+// kernel gives to prefixes (0, and 256 in IPv6), so that those of others win.
+const attachedMetric = 512
 
 // contentOf returns what a vNIC should carry. A route to a prefix that an
 // address brings along is the kernel's to make.
 func contentOf(v model.VNIC) content {
 	c := content{addrs: v.Addrs, neighs: v.Neighbours}
+	if v.Host {
+		c.quiet = true
+		for _, a := range v.Addrs {
+			if r := (model.Route{Dst: a.Masked(), Metric: attachedMetric}); !slices.Contains(c.routes, r) {
+				c.routes = append(c.routes, r)
+			}
+		}
+		return c
+	}
 	for _, r := range v.Routes {
 		r.Dst = r.Dst.Masked()
 		if r.Dst.Addr().Is6() && r.Metric == metric6 {
@@ -50,7 +65,7 @@ func contentOf(v model.VNIC) content {
 
 // minus returns what a has and b has not.
 func (a content) minus(b content) content {
-	return content{addrs: minus(a.addrs, b.addrs), routes: minus(a.routes, b.routes), neighs: minus(a.neighs, b.neighs)}
+	return content{addrs: minus(a.addrs, b.addrs), routes: minus(a.routes, b.routes), neighs: minus(a.neighs, b.neighs), quiet: a.quiet}
 }
 
 func minus[T comparable](a, b []T) []T {
@@ -84,7 +99,11 @@ func add(nl *netlink.Handle, index int, c content, addrs []netip.Prefix) error {
 	}
 	link := byIndex(index)
 	for _, a := range c.addrs {
-		if err := nl.AddrAdd(link, toAddr(a)); err != nil && !errors.Is(err, unix.EEXIST) {
+		addr := toAddr(a)
+		if c.quiet {
+			addr.Flags |= unix.IFA_F_NOPREFIXROUTE
+		}
+		if err := nl.AddrAdd(link, addr); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("add address %s: %w", a, err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -127,7 +128,7 @@ func (h *Host) noteLosses() {
 		}
 		for _, c := range h.comps {
 			for port, v := range c.vnics {
-				if !h.joined[h.devices[port]] {
+				if v.want.Host || !h.joined[h.devices[port]] {
 					c.broken, v.broken = true, true
 				}
 			}
@@ -146,8 +147,10 @@ func (h *Host) noteLosses() {
 		owner[name] = func() { n.broken = true }
 	}
 	for _, c := range h.comps {
-		for port, v := range c.vnics {
-			owner[port] = func() { c.broken, v.broken = true, true }
+		for _, v := range c.vnics {
+			for _, end := range ends(&v.want) {
+				owner[end] = func() { c.broken, v.broken = true, true }
+			}
 		}
 	}
 	for port, s := range h.shaped {
@@ -273,20 +276,7 @@ func (h *Host) ensureNIC(n *model.HostNIC, mtu int) error {
 	if err := sysctl6(n.SwitchName, "disable_ipv6", "1"); err != nil {
 		return err
 	}
-	// Loose reverse path: what the switch injects may come from any compartment.
-	// ARP speaks only of the network's own address, whatever else the host has.
-	if err := sysctl4(n.Name, "rp_filter", "2", "arp_announce", "2", "arp_ignore", "1",
-		"accept_redirects", "0", "send_redirects", "0"); err != nil {
-		return err
-	}
-	off := "1"
-	for _, a := range n.Addrs {
-		if a.Addr().Is6() {
-			off = "0"
-		}
-	}
-	if err := sysctl6(n.Name, "accept_ra", "0", "router_solicitations", "0", "accept_dad", "0", "dad_transmits", "0",
-		"accept_redirects", "0", "disable_ipv6", off); err != nil {
+	if err := hostSide(n.Name, n.Addrs); err != nil {
 		return err
 	}
 	switchIndex := h.devices[n.SwitchName]
@@ -304,6 +294,24 @@ func (h *Host) ensureNIC(n *model.HostNIC, mtu int) error {
 	}
 	rec.broken = false
 	return nil
+}
+
+// hostSide sets up a device that has addresses of a network in the host's stack.
+func hostSide(name string, addrs []netip.Prefix) error {
+	// Loose reverse path: what the switch sends may come from any compartment.
+	// ARP speaks only of the network's own address, whatever else the host has.
+	if err := sysctl4(name, "rp_filter", "2", "arp_announce", "2", "arp_ignore", "1",
+		"accept_redirects", "0", "send_redirects", "0"); err != nil {
+		return err
+	}
+	off := "1"
+	for _, a := range addrs {
+		if a.Addr().Is6() {
+			off = "0"
+		}
+	}
+	return sysctl6(name, "accept_ra", "0", "router_solicitations", "0", "accept_dad", "0", "dad_transmits", "0",
+		"accept_redirects", "0", "disable_ipv6", off)
 }
 
 // ensureCompartment brings one compartment in line.
@@ -432,6 +440,12 @@ func (h *Host) ensureVNIC(ns *namespace, v *model.VNIC, mtu int, fresh bool) err
 			return fmt.Errorf("device %s is gone: %w", v.Name, errdefs.ErrUnavailable)
 		}
 		inner = l.Attrs().Index
+	}
+	if v.Host {
+		h.devices[v.Name] = inner
+		if err := hostSide(v.Name, v.Addrs); err != nil {
+			return err
+		}
 	}
 	if err := setUp(ns.nl, inner, v.Name); err != nil {
 		return err

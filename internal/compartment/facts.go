@@ -26,6 +26,15 @@ func (h *Host) facts() vswitch.Facts {
 			}
 		}
 	}
+	for _, c := range h.comps {
+		for _, v := range c.vnics {
+			for _, a := range v.want.Addrs {
+				if v.want.Host && isHostAddr(a.Addr()) {
+					f.HostAddrs = append(f.HostAddrs, a.Addr())
+				}
+			}
+		}
+	}
 	slices.SortFunc(f.HostAddrs, netip.Addr.Compare)
 	f.HostAddrs = slices.Compact(f.HostAddrs)
 	return f

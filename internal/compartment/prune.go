@@ -96,8 +96,10 @@ func (h *Host) exactly(want model.Desired) bool {
 			return false
 		}
 		for j := range c.VNICs {
-			if _, there := h.devices[c.VNICs[j].PortName]; there {
-				ports++
+			for _, end := range ends(&c.VNICs[j]) {
+				if _, there := h.devices[end]; there {
+					ports++
+				}
 			}
 		}
 	}
@@ -107,6 +109,14 @@ func (h *Host) exactly(want model.Desired) bool {
 		}
 	}
 	return len(h.devices) == ports+len(h.tunnels)+2*len(h.nics)+2 // and the anchor's two
+}
+
+// ends of a vNIC's pair that are in the host's namespace.
+func ends(v *model.VNIC) []string {
+	if v.Host {
+		return []string{v.PortName, v.Name}
+	}
+	return []string{v.PortName}
 }
 
 func wantedDevices(want model.Desired) map[string]bool {
@@ -119,7 +129,9 @@ func wantedDevices(want model.Desired) map[string]bool {
 	}
 	for i := range want.Compartments {
 		for j := range want.Compartments[i].VNICs {
-			keep[want.Compartments[i].VNICs[j].PortName] = true
+			for _, end := range ends(&want.Compartments[i].VNICs[j]) {
+				keep[end] = true
+			}
 		}
 	}
 	for i := range want.Switch.Ports {

@@ -67,6 +67,9 @@ func (i Instance) Store() string { return filepath.Join(i.Lib, "gatehouse.db") }
 // PortDevice is the host side of the vNIC at port id.
 func (i Instance) PortDevice(id uint16) string { return fmt.Sprintf("gh%sp%04x", i.Tag, id) }
 
+// AttachedDevice is the vNIC at port id where that is in the host's own namespace.
+func (i Instance) AttachedDevice(id uint16) string { return fmt.Sprintf("gh%se%04x", i.Tag, id) }
+
 // ShaperDevice is where what the vNIC at port id sends waits, if that is limited;
 // it comes out at ShaperPeer.
 func (i Instance) ShaperDevice(id uint16) string { return fmt.Sprintf("gh%sx%04x", i.Tag, id) }

@@ -89,13 +89,16 @@ func compileEndpoint(e *Endpoint, n *Network, ns *Namespace, inst instance.Insta
 	if e.IsRemote() && n != nil {
 		p.names = names(e, n, addrs)
 	}
-	if n == nil || ns == nil || !ns.isCompartment() {
+	if n == nil || ns == nil || !ns.hasVNICs() {
 		return p
 	}
 	p.attached = true
 	p.port = vswitch.Port{
 		ID: e.Port, Kind: vswitch.PortContainer, Network: n.Number, Object: e.Doc.Id,
 		Interface: inst.PortDevice(uint16(e.Port)), MAC: vswitch.MAC(e.mac), Addrs: addrs, Up: true,
+	}
+	if ns.isHostOwn() {
+		p.port.Kind = vswitch.PortVM // both ends of the pair are in one namespace, as a tap is
 	}
 	for _, r := range e.ACLs {
 		p.port.ACLs = append(p.port.ACLs, r.ID)
@@ -154,10 +157,13 @@ func canonicalName(s string) string {
 }
 
 func (w *World) compileNamespace(ns *Namespace) Compartment {
-	if !ns.isCompartment() {
+	if !ns.hasVNICs() {
 		return Compartment{}
 	}
 	c := Compartment{ID: ns.Doc.Id, Path: ns.Doc.NetNsPath, Foreign: ns.Foreign}
+	if ns.isHostOwn() {
+		c.Path, c.Foreign = hostNetNs, true
+	}
 	yields := slices.ContainsFunc(ns.NICs, func(nic NIC) bool {
 		e, ok := w.endpoints.get(nic.Endpoint)
 		return ok && e.Doc.Flags&enableLowInterfaceMetric != 0
@@ -171,10 +177,17 @@ func (w *World) compileNamespace(ns *Namespace) Compartment {
 		if !ok {
 			continue
 		}
-		c.VNICs = append(c.VNICs, compileVNIC(e, n, nic.Index, yields, w.inst))
+		v := compileVNIC(e, n, nic.Index, yields, w.inst)
+		if ns.isHostOwn() { // which keeps its routes and resolvers
+			v.Host, v.Name, v.Routes, v.Neighbours = true, w.inst.AttachedDevice(uint16(e.Port)), nil, nil
+		}
+		c.VNICs = append(c.VNICs, v)
 	}
 	return c
 }
+
+// hostNetNs is the namespace that the daemon runs in.
+const hostNetNs = "/proc/thread-self/ns/net"
 
 func compileVNIC(e *Endpoint, n *Network, index int, yields bool, inst instance.Instance) VNIC {
 	v := VNIC{

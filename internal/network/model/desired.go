@@ -52,7 +52,8 @@ type Compartment struct {
 	ID string // HCN namespace GUID
 	// Path of the persistent namespace, bind-mounted by us.
 	Path string
-	// Foreign is true when Path was handed in (CNI) and must be neither made nor removed.
+	// Foreign is true when Path was handed in (CNI), or is the host's own namespace, and
+	// must be neither made nor removed.
 	Foreign bool
 	VNICs   []VNIC
 }
@@ -62,7 +63,10 @@ type VNIC struct {
 	Endpoint string // endpoint GUID
 	Port     vswitch.PortID
 	PortName string
-	Name     string // eth0, eth1 … in order of attachment
+	Name     string // eth0, eth1 … in order of attachment; unlike any other where Host
+	// Host: it is in the host's own namespace, where what it brings yields to what is
+	// there: the prefixes of Addrs are on link, others' routes to them come first.
+	Host     bool
 	MAC      vswitch.MAC
 	MTU      int    // 0 = follow the uplinks
 	Overhead int    // less than they have

@@ -74,13 +74,22 @@ func (w World) CreateNamespace(body []byte, in Input) (next World, ns *Namespace
 
 // isHostOwn: the host's own compartment.
 func (ns *Namespace) isHostOwn() bool {
-	return ns.Doc.NamespaceId == 1 || ns.Doc.Type == hcn.NamespaceTypeHostDefault && ns.Doc.NamespaceId == 0
+	switch ns.Doc.Type {
+	case hcn.NamespaceTypeHost:
+		return ns.Doc.NamespaceId == 1
+	case hcn.NamespaceTypeHostDefault:
+		return ns.Doc.NamespaceId <= 1
+	}
+	return false
 }
 
 // isCompartment: a network namespace that we keep or were given.
 func (ns *Namespace) isCompartment() bool {
 	return (ns.Doc.Type == hcn.NamespaceTypeHost || ns.Doc.Type == hcn.NamespaceTypeHostDefault) && !ns.isHostOwn()
 }
+
+// hasVNICs: what is attached is a device in a namespace of this host.
+func (ns *Namespace) hasVNICs() bool { return ns.isCompartment() || ns.isHostOwn() }
 
 // DeleteNamespace removes a namespace; its endpoints are detached and live on.
 func (w World) DeleteNamespace(id string, match uint64) (World, error) {
@@ -240,11 +249,12 @@ func (w *World) attach(ns *Namespace, e *Endpoint) (*Endpoint, error) {
 		return nil, remoteRefused("", "a namespace")
 	case e.Doc.HostComputeNamespace == ns.Doc.Id:
 		return e, nil
+	case e.Doc.HostComputeNamespace != "" && ns.isHostOwn():
+		return nil, refuse(hcn.HCN_E_ENDPOINT_ALREADY_ATTACHED, "This endpoint is already attached to the switch. %s is in namespace %s; detach it there first",
+			w.endpointLabel(e.Doc.Id), e.Doc.HostComputeNamespace)
 	case e.Doc.HostComputeNamespace != "":
 		return nil, refuse(hcn.HCN_E_ENDPOINT_NAMESPACE_ALREADY_EXISTS, "%s is in namespace %s; detach it there first",
 			w.endpointLabel(e.Doc.Id), e.Doc.HostComputeNamespace)
-	case ns.isHostOwn():
-		return nil, notBuilt("", "attaching an endpoint to the host's own compartment")
 	}
 	index := 0
 	for slices.ContainsFunc(ns.NICs, func(n NIC) bool { return n.Index == index }) {

@@ -476,12 +476,10 @@ func empty(t *testing.T, w World) {
 	}
 }
 
-func TestHostsOwnCompartment(t *testing.T) {
+func TestGuestsCompartment(t *testing.T) {
 	b := newBench(t)
 	n := b.network(tenNet)
-	ns := b.namespace(`{"Type":"HostDefault"}`)
 	e := b.endpoint(n.Doc.Id, `{}`)
-	code(t, b.modifyNamespace(ns.Doc.Id, "Endpoint", "Add", "EndpointId", e.Doc.Id), hcn.HCN_E_NOTIMPL, "")
 	guest := b.namespace(`{"Type":"Guest"}`)
 	b.attach(guest.Doc.Id, e.Doc.Id) // recorded
 	// The network's own vNIC, and the resolvers'.
