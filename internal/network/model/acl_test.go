@@ -250,6 +250,34 @@ func TestRuleNumbers(t *testing.T) {
 	}
 }
 
+// TestTierNumbers: tiers of one name are sets of their own, also when one comes to
+// where another stays, and when several take the place of one.
+func TestTierNumbers(t *testing.T) {
+	b := newBench(t)
+	n := b.network(tenNet)
+	tier := func(direction string, order, port int) string {
+		return fmt.Sprintf(`{"Type":"TierAcl","Settings":{"Name":"t","Direction":%q,"Order":%d,"TierAclRules":[{"TierAclRuleAction":"Block","Protocols":"6","LocalPorts":"%d","Priority":1}]}}`, direction, order, port)
+	}
+	e := b.endpoint(n.Doc.Id, `{"Policies":[`+tier("In", 2, 80)+`]}`)
+	for _, policies := range []string{
+		tier("Out", 1, 80) + "," + tier("In", 2, 80), // one more, before it
+		tier("Out", 1, 81) + "," + tier("In", 2, 81), // both change
+		tier("Out", 1, 81),
+		tier("In", 1, 82) + "," + tier("Out", 2, 82), // two for one
+	} {
+		e, err := b.modifyEndpoint(e.Doc.Id, "Update", policies)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.ACLs[len(e.ACLs)-1].ID == e.ACLs[0].ID && len(e.ACLs) > 1 {
+			t.Errorf("%s: two sets with one number: %v", policies, e.ACLs)
+		}
+		if _, err := vswitch.Compile(b.w.Desired().Switch, vswitch.Facts{}); err != nil {
+			t.Errorf("%s: %v", policies, err)
+		}
+	}
+}
+
 // rowsOf are a World's rows as a store gives them back.
 func rowsOf(t *testing.T, w World) (out Rows) {
 	t.Helper()

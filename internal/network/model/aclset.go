@@ -142,19 +142,39 @@ func (w *World) refACLs(e *Endpoint, n *Network) error {
 		return err
 	}
 	before, kept := e.ACLs, map[string]bool{}
-	var refs []ACLRef
+	digests := make([]string, len(wanted))
 	for i := range wanted {
-		d, err := digestOf(&wanted[i])
-		if err != nil {
+		if digests[i], err = digestOf(&wanted[i]); err != nil {
 			return refuse(hcn.E_FAIL, "rules: %v", err)
 		}
+	}
+	// The sets that e gives up, each of which one may take the place of.
+	places := slices.DeleteFunc(slices.Clone(before), func(r ACLRef) bool { return slices.Contains(digests, r.Digest) })
+	var refs []ACLRef
+	for i, d := range digests {
 		if slices.ContainsFunc(refs, func(r ACLRef) bool { return r.Digest == d }) {
 			continue // two tiers that say the same: asked once is asked enough
 		}
 		s, ok := w.aclSets.get(d)
 		switch {
 		case !ok:
-			if s, err = w.numberACL(&wanted[i], d, before); err != nil {
+			k := slices.IndexFunc(before, func(r ACLRef) bool { return r.Digest == d })
+			switch {
+			case k >= 0: // stored
+				s, err = w.numberACL(&wanted[i], before[k], aclSet{})
+			default:
+				var place aclSet
+				k = slices.IndexFunc(places, func(r ACLRef) bool {
+					o, ok := w.aclSets.get(r.Digest)
+					return ok && o.users == 1 && o.set.Name == wanted[i].Name
+				})
+				if k >= 0 {
+					place, _ = w.aclSets.get(places[k].Digest)
+					places = slices.Delete(places, k, k+1)
+				}
+				s, err = w.numberACL(&wanted[i], ACLRef{Digest: d}, place)
+			}
+			if err != nil {
 				return err
 			}
 		case !w.loading && slices.ContainsFunc(before, func(r ACLRef) bool { return r.Digest == d }):
@@ -198,22 +218,11 @@ func (w *World) unrefACL(r ACLRef) {
 	}
 }
 
-// numberACL gives a set, and each of its rules, a number: a stored one, that of a
-// set which it takes the place of, or a new one.
-func (w *World) numberACL(t *vswitch.ACLSet, digest string, before []ACLRef) (aclSet, error) {
-	s := aclSet{ref: ACLRef{Digest: digest}, set: *t}
+// numberACL gives a set, and each of its rules, a number: that of ref, which is
+// stored, that of the set whose place it takes, or a new one.
+func (w *World) numberACL(t *vswitch.ACLSet, ref ACLRef, place aclSet) (aclSet, error) {
+	s := aclSet{ref: ref, set: *t}
 	s.set.Rules = slices.Clone(t.Rules)
-	var place aclSet // that it takes
-	for _, r := range before {
-		if r.Digest == digest { // stored
-			s.ref = r
-			place = aclSet{}
-			break
-		}
-		if o, ok := w.aclSets.get(r.Digest); ok && o.users == 1 && o.set.Name == t.Name {
-			place = o
-		}
-	}
 	if len(s.ref.Rules) != len(s.set.Rules) {
 		s.ref.ID, s.ref.Rules = place.ref.ID, nil
 		used := map[vswitch.RuleID]bool{}
@@ -244,12 +253,12 @@ func (w *World) numberACL(t *vswitch.ACLSet, digest string, before []ACLRef) (ac
 		}
 	}
 	w.use(aclNumbers, uint32(s.ref.ID))
-	w.aclHeld = w.aclHeld.set(numberKey(uint32(s.ref.ID)), digest)
+	w.aclHeld = w.aclHeld.set(numberKey(uint32(s.ref.ID)), ref.Digest)
 	s.set.ID = s.ref.ID
 	for i := range s.set.Rules {
 		s.set.Rules[i].ID = s.ref.Rules[i]
 		w.use(ruleNumbers, uint32(s.ref.Rules[i]))
-		w.ruleHeld = w.ruleHeld.set(numberKey(uint32(s.ref.Rules[i])), digest)
+		w.ruleHeld = w.ruleHeld.set(numberKey(uint32(s.ref.Rules[i])), ref.Digest)
 	}
 	return s, nil
 }
