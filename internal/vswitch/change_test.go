@@ -275,6 +275,7 @@ func checkChanges(t testing.TB, ops []byte) {
 	var c Compiler
 	var last Tables
 	k := kernel{}
+	var parts parter
 	for i := 0; i+1 < len(ops); i += 2 {
 		before := world{w.s, w.f}
 		before.s.Networks, before.s.Ports, before.s.Mappings = slices.Clone(w.s.Networks), slices.Clone(w.s.Ports), slices.Clone(w.s.Mappings)
@@ -283,7 +284,7 @@ func checkChanges(t testing.TB, ops []byte) {
 		before.s.Tunnels, before.s.Remotes = slices.Clone(w.s.Tunnels), slices.Clone(w.s.Remotes)
 		w.change(ops[i], ops[i+1])
 		want, wantErr := Compile(w.s, w.f)
-		got, err := c.Compile(w.s, w.f)
+		got, err := c.Compile(parts.of(w.s, i/40), w.f)
 		if (err == nil) != (wantErr == nil) {
 			t.Fatalf("change %d (%d %d): part: %v; whole: %v", i/2, ops[i], ops[i+1], err, wantErr)
 		}

@@ -101,7 +101,7 @@ func (m *overlayMemo) floods(n *Network) (members []uint32) {
 func (c *Compiler) compileVTEPs(s State, f Facts, _ *Tables) error {
 	m := &c.overlay
 	in := overlayInput{tunnels: s.Tunnels, remotes: s.Remotes, uplinks: c.uplinks.mtu, nat: c.pools.nat, pools: c.pools.refs}
-	in.direct = slices.ContainsFunc(s.Services, func(x Service) bool { return x.Flags&ServiceDSR != 0 })
+	in.direct = s.direct()
 	for i := range s.Tunnels {
 		in.ifindex = append(in.ifindex, f.Ifindex[s.Tunnels[i].Interface])
 	}

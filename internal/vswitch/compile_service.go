@@ -15,13 +15,15 @@ import (
 type serviceMemo struct {
 	was   Service
 	block *block
-	round uint64
+	round uint64    // in which it was looked at
+	part  *partMemo // that it is in; nil = in Services, or a published port
 }
 
 // servicesMemo is all services and who holds what may be held once.
 type servicesMemo struct {
 	all    map[ServiceID]*serviceMemo
 	order  []*serviceMemo // as in the State: mostly the same one again
+	parts  []*partMemo    // as in the State
 	owner  map[SvcKey]ServiceID
 	slots  int // of all, as are members and hosts
 	member int
@@ -44,6 +46,14 @@ func (n named) invalid(err error) error {
 	return invalid("%s[%d] (%s): %w", n.list, n.index, cmp.Or(n.Name, n.Object), err)
 }
 
+// checkNumber: published ports have the numbers above.
+func (n named) checkNumber() error {
+	if n.ID == 0 || n.ID > MaxServiceID {
+		return n.invalid(invalid("ID %d: must be 1 to %d", n.ID, MaxServiceID))
+	}
+	return nil
+}
+
 // compileServices makes the rows of services and of published ports, which are
 // services with one backend.
 func (c *Compiler) compileServices(s State, _ Facts, t *Tables) error {
@@ -56,67 +66,106 @@ func (c *Compiler) compileServices(s State, _ Facts, t *Tables) error {
 		m.all, m.owner = map[ServiceID]*serviceMemo{}, map[SvcKey]ServiceID{}
 	}
 	stale := c.staleFor(m)
+	parts, total := m.keepParts(s.ServiceParts, c.round, stale != nil)
+	total += len(s.Services) + len(published)
 	// First let go of all that changed or went, then claim: a frontend may move
 	// from one service to another in one step.
 	var changed []named
 	count := 0
-	look := func(n named) error {
-		var x *serviceMemo
-		if count < len(m.order) && m.order[count].was.ID == n.ID {
-			x = m.order[count]
-		} else {
+	look := func(n named, x *serviceMemo, part *partMemo) (*serviceMemo, error) {
+		if x == nil || x.was.ID != n.ID {
 			x = m.all[n.ID]
 		}
-		if x != nil && x.round == c.round {
-			return n.invalid(invalid("ID %d is also that of %s", n.ID, cmp.Or(x.was.Name, x.was.Object)))
+		if x != nil && x.met(c.round) {
+			return nil, n.invalid(invalid("ID %d is also that of %s", n.ID, cmp.Or(x.was.Name, x.was.Object)))
 		}
 		if x == nil {
 			x = &serviceMemo{}
 			m.all[n.ID] = x
 		}
-		x.round = c.round
-		if count == len(m.order) {
-			m.order = append(m.order, x)
-		}
-		m.order[count] = x
-		count++
-		if x.block != nil && !stale(&x.was) && equalService(&x.was, n.Service) {
-			return nil
+		x.round, x.part = c.round, part
+		if x.block != nil && (stale == nil || !stale(&x.was)) && equalService(&x.was, n.Service) {
+			return x, nil
 		}
 		if err := c.checkService(n.Service); err != nil {
-			return n.invalid(err)
+			return nil, n.invalid(err)
 		}
 		m.release(x)
 		x.was = *n.Service
-		x.was.Frontends, x.was.Backends = slices.Clone(n.Frontends), slices.Clone(n.Backends)
+		if part == nil {
+			x.was.Frontends, x.was.Backends = slices.Clone(n.Frontends), slices.Clone(n.Backends)
+		}
 		changed = append(changed, n)
-		return nil
+		return x, nil
+	}
+	listed := func(n named) error {
+		var x *serviceMemo
+		if count < len(m.order) {
+			x = m.order[count]
+		}
+		x, err := look(n, x, nil)
+		if count == len(m.order) {
+			m.order = append(m.order, nil)
+		}
+		m.order[count] = x
+		count++
+		return err
 	}
 	for i := range s.Services {
 		n := named{&s.Services[i], "Services", i}
-		if n.ID == 0 || n.ID > MaxServiceID {
-			return n.invalid(invalid("ID %d: must be 1 to %d", n.ID, MaxServiceID))
+		if err := n.checkNumber(); err != nil {
+			return err
 		}
-		if err := look(n); err != nil {
+		if err := listed(n); err != nil {
 			return err
 		}
 	}
 	for i := range published {
-		if err := look(named{&published[i], "Mappings", i}); err != nil {
+		if err := listed(named{&published[i], "Mappings", i}); err != nil {
 			return err
+		}
+	}
+	for k, p := range s.ServiceParts {
+		if p == nil || parts[k] != nil {
+			continue
+		}
+		parts[k] = &partMemo{was: p, memos: make([]*serviceMemo, len(p.Services))}
+		for i := range p.Services {
+			n := named{&p.Services[i], "Services", i}
+			if err := n.checkNumber(); err != nil {
+				return err
+			}
+			var x *serviceMemo
+			if k < len(m.parts) && m.parts[k] != nil && i < len(m.parts[k].memos) {
+				x = m.parts[k].memos[i]
+			}
+			if parts[k].memos[i], err = look(n, x, parts[k]); err != nil {
+				return err
+			}
 		}
 	}
 	m.order = m.order[:count]
 	w := serviceWriter{t: t}
-	if len(m.all) != len(s.Services)+len(published) {
-		for id, x := range m.all {
-			if x.round != c.round {
-				m.release(x)
-				delete(m.all, id)
-				w.put(id, nil)
+	gone := func(x *serviceMemo) {
+		if !x.met(c.round) {
+			m.release(x)
+			delete(m.all, x.was.ID)
+			w.put(x.was.ID, nil)
+		}
+	}
+	for k, p := range m.parts {
+		if p != nil && len(m.all) != total && (k >= len(parts) || parts[k] != p) {
+			for _, x := range p.memos {
+				gone(x)
 			}
 		}
 	}
+	if len(m.all) != total {
+		for _, x := range m.all {
+			gone(x)
+		}
+	}
+	m.parts = parts
 	for _, n := range changed {
 		x := m.all[n.ID]
 		b, err := c.serviceBlock(&x.was)
@@ -159,7 +208,7 @@ func (c *Compiler) checkTunnelPorts() error {
 }
 
 // staleFor tells of which services something changed that is not in them: a port
-// of a backend, a network, an address of outbound NAT.
+// of a backend, a network, an address of outbound NAT; nil = of none.
 func (c *Compiler) staleFor(m *servicesMemo) func(*Service) bool {
 	ports, zones := map[PortID]bool{}, map[NetworkID]bool{}
 	for id, p := range c.ports {
@@ -194,7 +243,7 @@ func (c *Compiler) staleFor(m *servicesMemo) func(*Service) bool {
 	m.zones = contexts
 	nat := !slices.Equal(m.nat, c.pools.nat)
 	if !nat && len(ports) == 0 && len(zones) == 0 {
-		return func(*Service) bool { return false }
+		return nil
 	}
 	return func(s *Service) bool {
 		return nat || slices.ContainsFunc(s.Backends, func(b Backend) bool { return b.At != 0 && ports[b.At] || b.Network != 0 && zones[b.Network] }) ||
@@ -204,7 +253,12 @@ func (c *Compiler) staleFor(m *servicesMemo) func(*Service) bool {
 
 func equalService(a, b *Service) bool {
 	return a.ID == b.ID && a.Object == b.Object && a.Name == b.Name && a.Affinity == b.Affinity && a.Flags == b.Flags && a.SourceVIP == b.SourceVIP &&
-		slices.Equal(a.Frontends, b.Frontends) && slices.Equal(a.Backends, b.Backends)
+		equalList(a.Frontends, b.Frontends) && equalList(a.Backends, b.Backends)
+}
+
+// equalList is slices.Equal, at once where both are the same memory.
+func equalList[T comparable](a, b []T) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b))
 }
 
 func (m *servicesMemo) release(x *serviceMemo) {

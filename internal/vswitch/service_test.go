@@ -12,6 +12,34 @@ import (
 	"time"
 )
 
+// parter hands some of a State's services over in parts, the same one again where
+// nothing in it changed.
+type parter struct{ last [4]*ServicePart }
+
+// of is the State in parts; epoch moves services between them.
+func (p *parter) of(s State, epoch int) State {
+	var in [4][]Service
+	var rest []Service
+	for _, x := range cloneServices(s.Services) {
+		switch i := (int(x.ID) + epoch) % 6; {
+		case i < 4:
+			in[i] = append(in[i], x)
+		default:
+			rest = append(rest, x)
+		}
+	}
+	for i, list := range in {
+		same := func(a, b Service) bool { return equalService(&a, &b) }
+		if len(list) == 0 {
+			p.last[i] = nil
+		} else if p.last[i] == nil || !slices.EqualFunc(p.last[i].Services, list, same) {
+			p.last[i] = NewServicePart(list)
+		}
+	}
+	s.Services, s.ServiceParts = rest, slices.Clone(p.last[:])
+	return s
+}
+
 func cloneServices(l []Service) []Service {
 	l = slices.Clone(l)
 	for i := range l {
@@ -316,6 +344,14 @@ func BenchmarkServiceChange(b *testing.B) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			f := testFacts()
 			s := manyServices(n, f)
+			var parts [256][]Service // as the model gives them
+			for i, x := range s.Services {
+				parts[i%256] = append(parts[i%256], x)
+			}
+			s.Services = nil
+			for _, p := range parts {
+				s.ServiceParts = append(s.ServiceParts, NewServicePart(p))
+			}
 			var c Compiler
 			start := time.Now()
 			last, err := c.Compile(s, f)
@@ -328,8 +364,13 @@ func BenchmarkServiceChange(b *testing.B) {
 			b.ReportMetric(float64(whole.Milliseconds()), "ms/whole")
 			b.ReportMetric(float64(time.Since(start).Milliseconds()), "ms/wholediff")
 			for i := 0; b.Loop(); i++ {
-				x := &s.Services[i%n].Backends[1]
-				x.State ^= BackendDraining
+				k := i % n % 256
+				list := slices.Clone(s.ServiceParts[k].Services)
+				x := &list[i%n/256]
+				x.Backends = slices.Clone(x.Backends)
+				x.Backends[1].State ^= BackendDraining
+				s.ServiceParts = slices.Clone(s.ServiceParts)
+				s.ServiceParts[k] = NewServicePart(list)
 				next, err := c.Compile(s, f)
 				if err != nil {
 					b.Fatal(err)

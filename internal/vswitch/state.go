@@ -69,13 +69,16 @@ const (
 // State is what the switch of one host should be. It is a value: Compile neither
 // keeps nor changes it.
 type State struct {
-	Networks  []Network
-	Ports     []Port
-	Mappings  []PortMapping
-	NATPools  []NATPool
-	Services  []Service
-	Announced []Announcement
-	ACLs      []ACLSet
+	Networks []Network
+	Ports    []Port
+	Mappings []PortMapping
+	NATPools []NATPool
+	Services []Service
+	// ServiceParts are more services, in parts that States share: nil, or one that is
+	// never changed. A Compiler that met the same one at its place does not look into it.
+	ServiceParts []*ServicePart
+	Announced    []Announcement
+	ACLs         []ACLSet
 	// OutsideACLs are asked about what clients beyond the uplinks begin with services
 	// and published ports, as they send it: rules with ACLOut and ViewOriginal, whose
 	// Local is the client and whose Remote is what it calls. What is the host's own

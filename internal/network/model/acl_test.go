@@ -235,7 +235,7 @@ func TestRuleNumbers(t *testing.T) {
 	}
 	stored := rowsOf(t, b.w)
 	again, err := Load(b.w.inst, b.w.Numbers(), stored)
-	if err != nil || fmt.Sprint(again.Desired().Switch) != fmt.Sprint(b.w.Desired().Switch) {
+	if err != nil || fmt.Sprint(again.Desired().Switch.ACLs) != fmt.Sprint(b.w.Desired().Switch.ACLs) || printDesired(again.Desired()) != printDesired(b.w.Desired()) {
 		t.Errorf("after a restart: %v\n%+v\n%+v", err, again.Desired().Switch.ACLs, b.w.Desired().Switch.ACLs)
 	}
 	for _, w := range []World{b.w, again} {

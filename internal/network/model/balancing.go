@@ -6,9 +6,14 @@ package model
 import "gatehouse.dev/gatehouse/internal/vswitch"
 
 // balancing is what all load balancers add to Desired, in the order of their ids and
-// in parts: of ten thousand, forty are walked for a change, the rest is copied. It is
-// never changed in place.
-type balancing [256]balancerPart
+// in parts: of ten thousand, forty are walked for a change, and the switch is given the
+// others as it knows them. It is never changed in place.
+type balancing struct {
+	services  [parts]*vswitch.ServicePart // nil = none
+	hostPorts [parts][]HostPort
+}
+
+const parts = 256
 
 // partOf an id: its first two digits.
 func partOf(id string) (int, string) {
@@ -32,21 +37,33 @@ func (b *balancing) with(all pmap[*LoadBalancer], id string) *balancing {
 		next = *b
 	}
 	i, prefix := partOf(id)
-	next[i] = balancerPart{}
+	var p balancerPart
 	for _, lb := range all.prefixed(prefix) {
-		next[i].add(lb.compiled)
+		p.add(lb.compiled)
 	}
+	next.set(i, p)
 	return &next
 }
 
 // of makes all parts.
 func (b *balancing) of(all pmap[*LoadBalancer]) *balancing {
-	next := balancing{}
+	var made [parts]balancerPart
 	for id, lb := range all.all {
 		i, _ := partOf(id)
-		next[i].add(lb.compiled)
+		made[i].add(lb.compiled)
+	}
+	next := balancing{}
+	for i := range made {
+		next.set(i, made[i])
 	}
 	return &next
+}
+
+func (b *balancing) set(i int, p balancerPart) {
+	b.services[i], b.hostPorts[i] = nil, p.hostPorts
+	if len(p.services) > 0 {
+		b.services[i] = vswitch.NewServicePart(p.services)
+	}
 }
 
 func (p *balancerPart) add(o balancerPart) {
@@ -54,18 +71,13 @@ func (p *balancerPart) add(o balancerPart) {
 	p.hostPorts = append(p.hostPorts, o.hostPorts...)
 }
 
-// whole is all parts in one.
-func (b *balancing) whole(before []vswitch.Service, ports []HostPort) ([]vswitch.Service, []HostPort) {
+// into adds all parts to d.
+func (b *balancing) into(d *Desired) {
 	if b == nil {
-		return before, ports
+		return
 	}
-	n := len(before)
-	for i := range b {
-		n += len(b[i].services)
+	d.Switch.ServiceParts = b.services[:]
+	for _, p := range b.hostPorts {
+		d.HostPorts = append(d.HostPorts, p...)
 	}
-	services := append(make([]vswitch.Service, 0, n), before...)
-	for i := range b {
-		services, ports = append(services, b[i].services...), append(ports, b[i].hostPorts...)
-	}
-	return services, ports
 }

@@ -302,7 +302,7 @@ func (w World) Desired() Desired {
 	for _, r := range w.far.all {
 		d.Switch.Remotes = append(d.Switch.Remotes, r)
 	}
-	d.Switch.Services, d.HostPorts = w.balancing.whole(d.Switch.Services, d.HostPorts)
+	w.balancing.into(&d)
 	for _, r := range w.reservations.all {
 		d.HostPorts = append(d.HostPorts, r.hostPorts()...)
 	}

@@ -118,7 +118,7 @@ func printDesired(d Desired) string {
 	for _, m := range d.Switch.Mappings {
 		fmt.Fprintf(&o, "mapping %d %s %d -> port %d %s %d\n", m.Proto, m.HostAddr, m.HostPort, m.Port, m.Addr, m.AddrPort)
 	}
-	for _, s := range d.Switch.Services {
+	for s := range d.Switch.AllServices() {
 		fmt.Fprintf(&o, "service %d %q affinity %d flags %d source %s\n", s.ID, s.Name, s.Affinity, s.Flags, s.SourceVIP)
 		for _, f := range s.Frontends {
 			fmt.Fprintf(&o, "  frontend %d %s %d network %d scope %s\n", f.Proto, f.Addr, f.Port, f.Network, f.Scope)

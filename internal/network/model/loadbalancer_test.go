@@ -37,9 +37,10 @@ func (b *bench) modifyBalancer(id, body string) *LoadBalancer {
 
 // servicesOf load balancers: those of resolvers are left out.
 func servicesOf(w World) (out []vswitch.Service) {
-	for _, s := range w.Desired().Switch.Services {
+	d := w.Desired()
+	for s := range d.Switch.AllServices() {
 		if s.ID < firstResolverService {
-			out = append(out, s)
+			out = append(out, *s)
 		}
 	}
 	return out
