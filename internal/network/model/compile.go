@@ -224,7 +224,7 @@ func compileVNIC(e *Endpoint, n *Network, index int, yields bool, inst instance.
 	}
 	if n.HostPort != 0 {
 		for _, g := range n.gateways() {
-			if has(g) {
+			if onLink(g) || slices.ContainsFunc(v.Routes, func(r Route) bool { return r.NextHop == g }) {
 				v.Neighbours = append(v.Neighbours, Neighbour{Addr: g, MAC: vswitch.MAC(ipam.HostMAC(n.Doc.Id))})
 			}
 		}

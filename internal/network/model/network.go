@@ -260,10 +260,20 @@ func (w World) ModifyNetwork(id string, body []byte, match uint64, in Input) (Wo
 		if c.Doc.Dns, err = modifyDNS(c.Doc.Dns, r); err != nil {
 			return w, nil, err
 		}
-	case hcn.NetworkResourceTypeExtension, "Subnet", "IPSubnet":
-		return w, nil, notBuilt("ResourceType", "modify of a network's %s", r.ResourceType)
+	case hcn.NetworkResourceTypeExtension:
+		if c.Doc.Policies, err = modifyExtension(c.Doc.Policies, r); err != nil {
+			return w, nil, err
+		}
+	case "Subnet":
+		if err := w.modifySubnets(&c, r, in); err != nil {
+			return w, nil, err
+		}
+	case "IPSubnet":
+		if err := w.modifyIPSubnets(&c, r, in); err != nil {
+			return w, nil, err
+		}
 	default:
-		return w, nil, refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "ResourceType", "%q: a network has Policy and DNS", r.ResourceType)
+		return w, nil, refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "ResourceType", "%q: a network has Policy, DNS, Subnet, IPSubnet and Extension", r.ResourceType)
 	}
 	c.Doc.Version++
 	w.putNetwork(&c)

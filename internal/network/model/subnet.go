@@ -16,17 +16,8 @@ import (
 
 // fillSubnets checks the subnets of a new network and adds what is left out.
 func (w *World) fillSubnets(d *NetworkDoc, in Input) error {
-	var (
-		taken map[netip.Prefix]string
-		avoid []netip.Prefix
-		host  = kinds[d.Type].host
-	)
-	if host {
-		taken = w.prefixesTaken()
-		if in.Avoid != nil {
-			avoid = in.Avoid()
-		}
-	}
+	taken, avoid := w.keepClear(d, in)
+	host := kinds[d.Type].host
 	d.Ipams = slices.Clone(d.Ipams)
 	count := 0
 	for i := range d.Ipams {
@@ -52,10 +43,7 @@ func (w *World) fillSubnets(d *NetworkDoc, in Input) error {
 				if (s.IpAddressPrefix == "") != automatic {
 					continue
 				}
-				if automatic && !host {
-					return refuseAt(hcn.HCN_E_INVALID_PREFIX, field+".IpAddressPrefix", "is empty: on a network of type %s no prefix is chosen for you", d.Type)
-				}
-				p, err := choosePrefix(s.IpAddressPrefix, field, taken, own, avoid)
+				p, err := fillPrefix(s, d, field, taken, own, avoid)
 				if err != nil {
 					return err
 				}
@@ -74,6 +62,26 @@ func (w *World) fillSubnets(d *NetworkDoc, in Input) error {
 		d.Ipams[0].Subnets = append(d.Ipams[0].Subnets, s)
 	}
 	return nil
+}
+
+// keepClear is what a network's prefixes may not overlap: other networks', with their
+// names, and the host's; nil where the host has nothing to do with them.
+func (w *World) keepClear(d *NetworkDoc, in Input) (taken map[netip.Prefix]string, avoid []netip.Prefix) {
+	if !kinds[d.Type].host {
+		return nil, nil
+	}
+	if in.Avoid != nil {
+		avoid = in.Avoid()
+	}
+	return w.prefixesTaken(), avoid
+}
+
+// fillPrefix is the prefix that a subnet names, or one of our choice.
+func fillPrefix(s *Subnet, d *NetworkDoc, field string, taken map[netip.Prefix]string, own map[string]netip.Prefix, avoid []netip.Prefix) (netip.Prefix, error) {
+	if s.IpAddressPrefix == "" && !kinds[d.Type].host {
+		return netip.Prefix{}, refuseAt(hcn.HCN_E_INVALID_PREFIX, field+".IpAddressPrefix", "is empty: on a network of type %s no prefix is chosen for you", d.Type)
+	}
+	return choosePrefix(s.IpAddressPrefix, field, taken, own, avoid)
 }
 
 // prefixesTaken of other networks that the host has to do with, with the network's name.
@@ -206,12 +214,7 @@ func fillSubnet(s *Subnet, p netip.Prefix, d *NetworkDoc, in Input) error {
 	}
 	s.IpSubnets = slices.Clone(s.IpSubnets)
 	for i := range s.IpSubnets {
-		is := &s.IpSubnets[i]
-		ip, err := parsePrefix(is.IpAddressPrefix)
-		if err != nil || !p.Contains(ip.Addr()) || ip.Bits() < p.Bits() {
-			return refuseAt(hcn.HCN_E_INVALID_IP_SUBNET, fmt.Sprintf("IpSubnets[%d].IpAddressPrefix", i), "%q is not a part of %s", is.IpAddressPrefix, p)
-		}
-		if is.ID, err = takeID(is.ID, in.NewID); err != nil {
+		if err := fillIPSubnet(&s.IpSubnets[i], p, in); err != nil {
 			return at(fmt.Sprintf("IpSubnets[%d]", i), err)
 		}
 	}
@@ -233,6 +236,16 @@ func fillSubnet(s *Subnet, p netip.Prefix, d *NetworkDoc, in Input) error {
 		}
 	}
 	return nil
+}
+
+// fillIPSubnet checks a pool inside p, and adds its id.
+func fillIPSubnet(is *IpSubnet, p netip.Prefix, in Input) error {
+	ip, err := parsePrefix(is.IpAddressPrefix)
+	if err != nil || !p.Contains(ip.Addr()) || ip.Bits() < p.Bits() {
+		return refuseAt(hcn.HCN_E_INVALID_IP_SUBNET, "IpAddressPrefix", "%q is not a part of %s", is.IpAddressPrefix, p)
+	}
+	is.ID, err = takeID(is.ID, in.NewID)
+	return err
 }
 
 func checkRoutes(rs []hcn.Route) error {

@@ -552,8 +552,8 @@ func TestModifyNetwork(t *testing.T) {
 	if err != nil || len(n.Doc.Policies) != 0 {
 		t.Fatal(err)
 	}
-	_, _, err = w.ModifyNetwork(n.Doc.Id, []byte(`{"ResourceType":"Subnet","RequestType":"Add"}`), 0, b.in)
-	code(t, err, hcn.HCN_E_NOTIMPL, "ResourceType")
+	_, _, err = w.ModifyNetwork(n.Doc.Id, []byte(`{"ResourceType":"Nothing","RequestType":"Add"}`), 0, b.in)
+	code(t, err, hcn.HCN_E_REQUEST_UNSUPPORTED, "ResourceType")
 }
 
 func TestPublish(t *testing.T) {
