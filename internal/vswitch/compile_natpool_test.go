@@ -15,7 +15,7 @@ import (
 func (w *world) changeNAT(n byte) {
 	s := &w.s
 	id := NATPoolID(n>>3%5 + 1)
-	switch n % 9 {
+	switch n % 10 {
 	case 0, 1: // a pool comes, or has other addresses and ports
 		p := NATPool{ID: id, Addrs: []netip.Addr{netip.AddrFrom4([4]byte{203, 0, 113, n}), netip.MustParseAddr(fmt.Sprintf("2001:db8:9::%x", n))}}
 		if n&64 != 0 {
@@ -46,6 +46,15 @@ func (w *world) changeNAT(n byte) {
 			if n&32 != 0 {
 				p.NAT = []NATRule{{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{n, 0, 0, 0}), 7).Masked(), Pool: id - 1},
 					{Prefix: netip.MustParsePrefix("::/0"), Own: n&64 != 0}}
+			}
+		}
+	case 7:
+		if len(s.Ports) > 0 {
+			p := &s.Ports[int(n)%len(s.Ports)]
+			p.Proxies = nil
+			if n&32 != 0 {
+				p.Proxies = []Proxy{{Proto: 6, Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{n, 0, 0, 0}), 8), To: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 9, 9, 9}), uint16(n)), SNAT: n&64 != 0},
+					{Proto: 17, Prefix: netip.MustParsePrefix("::/0")}}
 			}
 		}
 	default:
@@ -106,6 +115,16 @@ func TestInvalidNATPools(t *testing.T) {
 			s.Ports[1].NAT = []NATRule{{Prefix: prefix("10.0.0.0/8"), Own: true, Pool: 1}}
 		}},
 		{"host port's rules", "NAT: is for endpoints", func(s *State, _ *Facts) { s.Ports[0].NAT = []NATRule{{Prefix: prefix("10.0.0.0/8")}} }},
+		{"proxy's protocol", "Proxies[0].Proto 1: only 6 (TCP) and 17", func(s *State, _ *Facts) {
+			s.Ports[1].Proxies = []Proxy{{Proto: 1, Prefix: prefix("10.0.0.0/8")}}
+		}},
+		{"proxy's family", `Proxies[0].To fd00::1: not of the family of "10.0.0.0/8"`, func(s *State, _ *Facts) {
+			s.Ports[1].Proxies = []Proxy{{Proto: 6, Prefix: prefix("10.0.0.0/8"), To: netip.MustParseAddrPort("[fd00::1]:80")}}
+		}},
+		{"two proxies", `Proxies[1].Prefix "10.0.0.0/8": has two proxies`, func(s *State, _ *Facts) {
+			s.Ports[1].Proxies = []Proxy{{Proto: 6, Prefix: prefix("10.0.0.0/8")}, {Proto: 6, Prefix: prefix("10.0.0.0/8"), To: netip.MustParseAddrPort("10.1.0.9:80")}}
+		}},
+		{"host port's proxies", "Proxies: are for endpoints", func(s *State, _ *Facts) { s.Ports[0].Proxies = []Proxy{{Proto: 6, Prefix: prefix("10.0.0.0/8")}} }},
 		{"in both lists", `NATDestinations[0] "10.9.0.0/16": listed twice`, func(s *State, _ *Facts) {
 			s.Networks[0].NATExceptions, s.Networks[0].NATDestinations = []netip.Prefix{prefix("10.9.0.0/16")}, []netip.Prefix{prefix("10.9.0.0/16")}
 		}},

@@ -32,7 +32,7 @@ func (m *portMemo) same(p *Port, ifindex, nic int, shaper shaperFacts, net *netC
 	return m.trunk == trunk && w.Trunk == p.Trunk && w.VLAN == p.VLAN && w.TaggedOnly == p.TaggedOnly && m.net == net && m.nat == nat && m.acls == acls && m.shaper == shaper && sameLimits(w, p) && m.ifindex == ifindex && m.nic == nic && w.Kind == p.Kind && w.MAC == p.MAC &&
 		w.Up == p.Up && w.Mirror == p.Mirror && w.Interface == p.Interface && w.HostNIC == p.HostNIC && w.Object == p.Object &&
 		w.MaxFlows == p.MaxFlows && slices.Equal(w.Addrs, p.Addrs) && slices.Equal(w.ACLs, p.ACLs) && w.Forward == p.Forward &&
-		slices.Equal(w.Routes, p.Routes) && slices.Equal(w.NAT, p.NAT) && w.MTU == p.MTU && w.Overhead == p.Overhead && slices.Equal(w.MACs, p.MACs) && w.AnyMAC == p.AnyMAC && w.AnyIP == p.AnyIP
+		slices.Equal(w.Routes, p.Routes) && slices.Equal(w.NAT, p.NAT) && slices.Equal(w.Proxies, p.Proxies) && w.MTU == p.MTU && w.Overhead == p.Overhead && slices.Equal(w.MACs, p.MACs) && w.AnyMAC == p.AnyMAC && w.AnyIP == p.AnyIP
 }
 
 func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
@@ -87,7 +87,7 @@ func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
 		c.release(m.block)
 		*m = portMemo{was: *p, ifindex: ifindex, nic: nic, shaper: shaper, net: net, nat: nat, acls: acls, trunk: trunk, round: c.round}
 		m.was.Addrs, m.was.ACLs, m.was.Routes = slices.Clone(p.Addrs), slices.Clone(p.ACLs), slices.Clone(p.Routes)
-		m.was.MACs, m.was.NAT = slices.Clone(p.MACs), slices.Clone(p.NAT)
+		m.was.MACs, m.was.NAT, m.was.Proxies = slices.Clone(p.MACs), slices.Clone(p.NAT), slices.Clone(p.Proxies)
 		changed = append(changed, i)
 	}
 	shared := true
@@ -196,6 +196,10 @@ func portBlock(m *portMemo) *block {
 	if p.ownRoutes() {
 		row.Flags |= portRoutes
 	}
+	if len(p.Proxies) > 0 {
+		row.Proxied = 1
+	}
+	b.leftAlone(p)
 	if row.Mirror = uint16(p.Mirror); p.Mirror != 0 {
 		row.Flags |= portCopy
 	}
@@ -296,6 +300,9 @@ func checkPort(p *Port, net *netContext, ifindex, nic int, shaper shaperFacts) e
 		return err
 	}
 	if err := checkMACs(p, net); err != nil {
+		return err
+	}
+	if err := checkProxies(p); err != nil {
 		return err
 	}
 	for i, a := range p.Addrs {

@@ -175,10 +175,11 @@ func (m *overlayMemo) routes(n *Network, port PortID, routes []Route) []Entry[Ro
 }
 
 // portRoutes makes the rows of a port with routes or NAT rules of its own. What it has
-// is asked before its network's, so NAT rules need all of that beside them.
+// is asked before its network's, so NAT rules need all of that beside them; so does an
+// IPv6 default route, which keys of IPv4 match where nothing longer does.
 func (m *overlayMemo) portRoutes(n *Network, p *Port, pools *poolMemo) ([]Entry[RouteKey, RouteRow], error) {
 	rows := m.routes(n, p.ID, p.Routes)
-	if len(p.NAT) == 0 {
+	if len(p.NAT) == 0 && !slices.ContainsFunc(rows, holdsIPv4) {
 		return natTable(rows, n.Zone, p.ID, networkNAT(n)), nil
 	}
 	if n.Flags&NetL2 != 0 && n.Uplink == "" {
@@ -204,4 +205,10 @@ func (m *overlayMemo) portRoutes(n *Network, p *Port, pools *poolMemo) ([]Entry[
 		}
 	}
 	return natTable(rows, n.Zone, p.ID, rules, networkNAT(n)), nil
+}
+
+// holdsIPv4: the key of any IPv4 address matches, though the prefix is of IPv6.
+func holdsIPv4(e Entry[RouteKey, RouteRow]) bool {
+	p := prefixOf(e.Key)
+	return p.Addr().Is6() && p.Contains(netip.AddrFrom16(netip.IPv4Unspecified().As16()))
 }

@@ -61,6 +61,9 @@ func (c *Compiler) compileServices(s State, _ Facts, t *Tables) error {
 	if err != nil {
 		return err
 	}
+	if of := proxyServices(s.Ports, published); len(of) > 0 {
+		published = slices.Concat(published, of)
+	}
 	m := &c.services
 	if m.all == nil {
 		m.all, m.owner = map[ServiceID]*serviceMemo{}, map[SvcKey]ServiceID{}
@@ -121,7 +124,11 @@ func (c *Compiler) compileServices(s State, _ Facts, t *Tables) error {
 		}
 	}
 	for i := range published {
-		if err := listed(named{&published[i], "Mappings", i}); err != nil {
+		n := named{&published[i], "Mappings", i}
+		if n.proxy.port != 0 {
+			n.list, n.index = "Proxies", i-len(s.Mappings)
+		}
+		if err := listed(n); err != nil {
 			return err
 		}
 	}
@@ -253,6 +260,7 @@ func (c *Compiler) staleFor(m *servicesMemo) func(*Service) bool {
 
 func equalService(a, b *Service) bool {
 	return a.ID == b.ID && a.Object == b.Object && a.Name == b.Name && a.Affinity == b.Affinity && a.Flags == b.Flags && a.SourceVIP == b.SourceVIP &&
+		a.proxy == b.proxy && slices.Equal(a.redirects, b.redirects) &&
 		equalList(a.Frontends, b.Frontends) && equalList(a.Backends, b.Backends)
 }
 
@@ -332,6 +340,9 @@ func (m *servicesMemo) name(id ServiceID) string {
 }
 
 func (c *Compiler) checkService(s *Service) error {
+	if s.proxy.port != 0 {
+		return nil // checkProxies was asked
+	}
 	if len(s.Frontends) == 0 {
 		return invalid("Frontends: none; a service without one cannot be asked")
 	}
@@ -422,7 +433,7 @@ func (c *Compiler) checkFrontend(f Frontend, is4 bool) error {
 
 // serviceBlock makes the rows of a service that checkService found right.
 func (c *Compiler) serviceBlock(s *Service) (*block, error) {
-	b := &block{served: &served{object: s.Object, name: s.Name}}
+	b := &block{served: &served{id: s.ID, object: s.Object, name: s.Name}}
 	id := uint32(s.ID)
 	backends := slices.Clone(s.Backends)
 	slices.SortFunc(backends, func(a, b Backend) int { return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port)) })
@@ -486,6 +497,9 @@ func (c *Compiler) serviceBlock(s *Service) (*block, error) {
 			row.OutBank++
 		}
 		b.addSlots(id, row.OutBank, outBank)
+	}
+	if s.proxy.port != 0 {
+		b.addProxy(s, row)
 	}
 	for _, f := range s.Frontends {
 		row := row

@@ -149,6 +149,7 @@ func Diff(old, new Tables) Delta {
 	segment := change("segment", was, is, func(r *rows) []Entry[SegmentKey, uint32] { return r.segment })
 	wireip := change("wireip", was, is, func(r *rows) []Entry[WireIPKey, uint32] { return r.wireip })
 	ifport := change("ifport", was, is, func(r *rows) []Entry[uint32, uint32] { return r.ifport })
+	proxy := change("proxy", was, is, func(r *rows) []Entry[ProxyKey, SvcRow] { return r.proxy })
 	svc := change("svc", was, is, func(r *rows) []Entry[SvcKey, SvcRow] { return r.svc })
 
 	aclset := change("aclset", was, is, func(r *rows) []Entry[ACLSetKey, ACLSetRow] { return r.aclset })
@@ -159,7 +160,7 @@ func Diff(old, new Tables) Delta {
 	peer := change("peer", was, is, func(r *rows) []Entry[PeerKey, PeerRow] { return r.peer })
 
 	s := stepList{}
-	s.remove(svc)
+	s.remove(svc).remove(proxy)
 	// A set of rules is whole before a port refers to it, and knows a class before
 	// an address has it. When it goes, its head goes first: a program that missed
 	// one of its rows finds the head gone.
@@ -169,7 +170,7 @@ func Diff(old, new Tables) Delta {
 	s.put(cfg).put(net).put(natpool).put(busy).insert(vtep).insert(nh).put(route).overwrite(nh).put(portip).put(port).put(flood).put(floodn)
 	// Backends first, then the lists that name them, then who reads those; see slot in maps.h.
 	s.put(member).put(slot).put(vip)
-	s.put(addr).overwrite(vtep).put(peer).put(fdb).put(segment).put(wireip).put(ifport).put(svc)
+	s.put(addr).overwrite(vtep).put(peer).put(fdb).put(segment).put(wireip).put(ifport).put(svc).put(proxy)
 	s.remove(wireip).remove(segment).remove(fdb)
 	s.remove(peer).remove(addr).remove(ifport).remove(slot).remove(member).remove(vip).zero(floodn).remove(flood).remove(portip).remove(route)
 	s.zero(nh).zero(vtep).zero(port).remove(busy).zero(natpool).zero(net).zero(cfg)

@@ -30,6 +30,7 @@ type (
 	FloodKey   = bpf.FloodKey
 	FdbKey     = bpf.FdbKey
 	SegmentKey = bpf.SegmentKey
+	ProxyKey   = bpf.ProxyKey
 	WireIPKey  = bpf.WireIPKey
 	CfgRow     = bpf.Cfg
 	NextHopRow = bpf.NextHop
@@ -70,6 +71,7 @@ const (
 	svcByClient = bpf.SwitchGhSvcFlagsGH_SVC_BY_CLIENT
 	svcLocalIn  = bpf.SwitchGhSvcFlagsGH_SVC_LOCAL_IN
 	svcPreserve = bpf.SwitchGhSvcFlagsGH_SVC_PRESERVE
+	svcSNAT     = bpf.SwitchGhSvcFlagsGH_SVC_SNAT
 
 	memberActive   = uint8(bpf.SwitchGhMemberStateGH_MEMBER_ACTIVE)
 	memberDraining = uint8(bpf.SwitchGhMemberStateGH_MEMBER_DRAINING)

@@ -32,6 +32,7 @@ type Rows struct {
 	Fdb     map[FdbKey]uint32
 	Segment map[SegmentKey]uint32
 	WireIP  map[WireIPKey]uint32
+	proxies map[ProxyKey]SvcRow
 
 	// ServiceNames by number, for telling.
 	ServiceNames map[ServiceID]string
@@ -54,7 +55,7 @@ func (t Tables) Rows() *Rows {
 		Addr: map[AddrKey]AddrRow{}, Svc: map[SvcKey]SvcRow{}, Slot: map[SlotKey]uint32{}, Member: map[MemberKey]MemberRow{}, VIP: map[VIPKey]uint8{},
 		NATPool: map[uint32]NATPoolRow{}, Busy: map[BusyKey]uint8{}, Flood: map[FloodKey]uint32{}, FloodN: map[uint32]uint32{},
 		NextHop: map[uint32]NextHopRow{}, VTEP: map[uint32]VTEPRow{}, Peer: map[PeerKey]PeerRow{},
-		Fdb: map[FdbKey]uint32{}, Segment: map[SegmentKey]uint32{}, WireIP: map[WireIPKey]uint32{},
+		Fdb: map[FdbKey]uint32{}, Segment: map[SegmentKey]uint32{}, WireIP: map[WireIPKey]uint32{}, proxies: map[ProxyKey]SvcRow{},
 		routes: map[RouteKey]RouteRow{}, ServiceNames: map[ServiceID]string{},
 		ACLSet: map[ACLSetKey]ACLSetRow{}, ACL: map[ACLKey]ACLRow{}, classes: map[ACLClassKey]uint32{}, sets: map[uint32]*ACLSet{},
 	}
@@ -79,9 +80,10 @@ func (t Tables) Rows() *Rows {
 		fill(r.Fdb, b.fdb)
 		fill(r.Segment, b.segment)
 		fill(r.WireIP, b.wireip)
+		fill(r.proxies, b.proxy)
 		fill(r.routes, b.route)
-		if b.served != nil && len(b.svc) > 0 {
-			r.ServiceNames[ServiceID(b.svc[0].Value.Id)] = cmp.Or(b.served.name, b.served.object)
+		if b.served != nil {
+			r.ServiceNames[b.served.id] = cmp.Or(b.served.name, b.served.object)
 		}
 		r.fillACL(b)
 		fill(r.NextHop, b.nh)
@@ -114,22 +116,36 @@ func fill[K, V comparable](m map[K]V, es []Entry[K, V]) {
 func (r *Rows) Route(zone, port uint16, a [16]byte) (RouteRow, netip.Prefix, bool) {
 	for _, n := range r.bits {
 		k := RouteKey{Prefixlen: n, Zone: zone, Port: port}
-		bits := int(n) - 32 // the first 32 bits of a key are zone and port
-		for i := range k.Addr.B {
-			switch left := bits - 8*i; {
-			case left >= 8:
-				k.Addr.B[i] = a[i]
-			case left > 0:
-				k.Addr.B[i] = a[i] & byte(0xff<<(8-left))
-			}
-		}
+		k.Addr.B = masked(a, n)
 		if row, ok := r.routes[k]; ok {
-			at := ip(k.Addr.B)
-			if at.Is4() && bits >= 96 {
-				bits -= 96
-			}
-			return row, netip.PrefixFrom(at, bits), true
+			return row, prefixOf(k), true
 		}
 	}
 	return RouteRow{}, netip.Prefix{}, false
+}
+
+// Proxy is the longest match of a among the proxies of a port for a protocol.
+func (r *Rows) Proxy(port uint16, proto uint8, a [16]byte) (SvcRow, netip.Prefix, bool) {
+	for n := uint32(160); n >= 32 && len(r.proxies) > 0; n-- {
+		k := ProxyKey{Prefixlen: n, Port: port, Proto: proto, Fam: family(ip(a))}
+		k.Addr.B = masked(a, n)
+		if row, ok := r.proxies[k]; ok {
+			return row, prefixOf(RouteKey{Prefixlen: n, Addr: k.Addr}), true
+		}
+	}
+	return SvcRow{}, netip.Prefix{}, false
+}
+
+// masked is the part of a that a key of that length compares, whose first 32 bits
+// are not the address's.
+func masked(a [16]byte, prefixlen uint32) (m [16]byte) {
+	for i := range m {
+		switch left := int(prefixlen) - 32 - 8*i; {
+		case left >= 8:
+			m[i] = a[i]
+		case left > 0:
+			m[i] = a[i] & byte(0xff<<(8-left))
+		}
+	}
+	return m
 }

@@ -31,6 +31,7 @@ type rows struct {
 	fdb     []Entry[FdbKey, uint32]
 	segment []Entry[SegmentKey, uint32]
 	wireip  []Entry[WireIPKey, uint32]
+	proxy   []Entry[ProxyKey, SvcRow]
 	cfg     []Entry[uint32, CfgRow]
 	nh      []Entry[uint32, NextHopRow]
 	vtep    []Entry[uint32, VTEPRow]
@@ -77,5 +78,6 @@ func (r *rows) equal(o *rows) bool {
 		slices.Equal(r.floodn, o.floodn) && slices.Equal(r.cfg, o.cfg) &&
 		slices.Equal(r.aclset, o.aclset) && slices.Equal(r.aclrule, o.aclrule) && slices.Equal(r.aclclass, o.aclclass) &&
 		slices.Equal(r.nh, o.nh) && slices.Equal(r.vtep, o.vtep) && slices.Equal(r.peer, o.peer) &&
-		slices.Equal(r.fdb, o.fdb) && slices.Equal(r.segment, o.segment) && slices.Equal(r.wireip, o.wireip)
+		slices.Equal(r.fdb, o.fdb) && slices.Equal(r.segment, o.segment) && slices.Equal(r.wireip, o.wireip) &&
+		slices.Equal(r.proxy, o.proxy)
 }

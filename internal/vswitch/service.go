@@ -45,6 +45,10 @@ type Service struct {
 	// alone, and which the other hosts have as a Remote behind its tunnel end, or
 	// reach by a route. Nobody answers at it. Not needed with ServiceLocal or ServiceDSR.
 	SourceVIP netip.Addr
+
+	// Of a proxy that a port asks, which has no frontends: for which prefixes.
+	proxy     proxyTo
+	redirects []netip.Prefix
 }
 
 // Scope says who sees a frontend (the first flags of enum gh_svc_flags).

@@ -176,6 +176,8 @@ type Port struct {
 	// the network translates nothing (no NetSNAT) they alone do, and lead out by the
 	// host's routes what else would go by MAC or nowhere.
 	NAT []NATRule
+	// Proxies get what it begins instead of who is asked.
+	Proxies []Proxy
 	// Mirror is the port of a container or virtual machine that gets a copy of what
 	// the vNIC sends, before any layer, and of what is delivered to it; 0 = none.
 	// Copies are best effort and bear the MACs of the original. A port that is

@@ -19,7 +19,7 @@ type ServiceInfo struct {
 func (t Tables) Services() []ServiceInfo {
 	var all []ServiceInfo
 	t.services.all(func(b *block) bool {
-		all = append(all, ServiceInfo{ServiceID(b.svc[0].Value.Id), b.served.object, b.served.name})
+		all = append(all, ServiceInfo{b.served.id, b.served.object, b.served.name})
 		return true
 	})
 	slices.SortFunc(all, func(a, b ServiceInfo) int { return int(int64(a.ID) - int64(b.ID)) })
@@ -28,6 +28,7 @@ func (t Tables) Services() []ServiceInfo {
 
 // served is what the block of a service tells beside its rows.
 type served struct {
+	id           ServiceID
 	object, name string
 	nets         []NetworkID // of frontends of one network
 	wide         bool        // clients of any network may see it
@@ -96,12 +97,22 @@ func (b *block) printService(add func(string, ...any)) {
 		for _, f := range []struct {
 			is   svcFlags
 			name string
-		}{{svcDrop, " drop"}, {svcLocal, " local"}, {svcDSR, " dsr"}, {svcByClient, " by-client"}, {svcLocalIn, " local-inside"}, {svcPreserve, " preserve"}} {
+		}{{svcDrop, " drop"}, {svcLocal, " local"}, {svcDSR, " dsr"}, {svcByClient, " by-client"}, {svcLocalIn, " local-inside"}, {svcPreserve, " preserve"}, {svcSNAT, " snat"}} {
 			if v.Flags&uint16(f.is) != 0 {
 				s += f.name
 			}
 		}
 		add("%s", s)
+	}
+	for _, e := range b.proxy {
+		to := "left alone"
+		if e.Value.Id != 0 {
+			to = fmt.Sprintf("%d bank %d count %d", e.Value.Id, e.Value.Bank, e.Value.Count)
+			if e.Value.Flags&uint16(svcSNAT) != 0 {
+				to += " snat"
+			}
+		}
+		add("proxy port %d %s %s -> %s", e.Key.Port, protoName(e.Key.Proto), prefixOf(RouteKey{Prefixlen: e.Key.Prefixlen, Addr: e.Key.Addr}), to)
 	}
 	for _, e := range b.slot {
 		add("slot %d bank %d %d -> member %d", e.Key.Svc, e.Key.Bank, e.Key.I, e.Value)

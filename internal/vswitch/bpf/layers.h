@@ -316,7 +316,8 @@ __noinline int gh_layer_nat(void)
 			return GH_NO(GH_DROP_NO_ROUTE, GH_LAYER_NAT, GH_REJECT_ROUTE);
 		w->snat = GH_SNAT_FIXED;
 	} else if (w->svc && w->how == GH_TO_PORT && (gh_is_endpoint(p->kind) || p->kind == GH_PORT_TUNNEL)) {
-		if (w->out_port == p->in_port || (p->zone != w->ozone && gh_addr_eq(&w->ndst, &p->dst))) {
+		if (w->out_port == p->in_port || (s->sv.flags & GH_SVC_SNAT) ||
+		    (p->zone != w->ozone && gh_addr_eq(&w->ndst, &p->dst))) {
 			/* Itself, or asked at an address that it has: it would not
 			 * take a packet from its own address. */
 			want = (struct gh_addr *)(p->fam == 4 ? &n->hairpin4 : &n->hairpin6);

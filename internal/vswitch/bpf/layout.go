@@ -24,7 +24,7 @@ func NotCarried() []string { return []string{"reap", "queue4", "queue6"} }
 // written by user space only.
 func ConfigMaps() []string {
 	return []string{"port", "net", "ifport", "portip", "addr", "route", "svc", "slot", "member", "vip_l2",
-		"natpool", "portbusy", "flood", "floodn", "cfg", "aclset", "aclrule", "aclclass", "nh", "vtep", "peer", "fdb", "segment", "wireip"}
+		"natpool", "portbusy", "flood", "floodn", "cfg", "aclset", "aclrule", "aclclass", "nh", "vtep", "peer", "fdb", "segment", "wireip", "proxy"}
 }
 
 // PrivateMaps returns the names of the maps that belong to one generation of

@@ -96,7 +96,8 @@ struct gh_port {
 	__u16 class;	   /* GH_OP_PRIO of what it sends; 0 = none */
 	__u16 vlan;	   /* tag of its frames at the device: it is one VLAN of a trunk; 0 = none */
 	__u8 tagged;	   /* a trunk without a native VLAN: frames without a tag are refused */
-	__u8 pad[39];
+	__u8 proxied;	   /* proxy has rows of it */
+	__u8 pad[38];
 };
 
 /* configuration: index = port id. Slot 0 (GH_PORT_UPLINK_ANY) stays zero. */
@@ -314,6 +315,7 @@ enum gh_svc_flags {
 	GH_SVC_BY_CLIENT = 1 << 6, /* the hash is of the client's address alone */
 	GH_SVC_LOCAL_IN = 1 << 7, /* all other clients get backends of this host only */
 	GH_SVC_PRESERVE = 1 << 8, /* the backend gets what it was sent, translated nowhere */
+	GH_SVC_SNAT = 1 << 9, /* the backend sees the network's own address, not the client's */
 };
 struct gh_svc_key {
 	struct gh_addr vip; /* any-v4: ::ffff:0.0.0.0, any-v6: :: */
@@ -342,6 +344,27 @@ struct {
 	__type(key, struct gh_svc_key);
 	__type(value, struct gh_svc_val);
 } svc SEC(".maps");
+
+/*
+ * proxy: LPM {port, proto, family, addr} -> the service that what the port sends there is
+ * given to, whatever its destination port and before any frontend; id 0 = none.
+ */
+struct gh_proxy_key {
+	__u32 prefixlen; /* counts the 32 bits before the address */
+	__u16 port;
+	__u8 proto;
+	__u8 fam; /* 4 or 6: ::/0 is not about IPv4 */
+	struct gh_addr addr;
+};
+
+/* configuration. A v4 prefix of n bits has prefixlen 32 + 96 + n. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct gh_proxy_key);
+	__type(value, struct gh_svc_val);
+} proxy SEC(".maps");
 
 /*
  * slot: {svc, bank, i} -> id of a member. A bank is written whole before a row of

@@ -15,18 +15,36 @@ static __always_inline __u16 gh_svc_see(const struct gh_pkt *p)
 	return p->kind == GH_PORT_UPLINK ? GH_SVC_OUTSIDE : p->kind == GH_PORT_HOST ? GH_SVC_HOST : GH_SVC_NETWORKS;
 }
 
+/* The service that the port's proxy rules give what it sends to dst; NULL = none. */
+static __always_inline const struct gh_svc_val *gh_proxy_find(__u32 port, const struct gh_addr *dst, __u8 proto)
+{
+	struct gh_proxy_key k __attribute__((aligned(8))) = { .prefixlen = 160, .port = port, .proto = proto };
+	const struct gh_port *q = gh_port_get(port);
+	const struct gh_svc_val *sv;
+
+	if (!q || !q->proxied)
+		return NULL;
+	__builtin_memcpy(&k.addr, dst, 16);
+	k.fam = gh_is_v4(dst) ? 4 : 6;
+	sv = bpf_map_lookup_elem(&proxy, &k);
+	return sv && sv->id ? sv : NULL;
+}
+
 /*
- * gh_svc_seen() fills sv with the row that publishes the packet's destination;
- * 0 when there is none. w.host must be set.
+ * gh_svc_seen() fills sv with the row that publishes the packet's destination, or
+ * whose proxy it is sent to; 0 when there is none. w.host must be set.
  */
 __noinline int gh_svc_seen(void)
 {
 	struct gh_scratch *s = gh_scratch_get();
-	const struct gh_svc_val *sv;
+	const struct gh_svc_val *sv = NULL;
 
 	if (!s)
 		return 0;
-	sv = gh_svc_find(&s->p.dst, s->p.dport_be, s->p.zone, s->p.proto, s->w.host, gh_svc_see(&s->p));
+	if (gh_is_endpoint(s->p.kind))
+		sv = gh_proxy_find(s->p.in_port, &s->p.dst, s->p.proto);
+	if (!sv)
+		sv = gh_svc_find(&s->p.dst, s->p.dport_be, s->p.zone, s->p.proto, s->w.host, gh_svc_see(&s->p));
 	if (!sv)
 		return 0;
 	s->sv = *sv;
@@ -114,7 +132,9 @@ __noinline int gh_svc_answers(void)
 
 	if (!s)
 		return 0;
-	sv = gh_svc_find(&s->w.nsrc, s->w.nsport_be, s->w.ozone, s->p.proto, 1, ~0);
+	sv = gh_proxy_find(s->w.okey_port, &s->w.nsrc, s->p.proto);
+	if (!sv || sv->id != s->w.svc)
+		sv = gh_svc_find(&s->w.nsrc, s->w.nsport_be, s->w.ozone, s->p.proto, 1, ~0);
 	return sv && sv->id == s->w.svc && gh_member_get(s->w.svc, s->w.backend);
 }
 
@@ -160,6 +180,8 @@ __noinline int gh_layer_lb(void)
 		seen = 0; /* it was not published when this conversation began */
 	if (!seen)
 		return 0;
+	if (w->blind) /* no frontend is without a port */
+		return GH_NO(GH_DROP_FRAG_ORDER, GH_LAYER_LB, GH_REJECT_NONE);
 	if (!w->keep) {
 		if (p->icmp_off)
 			return GH_NO(GH_DROP_ICMP_NOFLOW, GH_LAYER_LB, GH_REJECT_NONE);

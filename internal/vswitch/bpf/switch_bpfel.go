@@ -647,7 +647,8 @@ type SwitchGhPort struct {
 	Class      uint16
 	Vlan       uint16
 	Tagged     uint8
-	Pad        [39]uint8
+	Proxied    uint8
+	Pad        [38]uint8
 }
 
 type SwitchGhPortFlags uint32
@@ -681,6 +682,15 @@ type SwitchGhPortipKey struct {
 	Port uint16
 	Zero uint16
 	Addr SwitchGhAddr
+}
+
+type SwitchGhProxyKey struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Port      uint16
+	Proto     uint8
+	Fam       uint8
+	Addr      SwitchGhAddr
 }
 
 type SwitchGhPstats struct {
@@ -1009,6 +1019,7 @@ const (
 	SwitchGhSvcFlagsGH_SVC_BY_CLIENT SwitchGhSvcFlags = 64
 	SwitchGhSvcFlagsGH_SVC_LOCAL_IN  SwitchGhSvcFlags = 128
 	SwitchGhSvcFlagsGH_SVC_PRESERVE  SwitchGhSvcFlags = 256
+	SwitchGhSvcFlagsGH_SVC_SNAT      SwitchGhSvcFlags = 512
 )
 
 type SwitchGhSvcKey struct {
@@ -1215,6 +1226,7 @@ const (
 	SwitchMapPort              = "port"
 	SwitchMapPortbusy          = "portbusy"
 	SwitchMapPortip            = "portip"
+	SwitchMapProxy             = "proxy"
 	SwitchMapPstats            = "pstats"
 	SwitchMapQueue4            = "queue4"
 	SwitchMapQueue6            = "queue6"
@@ -1387,6 +1399,7 @@ type SwitchMapSpecs struct {
 	Port     *ebpf.MapSpec `ebpf:"port"`
 	Portbusy *ebpf.MapSpec `ebpf:"portbusy"`
 	Portip   *ebpf.MapSpec `ebpf:"portip"`
+	Proxy    *ebpf.MapSpec `ebpf:"proxy"`
 	Pstats   *ebpf.MapSpec `ebpf:"pstats"`
 	Queue4   *ebpf.MapSpec `ebpf:"queue4"`
 	Queue6   *ebpf.MapSpec `ebpf:"queue6"`
@@ -1465,6 +1478,7 @@ type SwitchMaps struct {
 	Port     *ebpf.Map `ebpf:"port"`
 	Portbusy *ebpf.Map `ebpf:"portbusy"`
 	Portip   *ebpf.Map `ebpf:"portip"`
+	Proxy    *ebpf.Map `ebpf:"proxy"`
 	Pstats   *ebpf.Map `ebpf:"pstats"`
 	Queue4   *ebpf.Map `ebpf:"queue4"`
 	Queue6   *ebpf.Map `ebpf:"queue6"`
@@ -1515,6 +1529,7 @@ func (m *SwitchMaps) Close() error {
 		m.Port,
 		m.Portbusy,
 		m.Portip,
+		m.Proxy,
 		m.Pstats,
 		m.Queue4,
 		m.Queue6,

@@ -62,6 +62,7 @@ type (
 	PortFlags     = SwitchGhPortFlags
 	PortKind      = SwitchGhPortKind
 	PortIPKey     = SwitchGhPortipKey
+	ProxyKey      = SwitchGhProxyKey
 	PortStats     = SwitchGhPstats
 	Rate          = SwitchGhRate
 	ReapAt        = SwitchGhReapAt

@@ -507,7 +507,7 @@ func (w *walk) nat(how way) *no {
 			return fail(bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE, rejectRoute, "%s has no address of this host that the backend could answer to", w.sv.name)
 		}
 		w.snat, why = true, "the backend's host knows no way back to the client but by us"
-	case w.svc != 0 && how == toPort && (w.endpoint() || isTunnel(w.kind)) && (w.outPort == w.inPort || w.k.zone != w.ozone && w.ndst == w.k.dst):
+	case w.svc != 0 && how == toPort && (w.endpoint() || isTunnel(w.kind)) && (w.outPort == w.inPort || w.sv.Flags&svcSNAT != 0 || w.k.zone != w.ozone && w.ndst == w.k.dst):
 		want = nr.Hairpin4.B
 		if w.k.fam == 6 {
 			want = nr.Hairpin6.B
@@ -516,7 +516,11 @@ func (w *walk) nat(how way) *no {
 			want = w.k.dst
 		}
 		w.snat, why = true, "it reaches itself; it would not take a packet from its own address"
-		if w.outPort != w.inPort {
+		switch {
+		case w.outPort == w.inPort:
+		case w.sv.Flags&svcSNAT != 0:
+			why = "its proxy is not to see who asks"
+		default:
 			why = "another network knows the host, not our addresses; and the backend has the host's that was asked"
 		}
 	case w.svc != 0 && how == toPort && (w.endpoint() || isTunnel(w.kind)) && w.k.zone != w.ozone:

@@ -65,6 +65,32 @@ func (s *scene) serve(r *rand.Rand) {
 		s.keep(x, len(s.state.Services))
 	}
 	s.serveElsewhere(r)
+	s.proxies(r)
+}
+
+// proxies redirects what some endpoints send.
+func (s *scene) proxies(r *rand.Rand) {
+	for i := range s.state.Ports {
+		p := &s.state.Ports[i]
+		if p.Proxies = nil; p.Kind == vswitch.PortHost || p.TaggedOnly || !one(r, 5) {
+			continue
+		}
+		for _, prefix := range []string{"0.0.0.0/0", "::/0", "8.8.0.0/16", "203.0.113.0/24", "10.0.0.0/8", "192.168.0.0/16", "2001:db8:1::/48", "fd00::/8"} {
+			q := netip.MustParsePrefix(prefix)
+			for _, proto := range []uint8{6, 17} {
+				x := vswitch.Proxy{Proto: proto, Prefix: q}
+				if one(r, 3) {
+					continue
+				}
+				for range 4 {
+					if b := s.backend(r, q.Addr().Is4()); b.Addr.IsValid() && !one(r, 4) {
+						x.To, x.SNAT = netip.AddrPortFrom(b.Addr, b.Port), one(r, 2)
+					}
+				}
+				p.Proxies = append(p.Proxies, x)
+			}
+		}
+	}
 }
 
 // preserve leaves a service with ServicePreserve what it can have.
@@ -309,6 +335,9 @@ func serviceWords(t Trace) (all []string) {
 		if s.Layer == layerName(layNAT) && strings.Contains(s.Reason, "but by us") {
 			all = append(all, "service in an overlay")
 		}
+		if s.Layer == layerName(layNAT) && strings.Contains(s.Reason, "not to see who asks") {
+			all = append(all, "proxied in silence")
+		}
 		if s.Verdict == "reply" && strings.HasPrefix(s.Rule, "vip ") {
 			all = append(all, "announced")
 		}
@@ -319,7 +348,7 @@ func serviceWords(t Trace) (all []string) {
 			continue
 		}
 		for word, in := range map[string]string{"service by affinity": "by affinity", "service drains": "drains", "service gone": "is gone",
-			"service elsewhere": "on another host", "service direct": "answers by itself", "service as it was sent": "as it was sent", "service by client": "hash of its client", "service silent": "keeps silent"} {
+			"service elsewhere": "on another host", "service direct": "answers by itself", "service as it was sent": "as it was sent", "service by client": "hash of its client", "service silent": "keeps silent", "proxied": "its proxy at"} {
 			if strings.Contains(s.Reason, in) {
 				all = append(all, word)
 			}

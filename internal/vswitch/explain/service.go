@@ -23,6 +23,7 @@ const (
 	svcByClient = uint16(bpf.SwitchGhSvcFlagsGH_SVC_BY_CLIENT)
 	svcLocalIn  = uint16(bpf.SwitchGhSvcFlagsGH_SVC_LOCAL_IN)
 	svcPreserve = uint16(bpf.SwitchGhSvcFlagsGH_SVC_PRESERVE)
+	svcSNAT     = uint16(bpf.SwitchGhSvcFlagsGH_SVC_SNAT)
 
 	memberActive = uint8(bpf.SwitchGhMemberStateGH_MEMBER_ACTIVE)
 )
@@ -34,9 +35,13 @@ type service struct {
 	vswitch.SvcRow
 	key  vswitch.SvcKey
 	name string
+	rule string // of a proxy
 }
 
 func (s *service) String() string {
+	if s.rule != "" {
+		return s.rule
+	}
 	return fmt.Sprintf("svc zone %d %s %s %d -> %d", s.key.Zone, protoName(s.key.Proto), ip(s.key.Vip.B), be(s.key.PortBe), s.Id)
 }
 
@@ -47,7 +52,7 @@ func (r *Switch) svc(vip addr, port, zone uint16, proto uint8) *service {
 	if !ok {
 		return nil
 	}
-	s := &service{row, k, fmt.Sprintf("service %d", row.Id)}
+	s := &service{SvcRow: row, key: k, name: fmt.Sprintf("service %d", row.Id)}
 	if n := r.Rows.ServiceNames[vswitch.ServiceID(row.Id)]; n != "" {
 		s.name = "service " + n
 	}
@@ -55,6 +60,18 @@ func (r *Switch) svc(vip addr, port, zone uint16, proto uint8) *service {
 		s.name = "a published port"
 	}
 	return s
+}
+
+// proxy is what the port's proxy rules give what it sends to dst.
+func (r *Switch) proxy(port uint16, dst addr, proto uint8) *service {
+	if r.Rows.Port[uint32(port)].Proxied == 0 {
+		return nil
+	}
+	row, p, ok := r.Rows.Proxy(port, proto, dst)
+	if !ok || row.Id == 0 {
+		return nil
+	}
+	return &service{SvcRow: row, name: "a proxy", rule: fmt.Sprintf("proxy port %d %s %s -> %d", port, protoName(proto), p, row.Id)}
 }
 
 // find is the row that publishes vip:port in zone, or everywhere for one of see.
@@ -136,6 +153,11 @@ func (w *walk) see() uint16 {
 }
 
 func (w *walk) svcSeen() *service {
+	if w.endpoint() {
+		if s := w.s.proxy(w.inPort, w.k.dst, w.k.proto); s != nil {
+			return s
+		}
+	}
 	return w.s.find(w.k.dst, w.k.dport, w.k.zone, w.k.proto, w.host, w.see())
 }
 
@@ -183,7 +205,10 @@ func (w *walk) legal(s *service) (ok bool, why string) {
 
 // svcAnswers: is an answer's service still published, and its sender a backend?
 func (w *walk) svcAnswers() bool {
-	s := w.s.find(w.nsrc, w.nsport, w.ozone, w.k.proto, true, ^uint16(0))
+	s := w.s.proxy(w.okeyPort, w.nsrc, w.k.proto)
+	if s == nil || s.Id != w.svc {
+		s = w.s.find(w.nsrc, w.nsport, w.ozone, w.k.proto, true, ^uint16(0))
+	}
 	_, ok := w.s.member(w.svc, w.backend)
 	return s != nil && s.Id == w.svc && ok
 }
@@ -233,6 +258,9 @@ func (w *walk) balance(netid uint16) (how way, target, net uint16, n *no) {
 			w.note(layLB, "", "", "pass", "%s is not published", portText(w.k))
 		}
 		return toNobody, 0, netid, nil
+	}
+	if w.blind {
+		return end(bpf.SwitchGhDropReasonGH_DROP_FRAG_ORDER, rejectNone, sv.String(), "a later fragment before the first, and %s needs its ports", sv.name)
 	}
 	why := "as before"
 	fresh := !w.keep
@@ -284,6 +312,9 @@ func (w *walk) balance(netid uint16) (how way, target, net uint16, n *no) {
 	}
 	after := w.becomes()
 	object, reason := "another host", fmt.Sprintf("%s: backend %s on another host, chosen %s", sv.name, to, why)
+	if sv.rule != "" {
+		object, reason = "", fmt.Sprintf("its proxy at %s gets it", to)
+	}
 	if m.Port != 0 {
 		object = w.portName(m.Port)
 		reason = fmt.Sprintf("%s of %s", sv.name, object)
