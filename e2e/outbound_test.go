@@ -73,6 +73,69 @@ func TestOutboundNAT(t *testing.T) {
 	all(hostV4, hostV6, hostV4, hostV6)
 }
 
+// TestL4Proxy: what a container begins is answered by a proxy on its network, as if
+// by who was asked; by a policy of its own and by one of its network.
+//
+//covers:endpoint L4Proxy
+//covers:network L4Proxy
+func TestL4Proxy(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	h.background(h.out, h.hello, "serve")
+	for _, name := range []string{"a", "b", "p"} {
+		h.gh("run", "-d", "--name", name, image)
+	}
+	p4, p6 := h.addrs("p")
+	// asks who answers for an address, and gets the address at which he was asked.
+	asks := func(from, to, want string) {
+		t.Helper()
+		out := h.gh("exec", from, "/hello", "get", "-t", "3", "http://"+net.JoinHostPort(to, "80")+"/")
+		_, asked, _ := strings.Cut(out, "asked ")
+		asked, _, _ = strings.Cut(strings.TrimSpace(asked), "\n")
+		if got, err := netip.ParseAddrPort(strings.TrimSpace(asked)); err != nil || got.Addr() != netip.MustParseAddr(want) {
+			t.Errorf("%s asks %s: answered by %s, want %s", from, to, asked, want)
+		}
+		// A datagram's answer is taken only from who was asked.
+		h.gh("exec", from, "/hello", "udp", net.JoinHostPort(to, "7"), "x")
+	}
+	const nobody4, nobody6 = "203.0.113.77", "2001:db8:99::77"
+	policies := func(more string) []string {
+		var all []string
+		for ip, but := range map[string]string{p4: outV4, p6: outV6} {
+			all = append(all, `L4Proxy {"IP":"`+ip+`","Port":"80","Protocol":6,"Exceptions":["`+but+`"]`+more+`}`,
+				`L4Proxy {"IP":"`+ip+`","Port":"7","Protocol":17,"ExceptionList":["`+but+`"]`+more+`}`)
+		}
+		return all
+	}
+	for _, on := range []struct{ kind, name string }{{"endpoints", "a"}, {"networks", "nat"}} {
+		h.policy(on.kind, on.name, "Add", policies("")...)
+		asks("a", nobody4, p4)
+		asks("a", nobody6, p6)
+		asks("a", outV4, outV4)
+		asks("a", outV6, outV6)
+		asks("p", outV4, outV4)
+		if on.kind == "networks" {
+			asks("b", nobody4, p4)
+		} else if err := h.from("b", "get", "-t", "1", "http://"+nobody4+"/"); err == nil {
+			t.Error("another container has its proxy")
+		}
+		h.policy(on.kind, on.name, "Remove", policies("")...)
+		if err := h.from("a", "get", "-t", "1", "http://"+nobody4+"/"); err == nil {
+			t.Errorf("the proxy of %s is there without a policy", on.name)
+		}
+	}
+	if e := h.explain("a", nobody4+":80"); e.Verdict != "forward" || strings.Contains(h.gh("explain", "a", nobody4+":80"), "its proxy") {
+		t.Errorf("explained as %+v", e)
+	}
+	h.policy("endpoints", "a", "Add", policies(`,"OutboundNAT":true`)...)
+	if text := h.gh("explain", "a", nobody4+":80"); !strings.Contains(text, "its proxy at "+p4+":80") {
+		t.Errorf("explained as %s", text)
+	}
+	if out := h.gh("exec", "a", "/hello", "get", "-t", "3", "http://"+nobody4+"/"); !strings.Contains(out, "client  169.254.") {
+		t.Errorf("the proxy sees who asks: %s", out)
+	}
+}
+
 // TestVNICPolicies: what policies say of a container's device, while it runs: a
 // packet as large as its MTU reaches it, one byte more does not.
 //

@@ -107,6 +107,11 @@ func compileEndpoint(e *Endpoint, n *Network, ns *Namespace, inst instance.Insta
 		p.port.Shaper, p.port.ShaperPeer = inst.ShaperDevice(uint16(e.Port)), inst.ShaperPeer(uint16(e.Port))
 	}
 	p.port.NAT = e.natRules(n)
+	var ways []vswitch.NATRule
+	p.port.Proxies, ways = e.proxies(n)
+	for _, r := range ways {
+		p.port.NAT = append(slices.DeleteFunc(p.port.NAT, func(o vswitch.NATRule) bool { return o.Prefix == r.Prefix }), r)
+	}
 	s := vnicSettingsOf(e.Doc.Policies)
 	p.port.MTU, p.port.Overhead = s.mtu, s.overhead
 	for _, m := range e.mappings {

@@ -35,7 +35,7 @@ type natPool struct {
 
 // translates: what leaves a network of this type bears the host's address without a
 // policy that says so.
-func translates(t hcn.NetworkType) bool { return t == hcn.NAT || t == hcn.ICS }
+func translates(t hcn.NetworkType) bool { return kinds[t].flags&vswitch.NetSNAT != 0 }
 
 // leaves: endpoints of the type reach outside at all, so that OutBoundNAT has a meaning.
 func leaves(t hcn.NetworkType) bool {

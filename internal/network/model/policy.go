@@ -36,7 +36,10 @@ func checkNetworkPolicy(p hcn.NetworkPolicy, t hcn.NetworkType) error {
 		}
 		_, err := parseUplinkChoice(p)
 		return at("Settings", err)
-	case hcn.NetworkL4Proxy, "NeighborDiscovery":
+	case hcn.NetworkL4Proxy:
+		_, err := parseL4Proxy(p.Settings)
+		return at("Settings", err)
+	case "NeighborDiscovery":
 		return notBuilt("Type", "policy %s on a network of type %s", p.Type, t)
 	case hcn.SetPolicy:
 		_, err := parseSet(p.Settings)
@@ -71,6 +74,9 @@ func checkEndpointPolicy(p hcn.EndpointPolicy, n *Network) error {
 	case hcn.QOS:
 		_, err := parseQOS(p.Settings)
 		return at("Settings", err)
+	case hcn.L4Proxy:
+		_, err := parseL4Proxy(p.Settings)
+		return at("Settings", err)
 	case hcn.EncapOverhead, interfaceParameters, hcn.PortName:
 		return new(vnicSettings).add(p)
 	case hcn.IOV, "FirewallPolicy":
@@ -86,7 +92,7 @@ func checkEndpointPolicy(p hcn.EndpointPolicy, n *Network) error {
 			err = refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "IsolationId", "%s is %s; an endpoint has the VLAN of its subnet", n.label(), vlanText(n.vlan))
 		}
 		return at("Settings", err)
-	case hcn.L4Proxy, hcn.L4WFPPROXY, hcn.NetworkProviderAddress, hcn.NetworkInterfaceConstraint:
+	case hcn.L4WFPPROXY, hcn.NetworkProviderAddress, hcn.NetworkInterfaceConstraint:
 		return notBuilt("Type", "policy %s", p.Type)
 	case "Encryption":
 		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "policy Encryption is not supported")
@@ -401,6 +407,9 @@ func (w *World) setPolicies(e *Endpoint, old []mapping, wanted []hcn.EndpointPol
 	if err := checkMTU(e, out); err != nil {
 		return err
 	}
+	if err := checkProxies(e, out); err != nil {
+		return err
+	}
 	if err := w.checkVirtualIPs(e, out, n, in); err != nil {
 		return err
 	}
@@ -435,7 +444,7 @@ func modifyNetworkPolicies(n *Network, r modifyRequest) ([]hcn.NetworkPolicy, er
 			if err := checkNetworkPolicy(p, n.Doc.Type); err != nil {
 				return nil, at(field, err)
 			}
-			if p.Type == hcn.NetworkACL && r.RequestType == hcn.RequestTypeUpdate && !slices.ContainsFunc(req.Policies[:i], func(q hcn.NetworkPolicy) bool { return q.Type == p.Type }) {
+			if isList(p.Type) && r.RequestType == hcn.RequestTypeUpdate && !slices.ContainsFunc(req.Policies[:i], func(q hcn.NetworkPolicy) bool { return q.Type == p.Type }) {
 				drop(p.Type)
 				if isEmptySettings(p.Settings) {
 					continue
@@ -462,7 +471,7 @@ func modifyNetworkPolicies(n *Network, r modifyRequest) ([]hcn.NetworkPolicy, er
 				drop(p.Type)
 			case p.Type == hcn.VSwitchExtension || p.Type == hcn.SetPolicy:
 				have = slices.DeleteFunc(have, func(q hcn.NetworkPolicy) bool { return networkPolicyKey(p) == networkPolicyKey(q) })
-			case p.Type == hcn.NetworkACL:
+			case isList(p.Type):
 				have = slices.DeleteFunc(have, func(q hcn.NetworkPolicy) bool { return q.Type == p.Type && membersEqual(q.Settings, p.Settings) })
 			default:
 				drop(p.Type)
@@ -482,6 +491,9 @@ func modifyNetworkPolicies(n *Network, r modifyRequest) ([]hcn.NetworkPolicy, er
 	return have, nil
 }
 
+// isList: there may be any number, and none has a key.
+func isList(t hcn.NetworkPolicyType) bool { return t == hcn.NetworkACL || t == hcn.NetworkL4Proxy }
+
 func networkPolicyKey(p hcn.NetworkPolicy) string {
 	if p.Type == hcn.VSwitchExtension {
 		var v hcn.VSwitchExtensionNetworkPolicySetting
@@ -493,7 +505,7 @@ func networkPolicyKey(p hcn.NetworkPolicy) string {
 		var s hcn.SetPolicySetting
 		_ = json.Unmarshal(p.Settings, &s)
 		return string(p.Type) + " " + s.Id
-	case hcn.NetworkACL: // has none: only what says the same is the same
+	case hcn.NetworkACL, hcn.NetworkL4Proxy: // have none: only what says the same is the same
 		return string(p.Type) + " " + canonical(p.Settings)
 	}
 	return string(p.Type)

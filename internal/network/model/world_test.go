@@ -180,7 +180,7 @@ func TestCreateNetworkRefuses(t *testing.T) {
 		{`{"Policies":[{"Type":"PortMapping"}]}`, hcn.HCN_E_INVALID_POLICY_TYPE, "Policies[0].Type"},
 		{`{"Policies":[{"Type":"VxlanPort","Settings":{"Port":1}}]}`, hcn.HCN_E_REQUEST_UNSUPPORTED, "Policies[0].Type"},
 		{`{"Policies":[{"Type":"SetPolicy","Settings":{}}]}`, hcn.HCN_E_INVALID_POLICY, "Policies[0].Settings.Id"},
-		{`{"Policies":[{"Type":"L4Proxy","Settings":{}}]}`, hcn.HCN_E_NOTIMPL, "Policies[0].Type"},
+		{`{"Policies":[{"Type":"L4Proxy","Settings":{}}]}`, hcn.HCN_E_INVALID_POLICY, "Policies[0].Settings.IP"},
 		{`{"Policies":[{"Type":"AutomaticDNS","Settings":{"Enable":"x"}}]}`, hcn.HCN_E_INVALID_POLICY, "Policies[0].Settings.Enable"},
 		{`{"Dns":{"ServerList":["nope"]}}`, hcn.HCN_E_INVALID_IP, "Dns.ServerList[0]"},
 		{`{"Dns":{"Domain":"a b"}}`, hcn.E_INVALID_PARAMETER, "Dns.Domain"},
@@ -315,7 +315,7 @@ func TestCreateEndpointRefuses(t *testing.T) {
 		{"ten", `{"AdditionalParams":{"Aliases":["a b"]}}`, hcn.E_INVALID_PARAMETER, "Aliases[0]"},
 		{"ten", `{"AdditionalParams":{"Aliases":"a"}}`, hcn.HCN_E_INVALID_JSON, "AdditionalParams.Aliases"},
 		{"ten", `{"HostComputeNamespace":"` + guid(8) + `"}`, hcn.E_ELEMENT_NOT_FOUND, "HostComputeNamespace"},
-		{"ten", `{"Policies":[{"Type":"L4Proxy","Settings":{}}]}`, hcn.HCN_E_NOTIMPL, "Policies[0].Type"},
+		{"ten", `{"Policies":[{"Type":"L4Proxy","Settings":{}}]}`, hcn.HCN_E_INVALID_POLICY, "Policies[0].Settings.IP"},
 		{"ten", `{"Policies":[{"Type":"OutBoundNAT"},{"Type":"SetPolicy"}]}`, hcn.HCN_E_INVALID_POLICY_TYPE, "Policies[1].Type"},
 		{"ten", `{"Policies":[{"Type":"OutBoundNAT","Settings":{"VirtualIP":"10.0.0.1"}}]}`, hcn.HCN_E_ADDR_INVALID_OR_RESERVED, "Policies[0].Settings.VirtualIP"},
 		{"ten", `{"Policies":[{"Type":"PortMapping","Settings":{"ExternalPort":70000}}]}`, hcn.HCN_E_INVALID_POLICY, "Policies[0].Settings.ExternalPort"},
@@ -547,7 +547,7 @@ func TestModifyNetwork(t *testing.T) {
 	_, _, err = add(w, "Add", `{"Type":"AutomaticDNS","Settings":{"Enable":false}}`)
 	code(t, err, hcn.HCN_E_POLICY_ALREADY_EXISTS, "Settings.Policies[0]")
 	_, _, err = add(w, "Add", `{"Type":"L4Proxy"}`)
-	code(t, err, hcn.HCN_E_NOTIMPL, "Settings.Policies[0].Type")
+	code(t, err, hcn.HCN_E_INVALID_POLICY, "Settings.Policies[0].Settings")
 	w, n, err = add(w, "Remove", `{"Type":"AutomaticDNS"}`)
 	if err != nil || len(n.Doc.Policies) != 0 {
 		t.Fatal(err)
