@@ -39,6 +39,10 @@ type machine struct {
 func newDocBench(t *testing.T) *docBench {
 	h := newHost(t)
 	h.start()
+	return docBenchOn(t, h)
+}
+
+func docBenchOn(t *testing.T, h *host) *docBench {
 	b := &docBench{host: h, c: &hcn.Client{Socket: filepath.Join(h.root, "run", "gatehouse.sock")}}
 	t.Cleanup(func() {
 		if h.daemon == nil {

@@ -54,7 +54,7 @@ func (h *Host) ensure(ctx context.Context, want model.Desired) (vswitch.Facts, e
 			return h.facts(), errors.Join(append(errs, err)...)
 		}
 		n := &want.HostNICs[i]
-		if err := h.ensureNIC(n, pick(n.MTU, follow)); err != nil {
+		if err := h.ensureNIC(n, n.Fit(follow)); err != nil {
 			errs = append(errs, fmt.Errorf("host vNIC %s: %w", n.Name, err))
 		}
 	}
@@ -84,13 +84,6 @@ func (h *Host) ensure(ctx context.Context, want model.Desired) (vswitch.Facts, e
 		}
 	}
 	return h.facts(), errors.Join(errs...)
-}
-
-func pick(mtu, follow int) int {
-	if mtu != 0 {
-		return mtu
-	}
-	return follow
 }
 
 // noteLosses marks what the watcher saw others take away.

@@ -34,5 +34,5 @@ func sameVNIC(a, b *model.VNIC) bool {
 
 func sameNIC(a, b *model.HostNIC) bool {
 	return a.Network == b.Network && a.Name == b.Name && a.SwitchName == b.SwitchName &&
-		a.MAC == b.MAC && a.MTU == b.MTU && slices.Equal(a.Addrs, b.Addrs)
+		a.MAC == b.MAC && a.MTU == b.MTU && a.Overhead == b.Overhead && slices.Equal(a.Addrs, b.Addrs)
 }

@@ -86,7 +86,7 @@ func (i Instance) SwitchDevice(network uint16) string {
 }
 
 // TunnelDevice carries overlays by VXLAN on a UDP port.
-func (i Instance) TunnelDevice(udp uint16) string { return fmt.Sprintf("gh%sx%04x", i.Tag, udp) }
+func (i Instance) TunnelDevice(udp uint16) string { return fmt.Sprintf("gh%sv%04x", i.Tag, udp) }
 
 // AnchorDevice keeps the shared ingress block alive and has forwarding enabled;
 // its pair is AnchorPeer. Neither carries traffic.

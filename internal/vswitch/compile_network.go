@@ -101,6 +101,9 @@ func contextOf(n *Network, hostPorts map[PortID]*Port, uplinkMTU uint16) *netCon
 	if x.mtu == 0 {
 		x.mtu = uplinkMTU
 	}
+	if n.RouterMAC != (MAC{}) {
+		x.mac = n.RouterMAC // stays the gateway's when a host port comes or goes
+	}
 	if p := hostPorts[n.HostPort]; p != nil {
 		x.mac = p.MAC
 	}

@@ -219,7 +219,7 @@ func (w *World) compileLoadBalancer(lb *LoadBalancer) balancerPart {
 	var source netip.Addr
 	overlay := remote && n != nil && n.compiled.network.Tunnel != 0
 	if overlay {
-		backends = slices.DeleteFunc(backends, func(b vswitch.Backend) bool { return b.At == 0 && !n.leadsTo(b.Addr) })
+		backends = slices.DeleteFunc(backends, func(b vswitch.Backend) bool { return b.At == 0 && !w.leadsTo(n, b.Addr) })
 		for i := range backends {
 			if backends[i].At == 0 {
 				backends[i].Network = number

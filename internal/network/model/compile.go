@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"gatehouse.dev/gatehouse/internal/instance"
-	"gatehouse.dev/gatehouse/internal/network/ipam"
 	"gatehouse.dev/gatehouse/internal/vswitch"
 )
 
@@ -36,8 +35,11 @@ type endpointPart struct {
 func compileNetwork(n *Network, inst instance.Instance) netPart {
 	p := netPart{network: vswitch.Network{
 		ID: n.Number, Zone: n.Zone, Name: n.Doc.Name, HostPort: n.HostPort, Flags: kinds[n.Doc.Type].flags,
-		Uplink: n.Uplink, VLAN: n.vlan,
+		VLAN: n.vlan,
 	}}
+	if p.network.Flags&vswitch.NetL2 != 0 {
+		p.network.Uplink = n.Uplink
+	}
 	p.addrSets = n.addrSets()
 	p.hasHost = n.HostPort != 0
 	var addrs []netip.Addr
@@ -50,6 +52,7 @@ func compileNetwork(n *Network, inst instance.Instance) netPart {
 		}
 		p.network.Subnets = append(p.network.Subnets, vs)
 	}
+	n.compileOverlay(&p)
 	if !p.hasHost {
 		return p
 	}
@@ -57,7 +60,7 @@ func compileNetwork(n *Network, inst instance.Instance) netPart {
 	p.hostNIC.Network = n.Doc.Id
 	p.hostNIC.Name = inst.HostDevice(uint16(n.Number))
 	p.hostNIC.SwitchName = inst.SwitchDevice(uint16(n.Number))
-	p.hostNIC.MAC = vswitch.MAC(ipam.HostMAC(n.Doc.Id))
+	p.hostNIC.MAC, p.hostNIC.Overhead = vswitch.MAC(n.gatewayMAC()), n.overhead()
 	p.hostPort = vswitch.Port{
 		ID: n.HostPort, Kind: vswitch.PortHost, Network: n.Number, Object: n.Doc.Id,
 		Interface: p.hostNIC.SwitchName, HostNIC: p.hostNIC.Name, MAC: p.hostNIC.MAC, Addrs: addrs, Up: true,
@@ -201,13 +204,19 @@ func compileVNIC(e *Endpoint, n *Network, index int, yields bool, inst instance.
 	}
 	s := vnicSettingsOf(e.Doc.Policies)
 	v.MTU, v.Overhead, v.Alias = int(s.mtu), int(s.overhead), s.alias
+	if v.MTU == 0 && v.Overhead == 0 {
+		v.Overhead = n.overhead()
+	}
 	has := func(a netip.Addr) bool {
 		return slices.ContainsFunc(e.addrs, func(p netip.Prefix) bool { return p.Addr().Is4() == a.Is4() })
 	}
 	onLink := func(a netip.Addr) bool {
 		return slices.ContainsFunc(e.addrs, func(p netip.Prefix) bool { return p.Contains(a) })
 	}
-	var direct []netip.Addr
+	var direct, routers []netip.Addr
+	if n.HostPort != 0 || n.isOverlay() {
+		routers = n.gateways()
+	}
 	for _, r := range e.Doc.Routes {
 		dst, err := parsePrefix(r.DestinationPrefix)
 		if err != nil || !has(dst.Addr()) {
@@ -216,6 +225,10 @@ func compileVNIC(e *Endpoint, n *Network, index int, yields bool, inst instance.
 		route := Route{Dst: dst, Metric: int(r.Metric)}
 		if hop, err := netip.ParseAddr(r.NextHop); err == nil && !hop.IsUnspecified() {
 			route.NextHop = hop
+			if n.isOverlay() && !slices.Contains(routers, hop) {
+				// Whichever it is, the switch routes; and nobody else may be there to answer for it.
+				routers = append(routers, hop)
+			}
 			if !onLink(hop) && !slices.Contains(direct, hop) {
 				// A router outside the vNIC's prefix (a /32 address): reach it directly.
 				direct = append(direct, hop)
@@ -227,11 +240,9 @@ func compileVNIC(e *Endpoint, n *Network, index int, yields bool, inst instance.
 		}
 		v.Routes = append(v.Routes, route)
 	}
-	if n.HostPort != 0 {
-		for _, g := range n.gateways() {
-			if onLink(g) || slices.ContainsFunc(v.Routes, func(r Route) bool { return r.NextHop == g }) {
-				v.Neighbours = append(v.Neighbours, Neighbour{Addr: g, MAC: vswitch.MAC(ipam.HostMAC(n.Doc.Id))})
-			}
+	for _, g := range routers {
+		if onLink(g) || slices.ContainsFunc(v.Routes, func(r Route) bool { return r.NextHop == g }) {
+			v.Neighbours = append(v.Neighbours, Neighbour{Addr: g, MAC: vswitch.MAC(n.gatewayMAC())})
 		}
 	}
 	return v
@@ -266,7 +277,11 @@ func (w World) Desired() Desired {
 	}
 	for _, n := range w.networks.all {
 		c := &n.compiled
-		d.Switch.Networks = append(d.Switch.Networks, c.network)
+		network := c.network
+		if more := w.farRoutes(n); len(more) > 0 {
+			network.Routes = slices.Concat(network.Routes, more)
+		}
+		d.Switch.Networks = append(d.Switch.Networks, network)
 		if c.hasHost {
 			port := c.hostPort
 			port.Forward = port.Forward || w.hops.has(hostHop(n.Doc.Id))
@@ -316,6 +331,7 @@ func (w World) Desired() Desired {
 			d.Compartments = append(d.Compartments, n.compiled)
 		}
 	}
+	w.addTunnels(&d)
 	addResolvers(&d, w.inst)
 	return d
 }

@@ -38,6 +38,7 @@ type HostNIC struct {
 	MAC        vswitch.MAC // of Name
 	Addrs      []netip.Prefix
 	MTU        int // 0 = follow the uplinks
+	Overhead   int // less than they have
 }
 
 // Tunnel is a VXLAN device of the host's namespace that carries overlays on one
@@ -80,15 +81,20 @@ type VNIC struct {
 
 // Fit is the MTU of the vNIC where devices that follow the uplinks have that one.
 // It is never so small that the vNIC's addresses would go.
-func (v *VNIC) Fit(follow int) int {
-	if v.MTU != 0 {
-		return v.MTU
+func (v *VNIC) Fit(follow int) int { return fit(v.MTU, v.Overhead, follow, v.Addrs) }
+
+// Fit as on VNIC.
+func (n *HostNIC) Fit(follow int) int { return fit(n.MTU, n.Overhead, follow, n.Addrs) }
+
+func fit(mtu, overhead, follow int, addrs []netip.Prefix) int {
+	if mtu != 0 {
+		return mtu
 	}
 	least := leastMTU4
-	if slices.ContainsFunc(v.Addrs, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
+	if slices.ContainsFunc(addrs, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
 		least = leastMTU6
 	}
-	return max(follow-v.Overhead, min(least, follow))
+	return max(follow-overhead, min(least, follow))
 }
 
 // Route inside a compartment. An invalid NextHop means on-link.

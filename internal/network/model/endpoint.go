@@ -100,6 +100,9 @@ func (w World) CreateEndpoint(network string, body []byte, in Input) (next World
 	if err := e.parse(n); err != nil {
 		return w, nil, false, err
 	}
+	if err := e.checkFar(n); err != nil {
+		return w, nil, false, err
+	}
 	if !e.IsRemote() {
 		if err := w.refer(e, n); err != nil {
 			return w, nil, false, err
@@ -369,7 +372,7 @@ func (w *World) fillMAC(e *Endpoint, n *Network) error {
 			return err
 		}
 		last, _ := w.lastMAC.get(n.Doc.Id)
-		host := ipam.HostMAC(n.Doc.Id)
+		host := n.gatewayMAC()
 		m, err := ipam.NextMAC(ranges, last, func(m ipam.MAC) bool {
 			return m == host || w.macs.has(macKey(n.Doc.Id, m))
 		})
@@ -385,7 +388,7 @@ func (w *World) fillMAC(e *Endpoint, n *Network) error {
 		return refuseAt(hcn.E_INVALID_PARAMETER, "MacAddress", "%v", err)
 	case !m.IsUnicast():
 		return refuseAt(hcn.E_INVALID_PARAMETER, "MacAddress", "%s is not the address of one interface", m)
-	case m == ipam.HostMAC(n.Doc.Id):
+	case m == n.gatewayMAC():
 		return refuseAt(hcn.HCN_E_INVALID_ENDPOINT, "MacAddress", "%s is the gateway of %s", m, n.label())
 	}
 	if other, ok := w.macs.get(macKey(n.Doc.Id, m)); ok {
@@ -528,6 +531,9 @@ func (w World) ModifyEndpoint(id string, body []byte, match uint64, in Input) (W
 		return w, nil, at("Settings", err)
 	}
 	if err := c.parse(n); err != nil {
+		return w, nil, at("Settings", err)
+	}
+	if err := c.checkFar(n); err != nil {
 		return w, nil, at("Settings", err)
 	}
 	if !c.IsRemote() {

@@ -58,6 +58,10 @@ func (b *bench) run(line string) {
 	var err error
 	switch verb {
 	case "", "#":
+	case "wired":
+		wired(b)
+	case "policy":
+		err = b.modifyNetwork(first, "Add", second)
 	case "network":
 		b.network(rest)
 	case "endpoint":
@@ -90,11 +94,20 @@ func printDesired(d Desired) string {
 		fmt.Fprintf(&o, "network %d zone %d %q %s host %d", n.ID, n.Zone, n.Name, n.Flags, n.HostPort)
 		for _, s := range n.Subnets {
 			fmt.Fprintf(&o, " %s gw %s", s.Prefix, s.Gateway)
+			if s.VNI != 0 {
+				fmt.Fprintf(&o, " vni %d", s.VNI)
+			}
+		}
+		if n.Tunnel != 0 {
+			fmt.Fprintf(&o, " tunnel %d router %s", n.Tunnel, n.RouterMAC)
 		}
 		if n.Uplink != "" {
 			fmt.Fprintf(&o, " uplink %s vlan %d", n.Uplink, n.VLAN)
 		}
 		fmt.Fprintln(&o)
+		for _, r := range n.Routes {
+			fmt.Fprintf(&o, "  route %s to %d vtep %s vni %d %s\n", r.Prefix, r.To, r.VTEP, r.VNI, r.MAC)
+		}
 	}
 	for _, p := range d.Switch.Ports {
 		fmt.Fprintf(&o, "port %d %s net %d %s %s nic %q %s %v up %v", p.ID, p.Kind, p.Network, p.Object, p.Interface, p.HostNIC, p.MAC, p.Addrs, p.Up)
@@ -129,6 +142,9 @@ func printDesired(d Desired) string {
 	}
 	for _, r := range d.Switch.Remotes {
 		fmt.Fprintf(&o, "remote %d %s %s %s\n", r.Network, r.Addr, r.MAC, r.VTEP)
+	}
+	for i, n := range d.Switch.Tunnels {
+		fmt.Fprintf(&o, "tunnel %d %s udp %d from %v device %s\n", n.ID, n.Interface, n.UDPPort, n.Sources, d.Tunnels[i].Name)
 	}
 	for _, n := range d.HostNICs {
 		fmt.Fprintf(&o, "hostnic %s %s %s %v\n", n.Name, n.SwitchName, n.MAC, n.Addrs)

@@ -40,13 +40,16 @@ func (w *World) modifySubnets(n *Network, r modifyRequest, in Input) error {
 	default:
 		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "RequestType", "%q: Add and Remove are what subnets know", r.RequestType)
 	}
+	if err := w.fillVSIDs(&n.Doc); err != nil {
+		return err
+	}
 	if err := n.parse(); err != nil {
 		return err
 	}
 	if kinds[n.Doc.Type].host && len(n.subnets) == 0 {
 		return refuseAt(hcn.HCN_E_INVALID_NETWORK, "Settings.Subnets", "a network of type %s keeps at least one", n.Doc.Type)
 	}
-	return w.checkSegment(n)
+	return w.checkBound(n, in)
 }
 
 func (w *World) addSubnets(n *Network, add []Subnet, in Input) error {

@@ -30,6 +30,8 @@ var kinds = map[hcn.NetworkType]netKind{
 	hcn.Transparent: {flags: vswitch.NetFlood | vswitch.NetL2 | vswitch.NetARPPass, uplink: true},
 	// Frames show the uplink's MAC on the wire.
 	hcn.L2Bridge: {flags: vswitch.NetFlood | vswitch.NetL2 | vswitch.NetMACRewrite, uplink: true},
+	// Whoever is on another host is reached through a tunnel.
+	hcn.Overlay: {flags: vswitch.NetFlood, uplink: true},
 	// And the fabric switches between endpoints of one host, too.
 	hcn.L2Tunnel: {flags: vswitch.NetFlood | vswitch.NetL2 | vswitch.NetMACRewrite | vswitch.NetNoLocal, uplink: true},
 }
@@ -38,7 +40,10 @@ var kinds = map[hcn.NetworkType]netKind{
 func bindsUplink(t hcn.NetworkType) bool { return kinds[t].uplink }
 
 // hasHostNIC: the host has a vNIC in the network.
-func hasHostNIC(d *NetworkDoc) bool { return kinds[d.Type].host && d.Flags&hcn.DisableHostPort == 0 }
+func hasHostNIC(d *NetworkDoc) bool {
+	host := kinds[d.Type].host || d.Type == hcn.Overlay && hasPolicy(d, hcn.HostRoute)
+	return host && d.Flags&hcn.DisableHostPort == 0
+}
 
 // The schema's flags that have no Go names there.
 const (
@@ -50,11 +55,11 @@ func (w *World) checkNetworkType(d *NetworkDoc) error {
 	switch d.Type {
 	case "":
 		d.Type = hcn.NAT
-	case hcn.Overlay, hcn.ICS:
+	case hcn.ICS:
 		return notBuilt("Type", "a network of type %s", d.Type)
 	default:
 		if _, ok := kinds[d.Type]; !ok {
-			return refuseAt(hcn.HCN_E_INVALID_NETWORK_TYPE, "Type", "%q is not a network type; NAT, Internal, Private, Transparent, L2Bridge and L2Tunnel are", d.Type)
+			return refuseAt(hcn.HCN_E_INVALID_NETWORK_TYPE, "Type", "%q is not a network type; NAT, Internal, Private, Transparent, L2Bridge, L2Tunnel and Overlay are", d.Type)
 		}
 	}
 	switch {
@@ -68,10 +73,21 @@ func (w *World) checkNetworkType(d *NetworkDoc) error {
 	return nil
 }
 
+// checkBound holds a network against the others that its frames, or the host's, meet.
+func (w *World) checkBound(n *Network, in Input) error {
+	if err := w.checkSegment(n); err != nil {
+		return err
+	}
+	if err := w.checkOverlay(n); err != nil {
+		return err
+	}
+	return w.checkHostRoute(n, in)
+}
+
 // checkSegment refuses a network whose frames on its uplink could not be told from
 // another's.
 func (w *World) checkSegment(n *Network) error {
-	if n.Uplink == "" {
+	if n.Uplink == "" || n.isOverlay() {
 		return nil
 	}
 	rewrite := kinds[n.Doc.Type].flags&vswitch.NetMACRewrite != 0

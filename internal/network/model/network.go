@@ -68,6 +68,7 @@ func (w World) CreateNetwork(body []byte, in Input) (next World, n *Network, cre
 			return w, nil, false, err
 		}
 	}
+	fillRouter(&n.Doc, in)
 	if err := checkDNS(n.Doc.Dns); err != nil {
 		return w, nil, false, at("Dns", err)
 	}
@@ -75,6 +76,9 @@ func (w World) CreateNetwork(body []byte, in Input) (next World, n *Network, cre
 		return w, nil, false, err
 	}
 	if err := w.fillSubnets(&n.Doc, in); err != nil {
+		return w, nil, false, err
+	}
+	if err := w.fillVSIDs(&n.Doc); err != nil {
 		return w, nil, false, err
 	}
 	n.Doc.Health.Extra.SwitchGuid = n.switchOf()
@@ -94,7 +98,10 @@ func (w World) CreateNetwork(body []byte, in Input) (next World, n *Network, cre
 	if err := n.parse(); err != nil {
 		return w, nil, false, err
 	}
-	if err := w.checkSegment(n); err != nil {
+	if err := w.checkBound(n, in); err != nil {
+		return w, nil, false, err
+	}
+	if err := w.settleTunnel(nil, n); err != nil {
 		return w, nil, false, err
 	}
 	w.putNetwork(n)
@@ -165,6 +172,10 @@ func (n *Network) parse() error {
 			n.vlan = sub.vlan
 			n.subnets = append(n.subnets, sub)
 		}
+	}
+	var err error
+	if n.overlay, err = overlayOf(&n.Doc); err != nil {
+		return err
 	}
 	return n.parsePolicies()
 }
@@ -253,7 +264,13 @@ func (w World) ModifyNetwork(id string, body []byte, match uint64, in Input) (Wo
 		if err := w.rebindUplink(n, &c, in); err != nil {
 			return before, nil, at("Settings", err)
 		}
+		if err := keepRouter(n, &c); err != nil {
+			return before, nil, at("Settings", err)
+		}
 		if err := w.changeSets(n, &c); err != nil {
+			return before, nil, at("Settings", err)
+		}
+		if err := w.changeOverlay(n, &c, in); err != nil {
 			return before, nil, at("Settings", err)
 		}
 	case hcn.NetworkResourceTypeDNS:

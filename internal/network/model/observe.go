@@ -145,7 +145,7 @@ func (w World) whoAddress(a netip.Addr) []hcn.Holder {
 func (w World) whoMAC(m ipam.MAC) []hcn.Holder {
 	out := []hcn.Holder{}
 	for _, n := range w.AllNetworks() {
-		if n.HostPort != 0 && m == ipam.HostMAC(n.Doc.Id) {
+		if n.HostPort != 0 && m == n.gatewayMAC() {
 			out = append(out, n.holder("mac", m.String()))
 		}
 		if id, ok := w.macs.get(macKey(n.Doc.Id, m)); ok {

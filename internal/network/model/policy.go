@@ -28,7 +28,12 @@ func checkNetworkPolicy(p hcn.NetworkPolicy, t hcn.NetworkType) error {
 			Enable      bool
 		}
 		return decodeSettings(p.Settings, &v)
-	case hcn.SourceMacAddress, hcn.DrMacAddress, hcn.RemoteSubnetRoute, hcn.VxlanPort, hcn.HostRoute:
+	case hcn.DrMacAddress, hcn.RemoteSubnetRoute, hcn.VxlanPort, hcn.HostRoute:
+		if t == hcn.Overlay {
+			return checkOverlayPolicy(p)
+		}
+		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "%s is for networks of type Overlay, not %s", p.Type, t)
+	case hcn.SourceMacAddress:
 		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "%s cannot stand on a network of type %s", p.Type, t)
 	case hcn.NetAdapterName, hcn.InterfaceConstraint, hcn.ProviderAddress, hcn.LayerConstraint:
 		if !bindsUplink(t) {
@@ -92,7 +97,9 @@ func checkEndpointPolicy(p hcn.EndpointPolicy, n *Network) error {
 			err = refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "IsolationId", "%s is %s; an endpoint has the VLAN of its subnet", n.label(), vlanText(n.vlan))
 		}
 		return at("Settings", err)
-	case hcn.L4WFPPROXY, hcn.NetworkProviderAddress, hcn.NetworkInterfaceConstraint:
+	case hcn.NetworkProviderAddress:
+		return checkSource(p, n)
+	case hcn.L4WFPPROXY, hcn.NetworkInterfaceConstraint:
 		return notBuilt("Type", "policy %s", p.Type)
 	case "Encryption":
 		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "policy Encryption is not supported")
@@ -455,6 +462,8 @@ func modifyNetworkPolicies(n *Network, r modifyRequest) ([]hcn.NetworkPolicy, er
 			case k < 0 && p.Type == hcn.SetPolicy && r.RequestType == hcn.RequestTypeUpdate:
 				s, _ := parseSet(p.Settings)
 				return nil, refuseAt(hcn.HCN_E_POLICY_NOT_FOUND, field+".Settings.Id", "the network has no set %q; add it", s.id)
+			case k < 0 && p.Type == hcn.RemoteSubnetRoute && r.RequestType == hcn.RequestTypeUpdate:
+				return nil, refuseAt(hcn.HCN_E_POLICY_NOT_FOUND, field+".Settings.DestinationPrefix", "the network has no route with this DestinationPrefix and IsolationId; add it")
 			case k < 0:
 				have = append(have, p)
 			case canonical(have[k].Settings) == canonical(p.Settings):
@@ -471,6 +480,8 @@ func modifyNetworkPolicies(n *Network, r modifyRequest) ([]hcn.NetworkPolicy, er
 				drop(p.Type)
 			case p.Type == hcn.VSwitchExtension || p.Type == hcn.SetPolicy:
 				have = slices.DeleteFunc(have, func(q hcn.NetworkPolicy) bool { return networkPolicyKey(p) == networkPolicyKey(q) })
+			case p.Type == hcn.RemoteSubnetRoute:
+				have = slices.DeleteFunc(have, func(q hcn.NetworkPolicy) bool { return q.Type == p.Type && matchesRemoteSubnet(q.Settings, p.Settings) })
 			case isList(p.Type):
 				have = slices.DeleteFunc(have, func(q hcn.NetworkPolicy) bool { return q.Type == p.Type && membersEqual(q.Settings, p.Settings) })
 			default:
@@ -505,6 +516,10 @@ func networkPolicyKey(p hcn.NetworkPolicy) string {
 		var s hcn.SetPolicySetting
 		_ = json.Unmarshal(p.Settings, &s)
 		return string(p.Type) + " " + s.Id
+	case hcn.RemoteSubnetRoute:
+		if r, err := parseRemoteSubnet(p.Settings); err == nil {
+			return fmt.Sprintf("%s %s %d", p.Type, r.prefix, r.vni)
+		}
 	case hcn.NetworkACL, hcn.NetworkL4Proxy: // have none: only what says the same is the same
 		return string(p.Type) + " " + canonical(p.Settings)
 	}

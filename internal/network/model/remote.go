@@ -82,9 +82,13 @@ func parseProvider(p hcn.EndpointPolicy) (netip.Addr, error) {
 	if err := decodeSettings(p.Settings, &s); err != nil {
 		return netip.Addr{}, err
 	}
-	a, err := netip.ParseAddr(s.ProviderAddress)
+	return parseHost(s.ProviderAddress, "Settings.ProviderAddress")
+}
+
+func parseHost(s, field string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
 	if err != nil || a.Zone() != "" || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() {
-		return a, refuseAt(hcn.HCN_E_INVALID_POLICY, "Settings.ProviderAddress", "%q is not the address of a host", s.ProviderAddress)
+		return a, refuseAt(hcn.HCN_E_INVALID_POLICY, field, "%q is not the address of a host", s)
 	}
 	return a, nil
 }
@@ -120,9 +124,10 @@ func (w *World) isRemoteAddr(network string, a netip.Addr) bool {
 	return false
 }
 
-// settleRemote brings far in line with the endpoints of an address. Of several remote
-// ones the last made counts, a local one over all. What is outside the subnets is
-// reached by routes only.
+// settleRemote brings far and farWays in line with the endpoints of an address. Of
+// several remote ones the last made counts, a local one over all. One that is said to be
+// on this host, as the addresses of services are, is nowhere else. What is outside the
+// subnets is routed to, with the VNI of the first subnet of its family.
 func (w *World) settleRemote(n *Network, a netip.Addr) {
 	if n == nil || n.compiled.network.Tunnel == 0 {
 		return
@@ -133,11 +138,21 @@ func (w *World) settleRemote(n *Network, a netip.Addr) {
 		newest = id
 	}
 	e, ok := w.endpoints.get(newest)
-	s, inside := n.subnetOf(a)
-	if ok && e.provider.IsValid() && e.Doc.MacAddress != "" && inside && a != s.gateway && !w.addrs.has(addrKey(n.Doc.Id, a)) {
-		w.far = w.far.set(k, vswitch.Remote{Network: n.Number, Addr: a, MAC: vswitch.MAC(e.mac), VTEP: e.provider})
-	} else {
-		w.far = w.far.del(k)
+	w.far, w.farWays = w.far.del(k), w.farWays.del(k)
+	if !ok || !e.provider.IsValid() || e.provider == n.provider() || e.Doc.MacAddress == "" || w.addrs.has(addrKey(n.Doc.Id, a)) {
+		return
+	}
+	if s, inside := n.subnetOf(a); inside {
+		if a != s.gateway {
+			w.far = w.far.set(k, vswitch.Remote{Network: n.Number, Addr: a, MAC: vswitch.MAC(e.mac), VTEP: e.provider})
+		}
+		return
+	}
+	i := slices.IndexFunc(n.subnets, func(s subnet) bool { return s.pool.Prefix.Addr().Is4() == a.Is4() })
+	if i >= 0 && n.subnets[i].vsid != 0 {
+		w.farWays = w.farWays.set(k, vswitch.Route{
+			Prefix: netip.PrefixFrom(a, a.BitLen()), To: vswitch.RouteTunnel, VTEP: e.provider, VNI: n.subnets[i].vsid, MAC: vswitch.MAC(e.mac),
+		})
 	}
 }
 
@@ -149,16 +164,19 @@ func (w *World) settleRemotes(e *Endpoint) {
 	}
 }
 
+// followProvider does so for all remote endpoints of an overlay whose own provider
+// address is another now: who is on this host follows from it.
+func (w *World) followProvider(n *Network) {
+	for _, e := range w.EndpointsOf(n.Doc.Id) {
+		if e.IsRemote() {
+			w.settleRemotes(e)
+		}
+	}
+	w.rebalanceNetwork(n.Doc.Id)
+}
+
 // holds: one of the network's subnets has the address.
 func (n *Network) holds(a netip.Addr) bool {
 	_, ok := n.subnetOf(a)
 	return ok
-}
-
-// leadsTo: other hosts of an overlay have the address, by its subnets or by a route.
-func (n *Network) leadsTo(a netip.Addr) bool {
-	if s, ok := n.subnetOf(a); ok {
-		return a != s.gateway
-	}
-	return slices.ContainsFunc(n.compiled.network.Routes, func(r vswitch.Route) bool { return r.To == vswitch.RouteTunnel && r.Prefix.Contains(a) })
 }

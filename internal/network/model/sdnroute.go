@@ -376,7 +376,8 @@ func (r *SDNRoute) parse(n *Network) error {
 //
 // NeedEncap hands over to the host's stack, as they are, what goes to the prefix. A
 // NextHop is another endpoint of the network, which gets it; the network's own
-// gateway is the host's stack again.
+// gateway is the host's stack again. In an overlay that is refused to packets until
+// there is a HostRoute.
 func parseSDNRoute(raw json.RawMessage, n *Network) (vswitch.Route, error) {
 	var s hcn.SDNRoutePolicySetting
 	var r vswitch.Route
@@ -404,7 +405,7 @@ func parseSDNRoute(raw json.RawMessage, n *Network) (vswitch.Route, error) {
 		return r, nil
 	}
 	if s.NeedEncap || slices.Contains(n.gateways(), r.Via) {
-		if n.HostPort == 0 {
+		if n.HostPort == 0 && !n.isOverlay() {
 			return r, refuseAt(hcn.HCN_E_INVALID_POLICY, "NeedEncap", "%s has no host port (DisableHostPort): the host's stack is not on it", n.label())
 		}
 		return vswitch.Route{Prefix: r.Prefix, To: vswitch.RouteHost}, nil

@@ -200,13 +200,14 @@ func fillSubnet(s *Subnet, p netip.Prefix, d *NetworkDoc, in Input) error {
 	if s.Flags&^hcn.SubnetFlagsDoNotReserveGatewayAddress != 0 {
 		return refuseAt(hcn.E_INVALID_PARAMETER, "Flags", "%d has unknown bits", s.Flags)
 	}
-	vlans := 0
+	types := map[hcn.SubnetPolicyType]bool{}
 	for i, raw := range s.Policies {
-		v, err := parseSubnetPolicy(raw, d.Type)
-		if err == nil && v != 0 {
-			if vlans++; vlans > 1 {
-				err = refuseAt(hcn.HCN_E_POLICY_ALREADY_EXISTS, "Type", "the subnet has a VLAN already")
+		_, err := parseSubnetPolicy(raw, d.Type)
+		if p := (hcn.SubnetPolicy{}); err == nil && json.Unmarshal(raw, &p) == nil {
+			if types[p.Type] {
+				err = refuseAt(hcn.HCN_E_POLICY_ALREADY_EXISTS, "Type", "the subnet has a %s already", p.Type)
 			}
+			types[p.Type] = true
 		}
 		if err != nil {
 			return at(fmt.Sprintf("Policies[%d]", i), err)
@@ -221,7 +222,7 @@ func fillSubnet(s *Subnet, p netip.Prefix, d *NetworkDoc, in Input) error {
 	if err := checkRoutes(s.Routes); err != nil {
 		return err
 	}
-	if hasDefault := slices.ContainsFunc(s.Routes, isDefault); !hasDefault && hasHostNIC(d) {
+	if hasDefault := slices.ContainsFunc(s.Routes, isDefault); !hasDefault && (hasHostNIC(d) || d.Type == hcn.Overlay) {
 		s.Routes = append(slices.Clone(s.Routes), hcn.Route{
 			NextHop: ipam.First(p).String(), DestinationPrefix: defaultOf(p.Addr()).String(),
 		})
@@ -297,6 +298,7 @@ func parseSubnet(s Subnet) (subnet, error) {
 			out.pools[is.ID] = ip
 		}
 	}
+	out.vsid = vsidOf(s.Policies)
 	for _, raw := range s.Policies {
 		if v, err := parseSubnetPolicy(raw, hcn.Transparent); err == nil && v != 0 {
 			out.vlan = v
@@ -313,12 +315,19 @@ func parseSubnetPolicy(raw json.RawMessage, t hcn.NetworkType) (uint16, error) {
 	}
 	switch p.Type {
 	case hcn.VLAN:
+		if t == hcn.Overlay {
+			return 0, refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "VLAN: an overlay's frames are told apart by VSID")
+		}
 		if !bindsUplink(t) {
 			return 0, refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "VLAN needs a network with an uplink, where the tag is; %s has none", t)
 		}
 		v, err := parseVLAN(p.Settings)
 		return v, at("Settings", err)
 	case hcn.VSID:
+		if t == hcn.Overlay {
+			_, err := parseVSID(p.Settings)
+			return 0, at("Settings", err)
+		}
 		return 0, refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "VSID needs a network of type Overlay")
 	}
 	return 0, refuseAt(hcn.HCN_E_INVALID_POLICY_TYPE, "Type", "%q is not a policy of subnets", p.Type)

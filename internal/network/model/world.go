@@ -49,6 +49,7 @@ type World struct {
 	members   pmap[string]         // network id / sequence -> endpoint id
 	remotes   pmap[string]         // network id / address as 16 bytes / sequence -> remote endpoint id
 	far       pmap[vswitch.Remote] // network id / address as 16 bytes -> as the switch of an overlay has it
+	farWays   pmap[vswitch.Route]  // likewise, of those outside the subnets
 	published pmap[publish]        // family proto port / address as 16 bytes / kind id -> who
 	balanced  pmap[string]         // endpoint id / load balancer id -> the latter
 	routed    pmap[string]         // endpoint id / SDN route id -> the latter
@@ -81,6 +82,7 @@ type Network struct {
 	Number   vswitch.NetworkID
 	Zone     vswitch.Zone
 	HostPort vswitch.PortID // 0 = no host vNIC
+	Tunnel   vswitch.PortID `json:",omitempty"` // of an overlay: shared by all of a UDP port
 	Sequence uint64
 	Created  time.Time
 	Body     string // digest of the create
@@ -96,6 +98,7 @@ type Network struct {
 	vlan     uint16 // tag of its frames at the uplink; 0 = none
 	sets     map[string]*addrSet
 	acl      []aclRule // of every endpoint
+	overlay  overlayNet
 	compiled netPart
 }
 
@@ -104,6 +107,7 @@ type subnet struct {
 	id      string
 	pool    ipam.Pool
 	gateway netip.Addr // also where it is not reserved
+	vsid    uint32     // of an overlay
 	pools   map[string]netip.Prefix
 	vlan    uint16
 }
@@ -437,6 +441,12 @@ func (w *World) putNetwork(n *Network) {
 	if n.HostPort != 0 {
 		w.use(portNumbers, uint32(n.HostPort))
 	}
+	if n.Tunnel != 0 {
+		w.use(portNumbers, uint32(n.Tunnel))
+	}
+	if ok && n.isOverlay() && old.provider() != n.provider() {
+		w.followProvider(n)
+	}
 	w.changed(Networks, id, n)
 }
 
@@ -456,6 +466,9 @@ func (w *World) dropNetwork(n *Network) {
 	w.free(networkNumbers, uint32(n.Number))
 	if n.HostPort != 0 {
 		w.free(portNumbers, uint32(n.HostPort))
+	}
+	if n.Tunnel != 0 && !w.sharesTunnel(n) {
+		w.free(portNumbers, uint32(n.Tunnel))
 	}
 	w.changed(Networks, n.Doc.Id, nil)
 }
@@ -494,7 +507,7 @@ func (w *World) putEndpoint(e *Endpoint) {
 	}
 	w.settleRemotes(e)
 	w.publishAll(e.claims())
-	if ok && (old.compiled.attached != e.compiled.attached || !slices.Equal(old.addrs, e.addrs)) {
+	if ok && (old.compiled.attached != e.compiled.attached || !slices.Equal(old.addrs, e.addrs) || old.provider != e.provider) {
 		w.rebalance(id)
 	}
 	w.changed(Endpoints, id, e)
@@ -508,7 +521,7 @@ func (w *World) compileEndpointOf(e *Endpoint) {
 		ns, _ = w.namespaces.get(e.Doc.HostComputeNamespace)
 	}
 	e.compiled = compileEndpoint(e, n, ns, w.inst)
-	e.compiled.port.Routes = slices.Concat(e.compiled.port.Routes, e.ways, w.sdnRoutesOf(e.Doc.Id))
+	e.compiled.port.Routes = withoutHost(n, slices.Concat(e.compiled.port.Routes, e.ways, w.sdnRoutesOf(e.Doc.Id)))
 }
 
 func (w *World) unindexEndpoint(e *Endpoint) {

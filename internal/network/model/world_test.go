@@ -168,7 +168,6 @@ func TestCreateNetworkRefuses(t *testing.T) {
 		{`{"ID":"{00000000-0000-4000-8000-000000000001}"}`, hcn.HCN_E_GUID_CONVERSION_FAILURE, "ID"},
 		{`{"Name":"ten"}`, hcn.HCN_E_NETWORK_ALREADY_EXISTS, "Name"},
 		{`{"Type":"Mirrored"}`, hcn.HCN_E_INVALID_NETWORK_TYPE, "Type"},
-		{`{"Type":"Overlay"}`, hcn.HCN_E_NOTIMPL, "Type"},
 		{`{"Type":"ICS"}`, hcn.HCN_E_NOTIMPL, "Type"},
 		{`{"Flags":1024}`, hcn.HCN_E_INVALID_NETWORK, "Flags"},
 		{`{"Flags":"EnableDhcpServer"}`, hcn.HCN_E_NOTIMPL, "Flags"},
