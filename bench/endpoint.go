@@ -32,7 +32,7 @@ func benchEndpoint(b *bench, r *report, rounds int) error {
 	if err != nil {
 		return err
 	}
-	c := &hcn.Client{Socket: filepath.Join(h.root, "run", "gatehouse.sock")}
+	c := h.client()
 	ctx := context.Background()
 	nets, err := c.ListNetworks(ctx, hcn.HostComputeQuery{})
 	if err != nil {

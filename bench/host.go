@@ -15,6 +15,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"gatehouse.dev/gatehouse/hcn"
 )
 
 // bench holds what the measurements share: a scratch directory, a gatehouse
@@ -199,12 +201,19 @@ func (b *bench) gatehouse() (*ghHost, error) {
 	if b.gh != nil {
 		return b.gh, nil
 	}
-	h := &ghHost{ns: "ghbench-gh", root: filepath.Join(b.dir, "gh"), bin: b.bin}
+	h, err := b.startGatehouse("gh")
+	b.gh = h
+	return h, err
+}
+
+// startGatehouse starts a daemon of this name.
+func (b *bench) startGatehouse(name string) (*ghHost, error) {
+	h := &ghHost{ns: "ghbench-" + name, root: filepath.Join(b.dir, name), bin: b.bin}
 	if err := b.netns(h.ns); err != nil {
 		return nil, err
 	}
 	b.defer_(func() { _, _ = sh(b.bin, "--root", h.root, "doctor", "--leaks", "--remove") })
-	cmd, err := b.daemon("gatehouse.log", in(h.ns, b.bin, "--root", h.root, "serve")...)
+	cmd, err := b.daemon(name+".log", in(h.ns, b.bin, "--root", h.root, "serve")...)
 	if err != nil {
 		return nil, err
 	}
@@ -215,18 +224,24 @@ func (b *bench) gatehouse() (*ghHost, error) {
 				_, _ = h.ctl("rm", "-f", n)
 			}
 		}
-		if out, err := h.ctl("network", "ls", "-o", "name"); err == nil {
-			for _, n := range strings.Fields(out) {
-				_, _ = h.ctl("network", "rm", n)
+		for _, noun := range []string{"network", "namespace"} {
+			if out, err := h.ctl(noun, "ls", "-o", "name"); err == nil {
+				for _, n := range strings.Fields(out) {
+					_, _ = h.ctl(noun, "rm", n)
+				}
 			}
 		}
 	})
 	if err := b.waitFor(20*time.Second, "gatehouse daemon", func() bool { _, err := h.ctl("ps"); return err == nil }); err != nil {
-		log, _ := os.ReadFile(filepath.Join(b.dir, "gatehouse.log"))
+		log, _ := os.ReadFile(filepath.Join(b.dir, name+".log"))
 		return nil, fmt.Errorf("%w\n%s", err, log)
 	}
-	b.gh = h
 	return h, nil
+}
+
+// client of the daemon's API.
+func (h *ghHost) client() *hcn.Client {
+	return &hcn.Client{Socket: filepath.Join(h.root, "run", "gatehouse.sock")}
 }
 
 func (h *ghHost) ctl(args ...string) (string, error) {

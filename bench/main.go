@@ -35,6 +35,8 @@ func subjects() []subject {
 		{"run", "a container from start to exit", false, benchRun},
 		{"many", "containers at once", false, benchMany},
 		{"endpoint", "endpoint create and attach", false, benchEndpoint},
+		{"endpoints", "2000 endpoints on one network", false, benchEndpoints},
+		{"balancers", "1, 100 and 10000 load balancers through the daemon", false, benchBalancers},
 		{"samehost", "container to container", true, benchSameHost},
 		{"hostvnic", "process of the host to container", true, benchHostVNIC},
 		{"tap", "container to virtual machine", true, benchTap},

@@ -26,7 +26,8 @@ type path struct {
 	name   string
 	client *node
 	server *node
-	dev    string // of the server, where packets arrive
+	others []*node // more servers, where a service has several
+	dev    string  // of the servers, where packets arrive
 	// addr is what the client calls, "" where the path does not have the family.
 	addr4, addr6 string
 	port         uint16                 // that the client calls; 0 = trafficPort
@@ -150,15 +151,21 @@ func (h *half) wait(limit time.Duration) error {
 
 // withServer runs a server while f runs.
 func (p *path) withServer(mode string, f func(server *half) error) error {
-	s, err := p.server.start(serverCPU, mode)
-	if err != nil {
-		return err
+	var first *half
+	for _, n := range append([]*node{p.server}, p.others...) {
+		s, err := n.start(serverCPU, mode)
+		if err != nil {
+			return err
+		}
+		defer s.kill()
+		if _, err := s.line(giveUp); err != nil {
+			return err
+		}
+		if first == nil {
+			first = s
+		}
 	}
-	defer s.kill()
-	if _, err := s.line(giveUp); err != nil {
-		return err
-	}
-	return f(s)
+	return f(first)
 }
 
 // ask runs a client to its end and reads the numbers it prints.

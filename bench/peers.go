@@ -36,7 +36,9 @@ func (s *scope) done(p *path) *path {
 	s.b.defer_(m.close)
 	p.meter = m
 	if p.dev != "" {
-		p.server.attach(p.dev, m.prog)
+		for _, n := range append([]*node{p.server}, p.others...) {
+			n.attach(p.dev, m.prog)
+		}
 	}
 	return p
 }

@@ -256,16 +256,22 @@ func pss(names []string) (int64, error) {
 		if !slices.Contains(names, filepath.Base(arg0)) {
 			continue
 		}
-		rollup, err := os.ReadFile(filepath.Join(filepath.Dir(f), "smaps_rollup"))
-		if err != nil {
-			continue
-		}
-		for line := range strings.Lines(string(rollup)) {
-			var kib int64
-			if _, err := fmt.Sscanf(line, "Pss: %d kB", &kib); err == nil {
-				sum += kib << 10
-			}
-		}
+		sum += pssOf(filepath.Dir(f))
 	}
 	return sum, nil
+}
+
+// pssOf a process, by its directory in /proc; 0 when it ended.
+func pssOf(proc string) int64 {
+	rollup, err := os.ReadFile(filepath.Join(proc, "smaps_rollup"))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(rollup)) {
+		var kib int64
+		if _, err := fmt.Sscanf(line, "Pss: %d kB", &kib); err == nil {
+			return kib << 10
+		}
+	}
+	return 0
 }
