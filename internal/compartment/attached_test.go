@@ -48,6 +48,19 @@ func TestAttachedToTheHost(t *testing.T) {
 		}
 	}
 
+	// Another one of the same network has its prefix, too.
+	two := want
+	two.Compartments = slices.Clone(want.Compartments)
+	second := &two.Compartments[1]
+	second.VNICs = append(slices.Clone(c.VNICs), model.VNIC{
+		Endpoint: "ep10", Port: 10, PortName: inst.PortDevice(10), Name: inst.AttachedDevice(10), MAC: mac(10), Host: true,
+		Addrs: []netip.Prefix{netip.MustParsePrefix("172.32.0.10/24"), netip.MustParsePrefix("fd31::a/64")},
+	})
+	ensure(t, h, two)
+	check(t, h, two)
+	prune(t, h, want)
+	check(t, h, want)
+
 	// A new life adopts it; what others take away comes back.
 	index := f.Ifindex[inst.PortDevice(9)]
 	if f, err := h.Verify(context.Background(), want); err != nil || f.Ifindex[inst.PortDevice(9)] != index {

@@ -33,8 +33,10 @@ type content struct {
 	quiet bool
 }
 
-// attachedMetric of the prefixes of vNICs in the host's own namespace: above what the
-// kernel gives to prefixes (0, and 256 in IPv6), so that those of others win.
+// attachedMetric and its port's number make the metric of the prefixes of a vNIC in the
+// host's own namespace: above what the kernel gives to prefixes (0, and 256 in IPv6), so
+// that those of others win, and another one for each, so that several of one network
+// stand beside each other.
 const attachedMetric = 512
 
 // contentOf returns what a vNIC should carry. A route to a prefix that an
@@ -44,7 +46,7 @@ func contentOf(v model.VNIC) content {
 	if v.Host {
 		c.quiet = true
 		for _, a := range v.Addrs {
-			if r := (model.Route{Dst: a.Masked(), Metric: attachedMetric}); !slices.Contains(c.routes, r) {
+			if r := (model.Route{Dst: a.Masked(), Metric: attachedMetric + int(v.Port)}); !slices.Contains(c.routes, r) {
 				c.routes = append(c.routes, r)
 			}
 		}

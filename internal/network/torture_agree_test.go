@@ -28,6 +28,7 @@ import (
 	"gatehouse.dev/gatehouse/internal/compartment"
 	"gatehouse.dev/gatehouse/internal/network/model"
 	"gatehouse.dev/gatehouse/internal/vswitch"
+	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
 )
 
 // agree holds store, World, tables, kernel and what the process has against each
@@ -55,7 +56,7 @@ func (d *tortured) storeAgrees(w model.World, want model.Desired) error {
 	}
 	again := loaded.Desired()
 	diff := cmp.Diff(again, want, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
-		cmp.AllowUnexported(vswitch.ServicePart{}))
+		cmp.Exporter(func(reflect.Type) bool { return true }))
 	if diff != "" {
 		return fmt.Errorf("what is desired differs (-store +World):\n%s", diff)
 	}
@@ -117,8 +118,7 @@ func (d *tortured) tablesAgree(want model.Desired) error {
 		rows[s.Map] = append(rows[s.Map], s)
 	}
 	var errs []error
-	for _, name := range []string{"port", "net", "ifport", "portip", "addr", "route", "svc", "slot", "member", "vip_l2", "natpool", "portbusy", "flood", "floodn", "cfg",
-		"aclset", "aclrule", "aclclass", "nh", "vtep", "peer", "fdb", "segment", "wireip"} {
+	for _, name := range bpf.ConfigMaps() {
 		errs = append(errs, mapAgrees(filepath.Join(dir, name), name, rows[name]))
 		delete(rows, name)
 	}
@@ -198,6 +198,9 @@ func (d *tortured) devicesAgree(want model.Desired) error {
 		}
 		for _, v := range c.VNICs {
 			devices = append(devices, v.PortName)
+			if v.Host {
+				devices = append(devices, v.Name)
+			}
 		}
 	}
 	differ("devices", inv.Devices, devices)
@@ -230,6 +233,9 @@ func (d *tortured) devicesAgree(want model.Desired) error {
 	}
 	for _, c := range want.Compartments {
 		if c.Foreign {
+			for _, v := range c.VNICs {
+				errs = append(errs, deviceAgrees(nl, "host", v.Name, v.MAC, v.Addrs, nil, nil))
+			}
 			continue
 		}
 		errs = append(errs, compartment.Do(c.Path, func() error {
