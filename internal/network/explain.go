@@ -112,7 +112,9 @@ func (q *question) names() {
 	q.ports[model.ResolverPort] = "the network's resolver"
 	nets := map[vswitch.NetworkID]string{}
 	for _, n := range q.w.AllNetworks() {
-		nets[n.Number] = n.Doc.Name
+		for _, v := range n.Numbers() {
+			nets[v] = n.Doc.Name
+		}
 		if n.HostPort != 0 {
 			q.ports[n.HostPort] = "the host"
 		}

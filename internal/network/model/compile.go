@@ -15,6 +15,7 @@ import (
 // netPart is what one network adds to Desired.
 type netPart struct {
 	network  vswitch.Network
+	segments []vswitch.Network // network and those of other VLANs, where it has segments
 	hostPort vswitch.Port
 	hostNIC  HostNIC
 	resolver Resolver
@@ -35,7 +36,6 @@ type endpointPart struct {
 func compileNetwork(n *Network, inst instance.Instance) netPart {
 	p := netPart{network: vswitch.Network{
 		ID: n.Number, Zone: n.Zone, Name: n.Doc.Name, HostPort: n.HostPort, Flags: kinds[n.Doc.Type].flags,
-		VLAN: n.vlan,
 	}}
 	if p.network.Flags&vswitch.NetL2 != 0 {
 		p.network.Uplink = n.Uplink
@@ -53,6 +53,10 @@ func compileNetwork(n *Network, inst instance.Instance) netPart {
 		p.network.Subnets = append(p.network.Subnets, vs)
 	}
 	n.compileOverlay(&p)
+	if n.hasSegments() {
+		p.segments = compileSegments(n, p.network)
+		p.network = p.segments[slices.IndexFunc(p.segments, func(s vswitch.Network) bool { return s.ID == n.Number })]
+	}
 	if !p.hasHost {
 		return p
 	}
@@ -97,7 +101,7 @@ func compileEndpoint(e *Endpoint, n *Network, ns *Namespace, inst instance.Insta
 	}
 	p.attached = true
 	p.port = vswitch.Port{
-		ID: e.Port, Kind: vswitch.PortContainer, Network: n.Number, Object: e.Doc.Id,
+		ID: e.Port, Kind: vswitch.PortContainer, Network: n.numberOf(e.vlan), Object: e.Doc.Id,
 		Interface: inst.PortDevice(uint16(e.Port)), MAC: vswitch.MAC(e.mac), Addrs: addrs, Up: true,
 	}
 	if ns.isHostOwn() {
@@ -275,13 +279,18 @@ func (w World) Desired() Desired {
 		Compartments: make([]Compartment, 0, ns),
 		Resolvers:    make([]Resolver, 0, nn),
 	}
+	shared := map[vswitch.NetworkID]int{}
 	for _, n := range w.networks.all {
 		c := &n.compiled
-		network := c.network
-		if more := w.farRoutes(n); len(more) > 0 {
-			network.Routes = slices.Concat(network.Routes, more)
+		if n.hasSegments() {
+			d.Switch.Networks = addSegments(d.Switch.Networks, shared, c.segments)
+		} else {
+			network := c.network
+			if more := w.farRoutes(n); len(more) > 0 {
+				network.Routes = slices.Concat(network.Routes, more)
+			}
+			d.Switch.Networks = append(d.Switch.Networks, network)
 		}
-		d.Switch.Networks = append(d.Switch.Networks, network)
 		if c.hasHost {
 			port := c.hostPort
 			port.Forward = port.Forward || w.hops.has(hostHop(n.Doc.Id))

@@ -103,6 +103,9 @@ func (w World) CreateEndpoint(network string, body []byte, in Input) (next World
 	if err := e.checkFar(n); err != nil {
 		return w, nil, false, err
 	}
+	if n, err = w.plugIn(e, n); err != nil {
+		return w, nil, false, err
+	}
 	if !e.IsRemote() {
 		if err := w.refer(e, n); err != nil {
 			return w, nil, false, err
@@ -224,7 +227,7 @@ func (w *World) fillAddresses(e *Endpoint, n *Network, in Input) error {
 			if !ok {
 				return refuseAt(hcn.HCN_E_SUBNET_NOT_FOUND, field+".IpSubnetId", "no pool %q on %s", c.IpSubnetId, n.label())
 			}
-			a, err := w.lowest(n, pool, in, out)
+			a, err := w.lowest(n, sub.vlan, pool, in, out)
 			if err != nil {
 				return at(field, err)
 			}
@@ -272,13 +275,16 @@ func (w *World) fillAddresses(e *Endpoint, n *Network, in Input) error {
 		if len(n.subnets) == 0 {
 			return refuseAt(hcn.HCN_E_INVALID_IP, "IpConfigurations", "%s has no subnets: give the endpoint its addresses", n.label())
 		}
+		anyVLAN := true
+		var vlan uint16
 		for _, v4 := range []bool{true, false} {
-			c, err := w.anyAddress(n, v4, in)
+			c, err := w.anyAddress(n, func(s *subnet) bool { return s.pool.Prefix.Addr().Is4() == v4 && (anyVLAN || s.vlan == vlan) }, in)
 			if err != nil {
 				return err
 			}
 			if c != nil {
-				out = append(out, *c)
+				out = append(out, c.IpConfig)
+				anyVLAN, vlan = false, c.vlan
 			}
 		}
 	}
@@ -286,17 +292,24 @@ func (w *World) fillAddresses(e *Endpoint, n *Network, in Input) error {
 	return nil
 }
 
-// anyAddress takes the lowest free address of the first subnet of a family that
-// has one; nil where the network has no such family.
-func (w *World) anyAddress(n *Network, v4 bool, in Input) (*IpConfig, error) {
+// chosenAddress is one of our choice, and the VLAN that it is in.
+type chosenAddress struct {
+	IpConfig
+	vlan uint16
+}
+
+// anyAddress takes the lowest free address of the first subnet that will do and
+// has one; nil where none will do.
+func (w *World) anyAddress(n *Network, will func(*subnet) bool, in Input) (*chosenAddress, error) {
 	var full error
-	for _, s := range n.subnets {
-		if s.pool.Prefix.Addr().Is4() != v4 {
+	for i := range n.subnets {
+		s := &n.subnets[i]
+		if !will(s) {
 			continue
 		}
-		a, err := w.lowest(n, s.pool, in, nil)
+		a, err := w.lowest(n, s.vlan, s.pool, in, nil)
 		if err == nil {
-			return &IpConfig{IpConfig: hcn.IpConfig{IpAddress: a.String(), PrefixLength: uint8(s.pool.Prefix.Bits())}}, nil
+			return &chosenAddress{IpConfig{IpConfig: hcn.IpConfig{IpAddress: a.String(), PrefixLength: uint8(s.pool.Prefix.Bits())}}, s.vlan}, nil
 		}
 		full = err
 	}
@@ -306,14 +319,15 @@ func (w *World) anyAddress(n *Network, v4 bool, in Input) (*IpConfig, error) {
 	return nil, nil
 }
 
-func (w *World) lowest(n *Network, pool ipam.Pool, in Input, chosen []IpConfig) (netip.Addr, error) {
+func (w *World) lowest(n *Network, vlan uint16, pool ipam.Pool, in Input, chosen []IpConfig) (netip.Addr, error) {
 	// What the document itself chose before is not in the index yet.
 	free := w.unusedIn(n.Doc.Id, chosen)
 	a, err := pool.Lowest(in.Now, func(a netip.Addr) netip.Addr {
-		for a = free(a); n.isHostAddr(in, a); {
-			a = free(a.Next())
+		for a = free(a); ; a = free(a.Next()) {
+			if _, held := w.heldBeside(n, vlan, a); !held && !n.isHostAddr(in, a) {
+				return a
+			}
 		}
-		return a
 	}, w.releasedIn(n.Doc.Id))
 	if err != nil {
 		return a, refuse(hcn.HCN_E_ADDR_INVALID_OR_RESERVED, "no address is free in %s of %s; delete endpoints or use another network", pool.Prefix, n.label())
@@ -374,7 +388,11 @@ func (w *World) fillMAC(e *Endpoint, n *Network) error {
 		last, _ := w.lastMAC.get(n.Doc.Id)
 		host := n.gatewayMAC()
 		m, err := ipam.NextMAC(ranges, last, func(m ipam.MAC) bool {
-			return m == host || w.macs.has(macKey(n.Doc.Id, m))
+			held := m == host || w.macs.has(macKey(n.Doc.Id, m))
+			for o := range w.beside(n) {
+				held = held || w.macs.has(macKey(o.Doc.Id, m))
+			}
+			return held
 		})
 		if err != nil {
 			return refuseAt(hcn.HCN_E_INVALID_ENDPOINT, "MacAddress", "no MAC address is free on %s", n.label())
@@ -467,6 +485,9 @@ func (e *Endpoint) parse(n *Network) error {
 		}
 		e.addrs = append(e.addrs, netip.PrefixFrom(a, int(c.PrefixLength)))
 	}
+	if e.vlan, err = vlanOf(e, n); err != nil {
+		return err
+	}
 	if e.aliases, err = aliasesOf(&e.Doc); err != nil {
 		return err
 	}
@@ -535,6 +556,9 @@ func (w World) ModifyEndpoint(id string, body []byte, match uint64, in Input) (W
 	}
 	if err := c.checkFar(n); err != nil {
 		return w, nil, at("Settings", err)
+	}
+	if n, err = w.plugIn(&c, n); err != nil {
+		return before, nil, at("Settings", err)
 	}
 	if !c.IsRemote() {
 		if err := w.refer(&c, n); err != nil {

@@ -49,6 +49,9 @@ func (w *World) modifySubnets(n *Network, r modifyRequest, in Input) error {
 	if kinds[n.Doc.Type].host && len(n.subnets) == 0 {
 		return refuseAt(hcn.HCN_E_INVALID_NETWORK, "Settings.Subnets", "a network of type %s keeps at least one", n.Doc.Type)
 	}
+	if err := w.takeNumbers(n); err != nil {
+		return err
+	}
 	return w.checkBound(n, in)
 }
 

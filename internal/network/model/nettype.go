@@ -4,7 +4,6 @@
 package model
 
 import (
-	"fmt"
 	"net/netip"
 
 	"gatehouse.dev/gatehouse/hcn"
@@ -75,47 +74,10 @@ func (w *World) checkNetworkType(d *NetworkDoc) error {
 
 // checkBound holds a network against the others that its frames, or the host's, meet.
 func (w *World) checkBound(n *Network, in Input) error {
-	if err := w.checkSegment(n); err != nil {
-		return err
-	}
 	if err := w.checkOverlay(n); err != nil {
 		return err
 	}
 	return w.checkHostRoute(n, in)
-}
-
-// checkSegment refuses a network whose frames on its uplink could not be told from
-// another's.
-func (w *World) checkSegment(n *Network) error {
-	if n.Uplink == "" || n.isOverlay() {
-		return nil
-	}
-	rewrite := kinds[n.Doc.Type].flags&vswitch.NetMACRewrite != 0
-	for _, o := range w.AllNetworks() {
-		if o.Doc.Id == n.Doc.Id || o.Uplink != n.Uplink || o.vlan != n.vlan {
-			continue
-		}
-		if !rewrite {
-			return refuseAt(hcn.HCN_E_SHARED_SWITCH_MODIFICATION, "Ipams", "uplink %q, %s, is the segment of %s already; give the network another VLAN, or put the subnets into that one",
-				n.Uplink, vlanText(n.vlan), o.label())
-		}
-		for i, a := range n.subnets {
-			for _, b := range o.subnets {
-				if a.pool.Prefix.Overlaps(b.pool.Prefix) {
-					return refuseAt(hcn.E_DUPLICATE_NAME, fmt.Sprintf("Ipams[0].Subnets[%d].IpAddressPrefix", i),
-						"%s overlaps %s of %s on uplink %q, %s; frames from there could be for either", a.pool.Prefix, b.pool.Prefix, o.label(), n.Uplink, vlanText(n.vlan))
-				}
-			}
-		}
-	}
-	return nil
-}
-
-func vlanText(v uint16) string {
-	if v == 0 {
-		return "untagged"
-	}
-	return fmt.Sprintf("VLAN %d", v)
 }
 
 // isHostAddr reports an address that the host itself has on the network's uplink.

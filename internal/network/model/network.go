@@ -82,10 +82,6 @@ func (w World) CreateNetwork(body []byte, in Input) (next World, n *Network, cre
 		return w, nil, false, err
 	}
 	n.Doc.Health.Extra.SwitchGuid = n.switchOf()
-	if n.Number, err = w.takeNetworkNumber(); err != nil {
-		return w, nil, false, err
-	}
-	n.Zone = vswitch.Zone(n.Number) // a zone of its own
 	if hasHostNIC(&n.Doc) {
 		if n.HostPort, err = w.takePort(); err != nil {
 			return w, nil, false, err
@@ -98,12 +94,16 @@ func (w World) CreateNetwork(body []byte, in Input) (next World, n *Network, cre
 	if err := n.parse(); err != nil {
 		return w, nil, false, err
 	}
+	if err := w.takeNumbers(n); err != nil {
+		return w, nil, false, err
+	}
 	if err := w.checkBound(n, in); err != nil {
 		return w, nil, false, err
 	}
 	if err := w.settleTunnel(nil, n); err != nil {
 		return w, nil, false, err
 	}
+	n.Zone = vswitch.Zone(n.Number) // a zone of its own
 	w.putNetwork(n)
 	w.event(hcn.EventNetworkPreCreate, "NetworkPreCreate", Networks, id, n.Doc)
 	w.event(hcn.EventNetworkCreate, "NetworkCreate", Networks, id, n.Doc)
@@ -158,18 +158,13 @@ func macRanges(p hcn.MacPool) ([]ipam.MACRange, error) {
 
 // parse derives what the verbs look at from the document.
 func (n *Network) parse() error {
-	n.subnets, n.vlan = nil, 0
+	n.subnets = nil
 	for i, im := range n.Doc.Ipams {
 		for j, s := range im.Subnets {
 			sub, err := parseSubnet(s)
 			if err != nil {
 				return at(fmt.Sprintf("Ipams[%d].Subnets[%d]", i, j), err)
 			}
-			if len(n.subnets) > 0 && sub.vlan != n.vlan {
-				return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, fmt.Sprintf("Ipams[%d].Subnets[%d].Policies", i, j),
-					"%s, but the first subnet is %s; make a network for each VLAN", vlanText(sub.vlan), vlanText(n.vlan))
-			}
-			n.vlan = sub.vlan
 			n.subnets = append(n.subnets, sub)
 		}
 	}

@@ -91,11 +91,11 @@ func checkEndpointPolicy(p hcn.EndpointPolicy, n *Network) error {
 			return nil // what such a network does anyway
 		}
 		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "L2Driver cannot stand on an endpoint of a network of type %s; L2Bridge and L2Tunnel rewrite MACs", n.Doc.Type)
-	case "VLAN":
-		v, err := parseVLAN(p.Settings)
-		if err == nil && v != n.vlan {
-			err = refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "IsolationId", "%s is %s; an endpoint has the VLAN of its subnet", n.label(), vlanText(n.vlan))
+	case policyVLAN:
+		if !n.hasSegments() {
+			return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "VLAN needs a network that shows frames on its uplink, where the tag is; %s does not", n.Doc.Type)
 		}
+		_, err := parseVLAN(p.Settings)
 		return at("Settings", err)
 	case hcn.NetworkProviderAddress:
 		return checkSource(p, n)

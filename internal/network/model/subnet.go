@@ -333,6 +333,9 @@ func parseSubnetPolicy(raw json.RawMessage, t hcn.NetworkType) (uint16, error) {
 	return 0, refuseAt(hcn.HCN_E_INVALID_POLICY_TYPE, "Type", "%q is not a policy of subnets", p.Type)
 }
 
+// policyVLAN of an endpoint is in the schema alone.
+const policyVLAN hcn.EndpointPolicyType = "VLAN"
+
 // maxVLAN is the largest tag that names a VLAN (IEEE 802.1Q, table 9-2).
 const maxVLAN = 4094
 

@@ -104,7 +104,8 @@ func TestUplinkIsShared(t *testing.T) {
 		code(t, err, want, field, parts...)
 	}
 	refused(boundNet("third", "Transparent", ""), hcn.HCN_E_SHARED_SWITCH_MODIFICATION, "Type", "first")
-	refused(boundNet("third", "L2Bridge", ""), hcn.E_DUPLICATE_NAME, "Ipams[0].Subnets[0].IpAddressPrefix", "first", "untagged")
+	isolated := strings.Replace(boundNet("third", "L2Bridge", ""), `{`, `{"Flags":32,`, 1)
+	refused(isolated, hcn.E_DUPLICATE_NAME, "Ipams[0].Subnets[0].IpAddressPrefix", "first", "untagged")
 	refused(`{"Type":"L2Bridge","Flags":128}`, hcn.HCN_E_SHARED_SWITCH_MODIFICATION, "Flags", "DisableSharing")
 	// On a VLAN of its own the same prefix is another.
 	tagged := b.network(`{"Name":"third","Type":"L2Bridge","Ipams":[{"Subnets":[{"IpAddressPrefix":"10.9.0.0/24","Policies":[{"Type":"VLAN","Settings":{"IsolationId":12}}]}]}]}`)
@@ -112,7 +113,8 @@ func TestUplinkIsShared(t *testing.T) {
 		t.Errorf("VLAN %d", v)
 	}
 	b.network(boundNet("beside", "Transparent", adapter("eth1")))
-	refused(boundNet("again", "Transparent", adapter("eth1")), hcn.HCN_E_SHARED_SWITCH_MODIFICATION, "Ipams", "beside")
+	isolated = strings.Replace(boundNet("again", "Transparent", adapter("eth1")), `{`, `{"Flags":32,`, 1)
+	refused(isolated, hcn.HCN_E_SHARED_SWITCH_MODIFICATION, "Flags", "beside")
 }
 
 func TestUplinkIsFollowed(t *testing.T) {
@@ -197,9 +199,8 @@ func TestNetworkTypes(t *testing.T) {
 		`{"Type":"L2Bridge","Ipams":[{"Subnets":[{}]}]}`:        "Ipams[0].Subnets[0].IpAddressPrefix",
 		`{"Type":"Private","Ipams":[{"Type":"Dhcp"}]}`:          "Ipams[0].Type",
 		`{"Type":"Private","Policies":[` + adapter(eth0) + `]}`: "Policies[0].Type",
-		`{"Type":"Private","Ipams":[{"Subnets":[{"IpAddressPrefix":"10.1.0.0/24","Policies":[{"Type":"VLAN","Settings":{"IsolationId":12}}]}]}]}`:                                      "Ipams[0].Subnets[0].Policies[0].Type",
-		`{"Type":"Transparent","Ipams":[{"Subnets":[{"IpAddressPrefix":"10.1.0.0/24","Policies":[{"Type":"VLAN","Settings":{"IsolationId":4095}}]}]}]}`:                                "Ipams[0].Subnets[0].Policies[0].Settings.IsolationId",
-		`{"Type":"Transparent","Ipams":[{"Subnets":[{"IpAddressPrefix":"10.1.0.0/24"},{"IpAddressPrefix":"10.2.0.0/24","Policies":[{"Type":"VLAN","Settings":{"IsolationId":5}}]}]}]}`: "Ipams[0].Subnets[1].Policies",
+		`{"Type":"Private","Ipams":[{"Subnets":[{"IpAddressPrefix":"10.1.0.0/24","Policies":[{"Type":"VLAN","Settings":{"IsolationId":12}}]}]}]}`:       "Ipams[0].Subnets[0].Policies[0].Type",
+		`{"Type":"Transparent","Ipams":[{"Subnets":[{"IpAddressPrefix":"10.1.0.0/24","Policies":[{"Type":"VLAN","Settings":{"IsolationId":4095}}]}]}]}`: "Ipams[0].Subnets[0].Policies[0].Settings.IsolationId",
 	} {
 		_, _, _, err := newWired(t).w.CreateNetwork([]byte(body), newWired(t).in)
 		if err == nil {

@@ -88,6 +88,9 @@ type Network struct {
 	Body     string // digest of the create
 	// Uplink is the interface of the host that it is bound to; "" where the type has none.
 	Uplink string `json:",omitempty"`
+	// Segments are the switch's numbers of its segments of the uplink, by VLAN (0 =
+	// untagged); Number is one of them. Networks of one uplink may share them.
+	Segments map[uint16]vswitch.NetworkID `json:",omitempty"`
 	// ProviderFilled: the ProviderAddress policy in Doc is of our making.
 	ProviderFilled bool `json:",omitempty"`
 
@@ -95,7 +98,6 @@ type Network struct {
 	SetNumbers map[string]vswitch.AddrSetID `json:",omitempty"`
 
 	subnets  []subnet
-	vlan     uint16 // tag of its frames at the uplink; 0 = none
 	sets     map[string]*addrSet
 	acl      []aclRule // of every endpoint
 	overlay  overlayNet
@@ -132,6 +134,7 @@ type Endpoint struct {
 
 	mac      ipam.MAC
 	addrs    []netip.Prefix // address and length, in order of IpConfigurations
+	vlan     uint16         // its frames' tag at the uplink; 0 = none
 	aliases  []string
 	mappings []mapping
 	ways     []vswitch.Route // by SDNRoute policies
@@ -437,7 +440,9 @@ func (w *World) putNetwork(n *Network) {
 	if n.Doc.Name != "" {
 		w.byName = w.byName.set(n.Doc.Name, id)
 	}
-	w.use(networkNumbers, uint32(n.Number))
+	for _, v := range n.Numbers() {
+		w.use(networkNumbers, uint32(v))
+	}
 	if n.HostPort != 0 {
 		w.use(portNumbers, uint32(n.HostPort))
 	}
@@ -463,7 +468,15 @@ func (w *World) dropNetwork(n *Network) {
 	for k := range w.released.prefixed(n.Doc.Id + "/") {
 		w.released = w.released.del(k)
 	}
-	w.free(networkNumbers, uint32(n.Number))
+	for _, v := range n.Numbers() {
+		shared := false
+		for o := range w.beside(n) {
+			shared = shared || slices.Contains(o.Numbers(), v)
+		}
+		if !shared {
+			w.free(networkNumbers, uint32(v))
+		}
+	}
 	if n.HostPort != 0 {
 		w.free(portNumbers, uint32(n.HostPort))
 	}
