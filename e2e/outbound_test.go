@@ -38,12 +38,7 @@ func TestOutboundNAT(t *testing.T) {
 	}
 	sees := func(to, want string) {
 		t.Helper()
-		out := h.gh("exec", "a", "/hello", "get", "-t", "3", "http://"+net.JoinHostPort(to, "80")+"/")
-		_, client, _ := strings.Cut(out, "client ")
-		client, _, _ = strings.Cut(strings.TrimSpace(client), "\n")
-		if got, err := netip.ParseAddrPort(strings.TrimSpace(client)); err != nil || got.Addr() != netip.MustParseAddr(want) {
-			t.Errorf("%s sees %s, want %s", to, client, want)
-		}
+		h.sees("a", to, "client", want)
 	}
 	all := func(near4, near6, away4, away6 string) {
 		t.Helper()
@@ -73,6 +68,56 @@ func TestOutboundNAT(t *testing.T) {
 	all(hostV4, hostV6, hostV4, hostV6)
 }
 
+// sees asks an address from a container by HTTP and looks at what the server says of
+// the conversation: the "client" that it sees, or the address at which it was "asked".
+func (h *host) sees(from, to, what, want string) {
+	h.t.Helper()
+	out, errs, _ := h.try("exec", from, "/hello", "get", "-t", "3", "http://"+net.JoinHostPort(to, "80")+"/")
+	_, got, _ := strings.Cut(out, what+" ")
+	got, _, _ = strings.Cut(strings.TrimSpace(got), "\n")
+	if a, err := netip.ParseAddrPort(strings.TrimSpace(got)); err != nil || a.Addr() != netip.MustParseAddr(want) {
+		h.t.Errorf("%s asks %s: %s is %s, want %s; %s", from, to, what, got, want, errs)
+	}
+}
+
+// TestOutboundNATOnL2Bridge: what the CNI plugins ask for. Nothing is translated
+// without the policy; with it all but the fabric's prefixes shows the host's address;
+// and a proxy outside is asked in its name.
+//
+//covers:endpoint OutBoundNAT L4Proxy
+func TestOutboundNATOnL2Bridge(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	const gate4, gate6, fabric4, fabric6 = "10.77.0.1", "fd77::1", "203.0.113.9", "2001:db8:77::9"
+	for _, a := range []string{gate4 + "/24", gate6 + "/64"} {
+		h.must("ip", "-n", h.out, "addr", "add", a, "dev", "wire", "nodad")
+	}
+	for _, a := range []string{fabric4 + "/32", fabric6 + "/128"} {
+		h.must("ip", "-n", h.out, "addr", "add", a, "dev", "lo")
+	}
+	h.background(h.out, h.hello, "serve")
+	h.gh("network", "create", "seg", "--type", "l2bridge", "--uplink", "wire", "--subnet", "10.77.0.0/24", "--gateway", gate4, "--subnet", "fd77::/64", "--gateway", gate6)
+	h.gh("run", "-d", "--name", "a", "--network", "seg", image)
+	v4, v6 := h.addrs("a")
+	all := func(near4, near6, far4, far6 string) {
+		t.Helper()
+		for _, x := range [][2]string{{gate4, v4}, {gate6, v6}, {fabric4, near4}, {fabric6, near6}, {outV4, far4}, {outV6, far6}} {
+			h.sees("a", x[0], "client", x[1])
+		}
+	}
+	all(v4, v6, v4, v6)
+	h.policy("endpoints", "a", "Add", `OutBoundNAT {"Exceptions":["10.77.0.0/24","203.0.113.0/24","fd77::/64","2001:db8:77::/48"]}`,
+		`OutBoundNAT {"Destinations":["`+v4+`"]}`)
+	all(v4, v6, hostV4, hostV6)
+	h.policy("endpoints", "a", "Update", `OutBoundNAT {"Destinations":["203.0.113.0/24","2001:db8:77::/48"]}`)
+	all(hostV4, hostV6, v4, v6)
+	h.policy("endpoints", "a", "Reset", `OutBoundNAT null`)
+	all(v4, v6, v4, v6)
+	h.policy("endpoints", "a", "Add", `L4Proxy {"IP":"`+outV4+`","Port":"80","Protocol":6,"Destination":"198.18.0.0/15"}`)
+	h.sees("a", "198.18.0.1", "asked", outV4)
+	h.sees("a", "198.18.0.1", "client", hostV4)
+}
+
 // TestL4Proxy: what a container begins is answered by a proxy on its network, as if
 // by who was asked; by a policy of its own and by one of its network.
 //
@@ -89,12 +134,7 @@ func TestL4Proxy(t *testing.T) {
 	// asks who answers for an address, and gets the address at which he was asked.
 	asks := func(from, to, want string) {
 		t.Helper()
-		out := h.gh("exec", from, "/hello", "get", "-t", "3", "http://"+net.JoinHostPort(to, "80")+"/")
-		_, asked, _ := strings.Cut(out, "asked ")
-		asked, _, _ = strings.Cut(strings.TrimSpace(asked), "\n")
-		if got, err := netip.ParseAddrPort(strings.TrimSpace(asked)); err != nil || got.Addr() != netip.MustParseAddr(want) {
-			t.Errorf("%s asks %s: answered by %s, want %s", from, to, asked, want)
-		}
+		h.sees(from, to, "asked", want)
 		// A datagram's answer is taken only from who was asked.
 		h.gh("exec", from, "/hello", "udp", net.JoinHostPort(to, "7"), "x")
 	}

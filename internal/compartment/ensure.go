@@ -47,14 +47,14 @@ func (h *Host) ensure(ctx context.Context, want model.Desired) (vswitch.Facts, e
 	if err := h.ensureAnchor(); err != nil {
 		return h.facts(), fmt.Errorf("compartments: anchor: %w", err)
 	}
-	follow := h.view.mtu()
+	follow := h.view.mtus()
 	var errs []error
 	for i := range want.HostNICs {
 		if err := ctx.Err(); err != nil {
 			return h.facts(), errors.Join(append(errs, err)...)
 		}
 		n := &want.HostNICs[i]
-		if err := h.ensureNIC(n, n.Fit(follow)); err != nil {
+		if err := h.ensureNIC(n, n.Fit(follow.least)); err != nil {
 			errs = append(errs, fmt.Errorf("host vNIC %s: %w", n.Name, err))
 		}
 	}
@@ -308,9 +308,9 @@ func hostSide(name string, addrs []netip.Prefix) error {
 }
 
 // ensureCompartment brings one compartment in line.
-func (h *Host) ensureCompartment(c *model.Compartment, follow int, first bool) error {
+func (h *Host) ensureCompartment(c *model.Compartment, follow *mtus, first bool) error {
 	rec := h.comps[c.ID]
-	if rec != nil && !rec.broken && rec.mtu == follow && rec.path == c.Path && same(rec.last, c.VNICs, sameVNIC) {
+	if rec != nil && !rec.broken && rec.follows == follow && rec.path == c.Path && same(rec.last, c.VNICs, sameVNIC) {
 		rec.last = c.VNICs
 		return nil
 	}
@@ -330,7 +330,7 @@ func (h *Host) ensureCompartment(c *model.Compartment, follow int, first bool) e
 		if !rec.dead {
 			h.log.Warn("a compartment's namespace is gone", "compartment", c.ID, "path", c.Path)
 		}
-		rec.dead, rec.broken, rec.mtu, rec.last = true, false, follow, c.VNICs
+		rec.dead, rec.broken, rec.follows, rec.last = true, false, follow, c.VNICs
 		return nil
 	}
 	if err != nil {
@@ -340,7 +340,7 @@ func (h *Host) ensureCompartment(c *model.Compartment, follow int, first bool) e
 	rec.dead = false
 	for i := range c.VNICs {
 		v := &c.VNICs[i]
-		mtu := v.Fit(follow)
+		mtu := v.Fit(follow.at(v.Uplink))
 		r := rec.vnics[v.PortName]
 		if r != nil && !r.broken && r.mtu == mtu && sameVNIC(&r.want, v) {
 			continue
@@ -355,7 +355,7 @@ func (h *Host) ensureCompartment(c *model.Compartment, follow int, first bool) e
 		}
 		r.broken = false
 	}
-	rec.last, rec.mtu, rec.broken = c.VNICs, follow, false
+	rec.last, rec.follows, rec.broken = c.VNICs, follow, false
 	return nil
 }
 

@@ -64,7 +64,7 @@ type compRecord struct {
 	id      string
 	path    string
 	foreign bool
-	mtu     int                // effective MTU of vNICs that follow the uplinks
+	follows *mtus              // what vNICs without an MTU of their own follow
 	last    []model.VNIC       // the slice given last, to see at a glance that nothing changed
 	vnics   map[string]*record // by PortName
 	broken  bool

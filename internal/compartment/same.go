@@ -28,7 +28,7 @@ func same[T any](a, b []T, eq func(x, y *T) bool) bool {
 
 func sameVNIC(a, b *model.VNIC) bool {
 	return a.Endpoint == b.Endpoint && a.Port == b.Port && a.PortName == b.PortName && a.Name == b.Name &&
-		a.MAC == b.MAC && a.MTU == b.MTU && a.Overhead == b.Overhead && a.Alias == b.Alias && a.Host == b.Host && slices.Equal(a.Addrs, b.Addrs) &&
+		a.MAC == b.MAC && a.MTU == b.MTU && a.Overhead == b.Overhead && a.Uplink == b.Uplink && a.Alias == b.Alias && a.Host == b.Host && slices.Equal(a.Addrs, b.Addrs) &&
 		slices.Equal(a.Routes, b.Routes) && slices.Equal(a.Neighbours, b.Neighbours)
 }
 

@@ -39,6 +39,7 @@ type view struct {
 	uplinks  []vswitch.Uplink // follow from links, addrs and bound
 	running  map[int]bool     // whether each of them has a carrier
 	hostAddr []netip.Addr
+	last     *mtus
 	lost     []loss
 	expected map[int]bool // devices that we delete ourselves
 	lifted   map[int]bool // devices whose queue we take away ourselves
@@ -209,20 +210,38 @@ func (v *view) facts() (uplinks []vswitch.Uplink, addrs []netip.Addr, routes uin
 	return slices.Clone(v.uplinks), slices.Clone(v.hostAddr), v.routes
 }
 
-// mtu is what devices without one of their own follow.
-func (v *view) mtu() int {
+// mtus is what devices without an MTU of their own follow; another one where it
+// changed.
+type mtus struct {
+	least int            // of the uplinks with addresses
+	of    map[string]int // of each uplink
+}
+
+// at is what a device follows whose network is bound to an uplink; "" = to none.
+func (m *mtus) at(uplink string) int {
+	if mtu := m.of[uplink]; mtu != 0 {
+		return mtu
+	}
+	return m.least
+}
+
+func (v *view) mtus() *mtus {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	least := 0
+	now := mtus{of: map[string]int{}}
 	for _, u := range v.uplinks {
-		if least == 0 || int(u.MTU) < least {
-			least = int(u.MTU)
+		now.of[u.Name] = int(u.MTU)
+		if len(u.Addrs) > 0 && (now.least == 0 || int(u.MTU) < now.least) {
+			now.least = int(u.MTU)
 		}
 	}
-	if least == 0 {
-		return 1500
+	if now.least == 0 {
+		now.least = 1500
 	}
-	return least
+	if v.last == nil || v.last.least != now.least || !maps.Equal(v.last.of, now.of) {
+		v.last = &now
+	}
+	return v.last
 }
 
 // losses hands over what was lost since the last call; all says that there may

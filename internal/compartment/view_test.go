@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -139,6 +140,31 @@ func TestMTUFollowsUplink(t *testing.T) {
 	check(1420)
 	host.Exec("ip", "link", "set", "up0", "mtu", "1380")
 	check(1380)
+}
+
+// An uplink without addresses is there for the networks that are bound to it: only
+// their vNICs follow it.
+func TestMTUOfBoundUplink(t *testing.T) {
+	inst := newInstance(t)
+	host, outside := nettest.Host(t), nettest.NewNS(t)
+	nettest.Veth(t, host, "up0", outside, "eth0", "192.0.2.1/24")
+	nettest.Veth(t, host, "up1", outside, "eth1")
+	host.Exec("ip", "link", "set", "up1", "mtu", "1300", "up")
+	h := openHost(t, inst)
+	want := world(inst, 2)
+	want.Switch.Networks = append(want.Switch.Networks, vswitch.Network{ID: 9, Zone: 9, Flags: vswitch.NetL2 | vswitch.NetARPPass, Uplink: "up1"})
+	want.Compartments[1].VNICs[0].Uplink, want.Compartments[1].VNICs[0].Overhead = "up1", 20
+	want.Compartments[1].VNICs[0].Alias = "a name"
+	for i, mtu := range []int{1500, 1280} {
+		waitFor(t, fmt.Sprintf("MTU of vNIC %d is not %d", i, mtu), func() bool {
+			ensure(t, h, want)
+			return strings.Contains(inside(t, want.Compartments[i].Path, "link", "show", "eth0"), fmt.Sprintf("mtu %d ", mtu))
+		})
+	}
+	l, err := h.nl.LinkByName(want.Compartments[1].VNICs[0].PortName)
+	if err != nil || l.Attrs().Alias != "a name" || l.Attrs().MTU != 1280 {
+		t.Errorf("%+v, %v", l.Attrs(), err)
+	}
 }
 
 // TestRepair: somebody with root's rights takes away what is ours.

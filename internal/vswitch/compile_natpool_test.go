@@ -184,3 +184,21 @@ func TestPortMTU(t *testing.T) {
 		}
 	}
 }
+
+// What has no addresses is the matter of the networks that are bound to it.
+func TestUplinkMTU(t *testing.T) {
+	f := testFacts()
+	f.Uplinks = append(f.Uplinks[:1:1], Uplink{Name: "eth9", Ifindex: 9, MAC: MAC{2, 0, 0, 0, 0, 9}, MTU: 1400})
+	on := testNetwork(2)
+	on.Flags, on.Uplink, on.HostPort, on.Subnets = NetL2|NetARPPass, "eth9", 0, nil
+	p := testPort(11, 2, f)
+	p.Overhead = 50
+	tables, err := Compile(State{Networks: []Network{testNetwork(1), on}, Ports: []Port{testHostPort(1, f), testPort(10, 1, f), p}}, f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := tables.Rows()
+	if got := [3]uint16{r.Port[10].Mtu, r.Net[2].Mtu, r.Port[11].Mtu}; got != [3]uint16{1500, 1400, 1350} {
+		t.Errorf("%v, want 1500 by NAT, 1400 on the uplink, 1350 of its endpoint", got)
+	}
+}

@@ -20,7 +20,7 @@ type netContext struct {
 	gateways []netip.Addr
 	subnets  []Subnet // of an overlay
 	bound    bound
-	outer    uint16 // MTU of the uplinks
+	outer    uint16 // MTU of the uplink it is bound to, else of those with addresses
 }
 
 func (n *netContext) equal(o *netContext) bool {
@@ -59,8 +59,12 @@ func (c *Compiler) compileNetworks(s State, _ Facts, t *Tables) error {
 		if m != nil && m.round == c.round {
 			return invalid("Networks[%d] (%q): ID %d is also that of %q", i, n.Name, n.ID, m.was.Name)
 		}
-		context := contextOf(n, hostPorts, room(c.uplinks.mtu, c.overlay.overhead(n)))
-		context.bound, context.outer = c.boundOf(n), c.uplinks.mtu
+		outer := c.uplinks.mtu
+		if u, ok := c.uplinks.named[n.Uplink]; ok {
+			outer = u.mtu
+		}
+		context := contextOf(n, hostPorts, room(outer, c.overlay.overhead(n)))
+		context.bound, context.outer = c.boundOf(n), outer
 		nat, err := c.pools.ref(n.NATPool)
 		if err != nil {
 			return invalid("Networks[%d] (%q): %w", i, n.Name, err)

@@ -4,6 +4,7 @@
 package vswitch
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 )
@@ -22,7 +23,7 @@ type UplinkPort struct {
 type uplinkMemo struct {
 	made bool
 	was  []Uplink
-	mtu  uint16     // the smallest, or defaultMTU
+	mtu  uint16     // the smallest of those with addresses, or defaultMTU
 	nat  []natRange // of every address
 
 	bound []string // those that networks are bound to
@@ -33,6 +34,7 @@ type uplinkMemo struct {
 type namedUplink struct {
 	port PortID
 	mac  MAC
+	mtu  uint16
 }
 
 func (c *Compiler) compileUplinks(s State, f Facts, t *Tables) error {
@@ -71,8 +73,9 @@ func (c *Compiler) compileUplinks(s State, f Facts, t *Tables) error {
 		up := UplinkPort{Port: MaxPorts - 1 - PortID(slot), Ifindex: u.Ifindex, Name: u.Name}
 		_, up.Bound = slices.BinarySearch(bound, u.Name)
 		list = append(list, up)
-		named[u.Name] = namedUplink{up.Port, u.MAC}
-		if u.MTU != 0 && (mtu == 0 || u.MTU < mtu) {
+		named[u.Name] = namedUplink{up.Port, u.MAC, cmp.Or(u.MTU, defaultMTU)}
+		// One without addresses is there for the networks that are bound to it.
+		if len(u.Addrs) > 0 && u.MTU != 0 && (mtu == 0 || u.MTU < mtu) {
 			mtu = u.MTU
 		}
 		b, pools := uplinkBlock(u, up.Port, slot)

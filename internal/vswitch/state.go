@@ -91,11 +91,13 @@ type State struct {
 
 // Network is one address space and its switch.
 type Network struct {
-	ID       NetworkID
-	Zone     Zone
-	Name     string // for people; appears in explain and drawings only
-	Flags    NetFlags
-	MTU      uint16 // bytes of IP packet; 0 = the smallest uplink MTU in Facts, else 1500
+	ID    NetworkID
+	Zone  Zone
+	Name  string // for people; appears in explain and drawings only
+	Flags NetFlags
+	// MTU in bytes of IP packet; 0 = that of the Uplink it is bound to, else the smallest
+	// of those that have addresses, else 1500.
+	MTU      uint16
 	Subnets  []Subnet
 	HostPort PortID // the port of the host vNIC; 0 = none
 

@@ -207,7 +207,7 @@ func compileVNIC(e *Endpoint, n *Network, index int, yields bool, inst instance.
 		MAC: vswitch.MAC(e.mac), Addrs: e.addrs,
 	}
 	s := vnicSettingsOf(e.Doc.Policies)
-	v.MTU, v.Overhead, v.Alias = int(s.mtu), int(s.overhead), s.alias
+	v.MTU, v.Overhead, v.Alias, v.Uplink = int(s.mtu), int(s.overhead), s.alias, n.Uplink
 	if v.MTU == 0 && v.Overhead == 0 {
 		v.Overhead = n.overhead()
 	}

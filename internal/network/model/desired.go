@@ -71,6 +71,7 @@ type VNIC struct {
 	MAC      vswitch.MAC
 	MTU      int    // 0 = follow the uplinks
 	Overhead int    // less than they have
+	Uplink   string // that its network is bound to; "" = none
 	Alias    string // of the host side, for people
 	Addrs    []netip.Prefix
 	Routes   []Route

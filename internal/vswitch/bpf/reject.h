@@ -328,6 +328,7 @@ __noinline int gh_answer_outside(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	hd->out_kind = w->out_kind;
 	hd->out_ifindex = w->out_ifindex;
+	gh_copy(skb, w->out_port, GH_COPY(GH_COPY_ANSWER, s->reason, s->layer) | GH_COPY_NEIGH);
 	gh_count_to(w->out_port, skb->len);
 	gh_note(skb, GH_RESULT_REPLY, w->out_kind, w->out_ifindex, w->out_port, s->reason, s->layer, 0);
 	if (p->fam == 4)
@@ -359,7 +360,8 @@ static __always_inline int gh_reject(struct __sk_buff *skb)
 	      (s->reject == GH_REJECT_PORT || s->reject == GH_REJECT_STATE || s->reject == GH_REJECT_ADMIN);
 	if (s->reject == GH_REJECT_STATE && !rst)
 		return TC_ACT_SHOT;
-	if (!gh_rate_ok(&r->reject_s, &r->reject_n, gh_now_s(), rst ? GH_RST_RATE : GH_REJECT_RATE))
+	if (rst ? !gh_rate_ok(&r->reset_s, &r->reset_n, gh_now_s(), GH_RST_RATE) :
+		  !gh_rate_ok(&r->error_s, &r->error_n, gh_now_s(), GH_REJECT_RATE))
 		return TC_ACT_SHOT;
 	wire = s->p.kind == GH_PORT_WIRE;
 	/* Where nothing is switched here, endpoints are heard by the uplink's MAC, too. */

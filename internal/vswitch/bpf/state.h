@@ -462,7 +462,8 @@ enum gh_stage {
 
 /* rate: index = port id; how many answers of our own in the current second */
 struct gh_rate {
-	__u32 reject_s, reject_n; /* ICMP errors and RST */
+	__u32 error_s, error_n;	  /* ICMP errors */
+	__u32 reset_s, reset_n;
 	__u32 flood_s, flood_n;	  /* broadcast and multicast frames */
 	__u32 flow_s, flow_n;	  /* flow events */
 	__u32 flow_held;	  /* flow events suppressed since the last one */

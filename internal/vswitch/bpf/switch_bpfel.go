@@ -705,8 +705,10 @@ type SwitchGhPstats struct {
 
 type SwitchGhRate struct {
 	_        structs.HostLayout
-	RejectS  uint32
-	RejectN  uint32
+	ErrorS   uint32
+	ErrorN   uint32
+	ResetS   uint32
+	ResetN   uint32
 	FloodS   uint32
 	FloodN   uint32
 	FlowS    uint32

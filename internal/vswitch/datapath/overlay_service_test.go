@@ -231,10 +231,14 @@ func TestOverlayServiceDirect(t *testing.T) {
 			l.dropped(t, "while there is no service", "no_backend", 0)
 			l.n2.s.Services = services
 			l.n2.apply()
+			watch, cancel := startCapture(t, l.n2.dp, 0, l.n2.dp.base.Uplinks[0].Port)
 			_ = c.SetDeadline(time.Now().Add(answer))
 			if _, err := c.r.ReadString('\n'); !errors.Is(err, syscall.ECONNRESET) {
 				t.Errorf("a connection whose host forgot it: %v", err)
 			}
+			watch.has(t, "out made nostate tcp "+f.vip+":80 > "+f.client, "[R")
+			cancel()
+			<-watch.end
 			// What is relayed to where there is no such service, and by whom nobody knows.
 			frame := func(dst string, port uint16) []byte {
 				return (&pkt.Packet{From: pkt.MAC{2, 0, 0, 0, 0, 0x66}, To: pkt.MAC{2, 0, 0, 0, 0, 0x67}, Ether: pkt.EtherIP, Src: netip.MustParseAddr(f.client),
