@@ -43,7 +43,8 @@ func newNode(t *testing.T, h *host, v4, v6 string, i int, vni uint32, port uint1
 	n := &node{docBench: docBenchOn(t, h), v4: v4, v6: v6, vni: vni, prefixes: [2]string{fmt.Sprintf("10.244.%d.0/24", i), fmt.Sprintf("fd44:%d::/64", i)}}
 	n.c.Patience = time.Minute
 	n.use()
-	if err := errors.Join(hcn.V2ApiSupported(), hcn.RemoteSubnetSupported(), hcn.HostRouteSupported(), hcn.DSRSupported(), hcn.VxlanPortSupported(), hcn.L4proxyPolicySupported()); err != nil {
+	if err := errors.Join(hcn.V2ApiSupported(), hcn.RemoteSubnetSupported(), hcn.HostRouteSupported(), hcn.DSRSupported(), hcn.VxlanPortSupported(), hcn.L4proxyPolicySupported(),
+		hcn.AclSupportForProtocol252Supported(), hcn.SessionAffinitySupported(), hcn.IPv6DualStackSupported(), hcn.SetPolicySupported()); err != nil {
 		t.Fatal(err)
 	}
 	name := fmt.Sprintf("flannel.%d", vni)
@@ -360,6 +361,30 @@ ip addr add fd44:4::9/128 dev lo nodad`, outV4, n.router, hostV4))
 	if got := n.reaches(ns.NetNsPath, "10.244.4.9:80"); got != (answer{"10.244.4.9", "10.244.3.17"}) {
 		t.Errorf("by another router: %+v", got)
 	}
+	// ACLs for what is inside VXLAN, of both families and directions, and for nothing else.
+	acl := func(verb, direction string) {
+		t.Helper()
+		n.must("POST", "/endpoints/"+a.id+"/modify", `{"ResourceType":"Policy","RequestType":"`+verb+`","Settings":{"Policies":[
+			{"Type":"ACL","Settings":{"Protocols":"252","Action":"Block","Direction":"`+direction+`","Priority":200}}]}}`, nil)
+	}
+	n.serve(ns.NetNsPath)
+	var far struct{ ID string }
+	n.must("POST", "/endpoints", `{"HostComputeNetwork":"`+n.network.Id+`","Flags":1,"IpConfigurations":[{"IpAddress":"10.244.4.9"}]}`, &far)
+	n.must("POST", "/loadbalancers", `{"HostComputeEndpoints":["`+far.ID+`"],"FrontendVIPs":["10.96.0.9"],"Flags":1,"PortMappings":[{"Protocol":6,"InternalPort":80,"ExternalPort":80}]}`, nil)
+	n.reaches(a.netns, "10.96.0.9:80")
+	acl("Add", "Out")
+	n.unreached(a.netns, "10.96.0.9:80")
+	n.unreached(a.netns, "[fd44:4::9]:80")
+	n.reaches(a.netns, outV4+":80")
+	n.reaches(a.netns, "10.244.3.17:80")
+	n.reaches(out, a.v4+":80")
+	acl("Remove", "Out")
+	acl("Add", "In")
+	n.unreached(out, a.v4+":80")
+	n.reaches(ns.NetNsPath, a.v4+":80")
+	n.reaches(a.netns, "10.244.4.9:80")
+	acl("Remove", "In")
+	n.reaches(out, a.v4+":80")
 	// Whoever is no known peer is not heard, whatever he says.
 	n.lease(n.network.RemovePolicy, outV4, mac, "10.244.4.0/24", "fd44:4::/64")
 	n.unreached(out, a.v4+":80")

@@ -15,9 +15,9 @@ import (
 )
 
 // Version that the service reports. By the Windows API's list the features follow
-// from it, so it is the highest of whose features none is missing: 10.5, which has
-// overlays and proxies. 11.0 would be ACLs of what is inside VXLAN, too.
-func Version() hcn.Version { return hcn.Version{Major: 10, Minor: 5} }
+// from it, so it is the highest of whose features none is missing: 13.1, which has
+// address sets and proxies. 13.2 would be proxies inside endpoints' namespaces, too.
+func Version() hcn.Version { return hcn.Version{Major: 13, Minor: 1} }
 
 // Collections by the name of their kind, for the API door.
 func (h *HNS) Collections() map[string]resource.Collection {

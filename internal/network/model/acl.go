@@ -44,7 +44,8 @@ type aclRule struct {
 	priority          uint32
 	in                bool
 	action            vswitch.ACLAction
-	protocols         []uint8 // none = any
+	protocols         []uint8 // none = any, or none but what is encapsulated
+	encapsulated      bool    // also what is
 	local, remote     []netip.Prefix
 	localSet          []string // ids of SetPolicies
 	remoteSet         []string
@@ -84,7 +85,7 @@ func parseACL(s aclSetting, sets map[string]*addrSet) (r aclRule, err error) {
 	default:
 		return r, bad("RuleType", "%q is neither Switch nor Host", s.RuleType)
 	}
-	if r.protocols, err = parseProtocols(s.Protocols); err != nil {
+	if r.protocols, r.encapsulated, err = parseProtocols(s.Protocols); err != nil {
 		return r, bad("Protocols", "%v", err)
 	}
 	if r.local, r.localSet, err = parseSide(s.LocalAddresses, sets); err != nil {
@@ -98,6 +99,9 @@ func parseACL(s aclSetting, sets map[string]*addrSet) (r aclRule, err error) {
 	}
 	if r.ports, err = parsePorts(s.RemotePorts); err != nil {
 		return r, bad("RemotePorts", "%v", err)
+	}
+	if field, other := r.other(); r.encapsulated && len(other) > 0 {
+		return r, refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, field, "addresses of the other side do not go with protocol %d; put them into a SetPolicy", protocolEncapsulated)
 	}
 	return r, nil
 }
@@ -113,26 +117,35 @@ func words(list string) []string {
 	return out
 }
 
-// parseProtocols: 256 means any.
-func parseProtocols(list string) ([]uint8, error) {
-	var out []uint8
+// other are the addresses of the side that is not the endpoint's, and where they stand.
+func (r *aclRule) other() (field string, prefixes []netip.Prefix) {
+	if r.in && r.bySets() {
+		return "LocalAddresses", r.local
+	}
+	return "RemoteAddresses", r.remote
+}
+
+// parseProtocols: 256 means any, and protocolEncapsulated is told apart.
+func parseProtocols(list string) (out []uint8, encapsulated bool, err error) {
 	any := false
 	for _, w := range words(list) {
 		n, err := strconv.ParseUint(w, 10, 16)
 		switch {
 		case err != nil || n > 256:
-			return nil, fmt.Errorf("%q is not a protocol number (0-255, 256 = any)", w)
+			return nil, false, fmt.Errorf("%q is not a protocol number (0-255, 256 = any)", w)
 		case n == 256:
 			any = true
+		case n == protocolEncapsulated:
+			encapsulated = true
 		case !slices.Contains(out, uint8(n)):
 			out = append(out, uint8(n))
 		}
 	}
 	if any {
-		return nil, nil
+		return nil, false, nil
 	}
 	slices.Sort(out)
-	return out, nil
+	return out, encapsulated, nil
 }
 
 // parseSide reads addresses and prefixes, or ids of sets.
@@ -194,8 +207,9 @@ func parsePorts(list string) ([]vswitch.PortRange, error) {
 
 func hasPorts(proto uint8) bool { return proto == 6 || proto == 17 || proto == 132 }
 
-// compile makes rules of the switch for an endpoint with addresses own.
-func (r *aclRule) compile(own []netip.Prefix, sets map[string]*addrSet) []vswitch.ACLRule {
+// compile makes rules of the switch for an endpoint with addresses own. far is the set of
+// what is on other hosts, 0 where nothing is.
+func (r *aclRule) compile(own []netip.Prefix, sets map[string]*addrSet, far vswitch.AddrSetID) []vswitch.ACLRule {
 	x := vswitch.ACLRule{
 		Name: r.name, Priority: r.priority, Direction: vswitch.ACLOut, Action: r.action, Protocols: r.protocols,
 		Local: r.local, Remote: r.remote, LocalPorts: r.localPorts, RemotePorts: r.ports,
@@ -217,8 +231,15 @@ func (r *aclRule) compile(own []netip.Prefix, sets map[string]*addrSet) []vswitc
 			x.RemoteSets = append(x.RemoteSets, sets[id].number)
 		}
 	}
+	var out []vswitch.ACLRule
+	if r.encapsulated && far != 0 {
+		out = append(out, encapsulated(x, far))
+	}
+	if r.encapsulated && len(r.protocols) == 0 {
+		return out
+	}
 	if len(x.LocalPorts)+len(x.RemotePorts) == 0 {
-		return []vswitch.ACLRule{x}
+		return append(out, x)
 	}
 	// Ports are nothing to other protocols, which the rule is about all the same.
 	rest := x
@@ -232,11 +253,11 @@ func (r *aclRule) compile(own []netip.Prefix, sets map[string]*addrSet) []vswitc
 	}
 	switch {
 	case len(rest.Protocols) == 0:
-		return []vswitch.ACLRule{x}
+		return append(out, x)
 	case len(x.Protocols) == 0:
-		return []vswitch.ACLRule{rest}
+		return append(out, rest)
 	}
-	return []vswitch.ACLRule{x, rest}
+	return append(out, x, rest)
 }
 
 // ownIn says for which of its own addresses a rule is about the endpoint: they are

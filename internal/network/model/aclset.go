@@ -42,6 +42,7 @@ type aclSet struct {
 	ref   ACLRef
 	set   vswitch.ACLSet // numbered
 	users int
+	far   vswitch.AddrSetID // set of what other hosts of the network have, where a rule names it
 }
 
 // aclSetsOf are the sets that an endpoint is to have, without numbers.
@@ -50,7 +51,7 @@ func aclSetsOf(e *Endpoint, n *Network) ([]vswitch.ACLSet, error) {
 	add := func(name string, stage uint8, rules []aclRule) {
 		s := vswitch.ACLSet{Name: name, Stage: stage}
 		for i := range rules {
-			s.Rules = append(s.Rules, rules[i].compile(e.addrs, n.sets)...)
+			s.Rules = append(s.Rules, rules[i].compile(e.addrs, n.sets, n.SetNumbers[farSet])...)
 		}
 		if len(s.Rules) > 0 {
 			out = append(out, s)
@@ -176,6 +177,9 @@ func (w *World) refACLs(e *Endpoint, n *Network) error {
 			}
 			if err != nil {
 				return err
+			}
+			if far := n.SetNumbers[farSet]; hasSet(&s.set, far) {
+				s.far = far
 			}
 		case !w.loading && slices.ContainsFunc(before, func(r ACLRef) bool { return r.Digest == d }):
 			s.users--

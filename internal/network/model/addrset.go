@@ -130,7 +130,11 @@ func (w *World) numberSets(n *Network) error {
 		return err
 	}
 	numbers := make(map[string]vswitch.AddrSetID, len(sets))
-	for _, id := range slices.Sorted(maps.Keys(sets)) {
+	ids := slices.Sorted(maps.Keys(sets))
+	if n.isOverlay() {
+		ids = append(ids, farSet)
+	}
+	for _, id := range ids {
 		if numbers[id] = n.SetNumbers[id]; numbers[id] == 0 {
 			w.numbers.AddrSet++ // 32 bits: none is used twice
 			numbers[id] = w.numbers.AddrSet

@@ -303,11 +303,20 @@ func (w World) Desired() Desired {
 		}
 	}
 	d.Switch.NATPools = w.switchPools()
+	far := map[vswitch.AddrSetID]bool{}
 	for _, s := range w.aclSets.all {
 		d.Switch.ACLs = append(d.Switch.ACLs, s.set)
+		if s.far != 0 {
+			far[s.far] = true
+		}
 	}
+	i := 0
 	for _, n := range w.networks.all {
 		d.Switch.AddrSets = append(d.Switch.AddrSets, n.compiled.addrSets...)
+		if far[n.SetNumbers[farSet]] {
+			d.Switch.AddrSets = append(d.Switch.AddrSets, w.farAddrs(n, d.Switch.Networks[i].Routes))
+		}
+		i++
 	}
 	names, mappings, ports := 0, 0, 0
 	for _, e := range w.endpoints.all {

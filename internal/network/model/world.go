@@ -94,7 +94,7 @@ type Network struct {
 	// ProviderFilled: the ProviderAddress policy in Doc is of our making.
 	ProviderFilled bool `json:",omitempty"`
 
-	// SetNumbers are the switch's numbers of SetPolicies, by their Id.
+	// SetNumbers are the switch's numbers of SetPolicies, by their Id, and of farSet.
 	SetNumbers map[string]vswitch.AddrSetID `json:",omitempty"`
 
 	subnets  []subnet
