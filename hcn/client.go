@@ -104,7 +104,7 @@ func (c *Client) SocketPath() string {
 	return DefaultSocket
 }
 
-// Call does one request below /hcn/v2, or to a whole path below /host/v1: in (nil,
+// Call does one request below /hcn/v2, or to a whole path below /host/v1 or /hns/v1: in (nil,
 // json.RawMessage, or anything that marshals) goes as the body, the answer is decoded into out (nil, or *json.RawMessage
 // for the raw bytes). A refusal is an *HcnError whose text begins with op.
 func (c *Client) Call(ctx context.Context, op, method, path string, in, out any) error {
@@ -140,7 +140,7 @@ func (c *Client) Call(ctx context.Context, op, method, path string, in, out any)
 
 // do returns a response with a success status; its body is the caller's to close.
 func (c *Client) do(ctx context.Context, op, method, path string, body []byte) (*http.Response, error) {
-	if !strings.HasPrefix(path, "/host/v1/") {
+	if !strings.HasPrefix(path, "/host/v1/") && !strings.HasPrefix(path, "/hns/v1/") {
 		path = "/hcn/v2" + path
 	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://gatehouse"+path, bytes.NewReader(body))

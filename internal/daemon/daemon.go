@@ -248,6 +248,7 @@ func (d *daemon) serve(ctx context.Context) error {
 		HCN: d.hns.Collections(), Globals: network.Version(), Features: hcn.FeaturesOf(network.Version()),
 		EndpointStats: func(ctx context.Context, id string) (any, error) { return d.hns.EndpointStats(ctx, id) },
 		Explain:       func(ctx context.Context, body json.RawMessage) (any, error) { return d.hns.Explain(ctx, body) },
+		HNS:           d.v1(),
 		HCS:           d.hcs, Images: image.NewHandler(d.images), Events: d.db, Host: d.questions(), Streams: d.streams(), Metrics: d.metrics, GID: gid, Log: d.log,
 	})
 	l, err := api.Listen(d.inst.Socket, gid)

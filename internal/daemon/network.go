@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path"
 	"path/filepath"
@@ -22,6 +23,7 @@ import (
 	"gatehouse.dev/gatehouse/internal/compute/worker"
 	"gatehouse.dev/gatehouse/internal/config"
 	"gatehouse.dev/gatehouse/internal/dns"
+	"gatehouse.dev/gatehouse/internal/door/hnsv1"
 	"gatehouse.dev/gatehouse/internal/door/host"
 	"gatehouse.dev/gatehouse/internal/failpoint"
 	"gatehouse.dev/gatehouse/internal/hostport"
@@ -161,6 +163,22 @@ func (h networkHand) Plug(ctx context.Context, owner, namespaceID string, endpoi
 func (h networkHand) Look(ctx context.Context, namespaceID string) (compute.Plugged, error) {
 	p, err := h.HNS.Look(ctx, namespaceID)
 	return compute.Plugged(p), err
+}
+
+// v1 is the door for clients of the first API, over the same service.
+func (d *daemon) v1() http.Handler {
+	return hnsv1.New(hnsv1.Options{
+		HCN: d.hns.Collections(), Version: network.Version(),
+		Stats: func(ctx context.Context, id string) (any, error) { return d.hns.EndpointStats(ctx, id) },
+		NamespaceOf: func(ctx context.Context, system string) string {
+			p, err := d.hcs.Properties(ctx, system, hcs.PropertyQuery{})
+			if err != nil {
+				return ""
+			}
+			return p.Namespace
+		},
+		MACs: d.hns.ManagementMACs, SetMACs: d.hns.SetManagementMACs,
+	})
 }
 
 // statsHand gives an endpoint's counters in the compute service's document.

@@ -3,8 +3,8 @@
 
 // Package api is the one door that knows the services: HTTP/JSON on a unix
 // socket. One generic handler serves every kind of hcn document (/hcn/v2), one
-// set of verbs the compute systems (/hcs/v2); images (/images/v1) and the host
-// itself (/host/v1) stand beside them. It translates and keeps no state but the
+// set of verbs the compute systems (/hcs/v2); v1 of the networking API (/hns/v1),
+// images (/images/v1) and the host itself (/host/v1) stand beside them. It translates and keeps no state but the
 // answers of repeated requests.
 //
 // Be aware: a verb that changes something runs on a context without the
@@ -66,6 +66,8 @@ type Options struct {
 	Explain func(ctx context.Context, body json.RawMessage) (any, error)
 	// HCS is the host compute service.
 	HCS Systems
+	// HNS serves everything below /hns/v1.
+	HNS http.Handler
 	// Images serves everything below /images/v1.
 	Images http.Handler
 	Events Events
@@ -96,6 +98,9 @@ func New(o Options) *Server {
 	s.routesHCN()
 	s.routesHCS()
 	s.routesHost()
+	if o.HNS != nil {
+		s.mux.HandleFunc("/hns/v1/", s.hns)
+	}
 	if o.Images != nil {
 		s.mux.Handle("/images/v1/", o.Images)
 	}
@@ -176,6 +181,16 @@ func (s *Server) unrouted(w http.ResponseWriter, r *http.Request, h http.Handler
 // verb detaches a changing verb from its client and limits it.
 func verb(r *http.Request) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(r.Context()), verbLimit)
+}
+
+// hns hands a request to the door of v1, verbs detached as everywhere.
+func (s *Server) hns(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet {
+		ctx, cancel := verb(r)
+		defer cancel()
+		r = r.WithContext(ctx)
+	}
+	s.o.HNS.ServeHTTP(w, r)
 }
 
 // body reads the request's JSON. An empty body is nil where that is allowed.

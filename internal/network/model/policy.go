@@ -356,12 +356,22 @@ func updatePolicies(have, want []hcn.EndpointPolicy) []hcn.EndpointPolicy {
 	}
 	out := slices.DeleteFunc(slices.Clone(have), func(p hcn.EndpointPolicy) bool { return named[p.Type] })
 	for _, p := range want {
-		if isEmptySettings(p.Settings) && p.Type != hcn.OutBoundNAT { // whose {} means something
-			continue // a type with no settings is cleared
+		if clears(p) {
+			continue
 		}
 		out = append(out, p)
 	}
 	return out
+}
+
+// clears: an Update that names a type without settings clears it. Of some types that
+// is a policy, and a client that sends back what it read means it; those are cleared
+// by Settings that are null.
+func clears(p hcn.EndpointPolicy) bool {
+	if p.Type == hcn.OutBoundNAT || p.Type == hcn.L2Driver {
+		return string(bytes.TrimSpace(p.Settings)) == "null"
+	}
+	return isEmptySettings(p.Settings)
 }
 
 // setPolicies checks the wanted list, lets the server fill it in, and puts it into

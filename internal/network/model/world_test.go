@@ -600,11 +600,14 @@ func TestPublish(t *testing.T) {
 	if up, err = b.modifyEndpoint(e.Doc.Id, "Remove", `{"Type":"PortMapping","Settings":{"InternalPort":80}}`); err != nil || len(up.Doc.Policies) != 1 {
 		t.Errorf("%v %v", up.Doc.Policies, err)
 	}
-	if up, err = b.modifyEndpoint(e.Doc.Id, "Update", `{"Type":"PortMapping","Settings":{"ExternalPort":1234}},{"Type":"OutBoundNAT"}`); err != nil || len(up.Doc.Policies) != 2 || len(up.mappings) != 4 {
+	if up, err = b.modifyEndpoint(e.Doc.Id, "Update", `{"Type":"PortMapping","Settings":{"ExternalPort":1234}},{"Type":"OutBoundNAT","Settings":{}}`); err != nil || len(up.Doc.Policies) != 2 || len(up.mappings) != 4 {
 		t.Errorf("%v %v", up.Doc.Policies, err)
 	}
 	if up, err = b.modifyEndpoint(e.Doc.Id, "Update", `{"Type":"PortMapping"}`); err != nil || len(up.Doc.Policies) != 1 || up.Doc.Policies[0].Type != hcn.OutBoundNAT {
 		t.Errorf("%v %v", up.Doc.Policies, err)
+	}
+	if up, err = b.modifyEndpoint(e.Doc.Id, "Update", `{"Type":"OutBoundNAT","Settings":null}`); err != nil || len(up.Doc.Policies) != 0 {
+		t.Errorf("null clears a type whose {} is a policy: %v %v", up.Doc.Policies, err)
 	}
 	if up, err = b.modifyEndpoint(e.Doc.Id, "Reset", ``); err != nil || len(up.Doc.Policies) != 0 {
 		t.Errorf("%v %v", up.Doc.Policies, err)
