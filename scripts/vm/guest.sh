@@ -44,7 +44,7 @@ hybrid) v1; mkdir /sys/fs/cgroup/unified; mount -t cgroup2 -o nsdelegate cgroup2
 	;;
 esac
 
-modprobe -a overlay veth sch_ingress cls_bpf bridge nf_tables dummy virtio_rng 2>&1
+modprobe -a overlay veth sch_ingress cls_bpf bridge nf_tables dummy tun virtio_rng 2>&1
 ip link set lo up
 echo 1 >/proc/sys/net/core/bpf_jit_enable 2>/dev/null
 hostname vm
