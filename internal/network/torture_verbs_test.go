@@ -60,14 +60,30 @@ var networkForms = []form{
 	func(g *gen) string {
 		return g.doc(fmt.Sprintf(`"Type":%q,%s`, g.word("Private", "ICS", "Overlay", "Transparent", "L2Bridge", "L2Tunnel"), g.subnets()))
 	},
-	func(g *gen) string {
-		return g.doc(fmt.Sprintf(`"Type":%q,%s,"Policies":[{"Type":"NetAdapterName","Settings":{"NetworkAdapterName":%q}}]`,
-			g.word("Transparent", "L2Bridge", "L2Tunnel"), g.subnets(), g.word("up0", "up1", "up2", "nowhere")))
-	},
+	func(g *gen) string { return g.bound(g.subnets()) },
+	func(g *gen) string { return g.bound(g.segments()) },
+	func(g *gen) string { return g.bound(g.segments()) },
 	func(g *gen) string {
 		return g.doc(fmt.Sprintf(`"Type":"Overlay","Ipams":[{"Subnets":[{"IpAddressPrefix":"10.%d.0.0/24","Routes":[{"NextHop":"10.%[1]d.0.1","DestinationPrefix":"0.0.0.0/0"}],"Policies":[{"Type":"VSID","Settings":{"IsolationId":%d}}]}]}],"Policies":[%s]`,
 			90+g.r.IntN(3), 4096+g.r.IntN(3), g.some(overlayPolicies, 2)))
 	},
+}
+
+// bound is a network on an uplink.
+func (g *gen) bound(subnets string) string {
+	return g.doc(fmt.Sprintf(`"Type":%q,"Flags":%d,%s,"Policies":[{"Type":"NetAdapterName","Settings":{"NetworkAdapterName":%q}}]`,
+		g.word("Transparent", "L2Bridge", "L2Tunnel"), g.pick(0, 0, 0, 32, 128), subnets, g.word("up0", "up1", "up1", "nowhere")))
+}
+
+// segments are subnets of few VLANs, which several networks may share.
+func (g *gen) segments() string {
+	var all []string
+	for range 1 + g.r.IntN(2) {
+		n := g.r.IntN(4)
+		all = append(all, fmt.Sprintf(`{"IpAddressPrefix":"10.8%d.0.0/24","Routes":[{"NextHop":"10.8%[1]d.0.1","DestinationPrefix":"0.0.0.0/0"}],"Policies":[{"Type":"VLAN","Settings":{"IsolationId":%d}}]}`,
+			n, g.pick(7, 7, 8, n+7)))
+	}
+	return `"Ipams":[{"Subnets":[` + strings.Join(all, ",") + `]}]`
 }
 
 // networkPolicies are policies of networks.
@@ -311,8 +327,12 @@ func (g *gen) endpoint() call {
 	if spaces := w.AllNamespaces(); len(spaces) > 0 && g.r.IntN(3) == 0 {
 		members += fmt.Sprintf(`,"HostComputeNamespace":%q`, spaces[g.r.IntN(len(spaces))].Doc.Id)
 	}
-	if g.r.IntN(6) == 0 {
+	switch g.r.IntN(8) {
+	case 0:
 		members += fmt.Sprintf(`,"Flags":%d`, g.pick(1, 2, 8))
+	case 1: // on another host of an overlay
+		members = fmt.Sprintf(`"HostComputeNetwork":%q,"Flags":1,"MacAddress":"02-12-00-00-00-%02x","IpConfigurations":[{"IpAddress":%q}],"Policies":[{"Type":"ProviderAddress","Settings":{"ProviderAddress":"198.51.100.%d"}}]`,
+			g.networkRef(), g.r.IntN(9), g.word(g.addr(), fmt.Sprintf("10.9%d.0.%d", g.r.IntN(3), 20+g.r.IntN(9))), 2+g.r.IntN(4))
 	}
 	return call{kind: "endpoints", verb: "create", body: g.doc(members)}
 }
@@ -347,8 +367,20 @@ func (g *gen) spaceRef() string {
 }
 
 func (g *gen) attach() call {
+	id := g.endpointRef()
+	if g.r.IntN(4) > 0 { // one that can be
+		var free []string
+		for _, e := range g.h.World().AllEndpoints() {
+			if !e.IsRemote() && e.Doc.HostComputeNamespace == "" {
+				free = append(free, e.Doc.Id)
+			}
+		}
+		if len(free) > 0 {
+			id = g.word(free...)
+		}
+	}
 	return call{kind: "namespaces", verb: "modify", ref: g.spaceRef(),
-		body: fmt.Sprintf(`{"ResourceType":"Endpoint","RequestType":"Add","Settings":{"EndpointId":%q}}`, g.endpointRef())}
+		body: fmt.Sprintf(`{"ResourceType":"Endpoint","RequestType":"Add","Settings":{"EndpointId":%q}}`, id)}
 }
 
 func (g *gen) detach() call {
@@ -366,11 +398,16 @@ func (g *gen) container() call {
 		body: fmt.Sprintf(`{"ResourceType":"Container","RequestType":%q,"Settings":{"ContainerId":"c%d"}}`, g.word("Add", "Remove", "Remove"), g.r.IntN(3))}
 }
 
-// backends are up to four endpoints as a list.
+// backends are up to four endpoints as a list, mostly of one network.
 func (g *gen) backends() string {
 	var some []string
+	members := g.h.World().EndpointsOf(g.networkRef())
 	for range g.r.IntN(5) {
-		some = append(some, g.endpointRef())
+		if len(members) > 0 && g.r.IntN(8) > 0 {
+			some = append(some, members[g.r.IntN(len(members))].Doc.Id)
+		} else {
+			some = append(some, g.endpointRef())
+		}
 	}
 	list, _ := json.Marshal(some)
 	if some == nil {
