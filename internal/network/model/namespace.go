@@ -371,3 +371,25 @@ func itoa(i int) string {
 	raw, _ := json.Marshal(i)
 	return string(raw)
 }
+
+func (w *World) putNamespace(ns *Namespace) {
+	w.numbersIn[namespaceNumbers] = w.numbersIn[namespaceNumbers].set(numberKey(ns.Doc.NamespaceId)+ns.Doc.Id, struct{}{})
+	ns.compiled = w.compileNamespace(ns)
+	w.namespaces = w.namespaces.set(ns.Doc.Id, ns)
+	w.changed(Namespaces, ns.Doc.Id, ns)
+}
+
+// refit compiles a namespace whose endpoints changed again.
+func (w *World) refit(id string) {
+	if ns, ok := w.namespaces.get(id); ok {
+		c := *ns
+		c.compiled = w.compileNamespace(&c)
+		w.namespaces = w.namespaces.set(id, &c)
+	}
+}
+
+func (w *World) dropNamespace(ns *Namespace) {
+	w.numbersIn[namespaceNumbers] = w.numbersIn[namespaceNumbers].del(numberKey(ns.Doc.NamespaceId) + ns.Doc.Id)
+	w.namespaces = w.namespaces.del(ns.Doc.Id)
+	w.changed(Namespaces, ns.Doc.Id, nil)
+}

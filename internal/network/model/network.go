@@ -165,6 +165,9 @@ func (n *Network) parse() error {
 			if err != nil {
 				return at(fmt.Sprintf("Ipams[%d].Subnets[%d]", i, j), err)
 			}
+			if n.HostPort != 0 || n.isOverlay() {
+				sub.pool.Gateway = sub.gateway // is here, whatever DoNotReserveGatewayAddress says
+			}
 			n.subnets = append(n.subnets, sub)
 		}
 	}

@@ -306,6 +306,12 @@ func TestOverlayEndpoints(t *testing.T) {
 	refused(`{"Flags":1,"MacAddress":"02-11-0a-f4-04-07","IpConfigurations":[{"IpAddress":"10.244.4.7"}]}`, hcn.HCN_E_INVALID_ENDPOINT, "Policies")
 	refused(`{"Flags":1,"IpConfigurations":[{"IpAddress":"10.244.3.7"}],`+provider("10.9.0.5")+`}`, hcn.HCN_E_INVALID_ENDPOINT, "MacAddress")
 
+	// The gateway is everywhere, so nobody has it; what is for nobody is nowhere.
+	open := b.network(`{"Name":"open","Type":"Overlay","Ipams":[{"Subnets":[{"IpAddressPrefix":"10.245.0.0/24","Flags":1}]}]}`)
+	_, _, _, err := b.w.CreateEndpoint(open.Doc.Id, []byte(`{"IpConfigurations":[{"IpAddress":"10.245.0.1"}]}`), b.in)
+	code(t, err, hcn.HCN_E_ADDR_INVALID_OR_RESERVED, "IpConfigurations[0].IpAddress")
+	refused(`{"Flags":1,"MacAddress":"02-11-0a-f4-04-07","IpConfigurations":[{"IpAddress":"255.255.255.255"}],`+provider("10.9.0.5")+`}`, hcn.HCN_E_INVALID_IP, "IpConfigurations[0].IpAddress")
+
 	remote := func(addr, at string) *Endpoint {
 		return b.endpoint("flannel.4096", fmt.Sprintf(`{"Flags":1,"MacAddress":"02-11-0a-f4-04-07","IpConfigurations":[{"IpAddress":%q}],`, addr)+provider(at)+`}`)
 	}
@@ -325,7 +331,7 @@ func TestOverlayEndpoints(t *testing.T) {
 		t.Errorf("routes %+v", r)
 	}
 	b.endpoint("flannel.4096", `{"Flags":1,"IpConfigurations":[{"IpAddress":"10.244.4.8"}]}`) // so that it needs no policy
-	_, err := b.modifyEndpoint(inside.Doc.Id, "Remove", `{"Type":"ProviderAddress"}`)
+	_, err = b.modifyEndpoint(inside.Doc.Id, "Remove", `{"Type":"ProviderAddress"}`)
 	code(t, err, hcn.HCN_E_INVALID_ENDPOINT, "Settings.Policies")
 	// The host moves: what was its own is another's, and the other way round.
 	now := b.in.Uplinks()

@@ -71,8 +71,12 @@ func TestPmap(t *testing.T) {
 // that the changes would have stored gives the same Desired, that the switch
 // compiles it, and that nobody holds what another does.
 func TestWholeAndPartAgree(t *testing.T) {
+	wholeAndPart(t, newBench, randomVerb)
+}
+
+func wholeAndPart(t *testing.T, bench func(testing.TB) *bench, randomVerb func(*bench, *rand.Rand, int)) {
 	for seed := range uint64(60) {
-		b := newBench(t)
+		b := bench(t)
 		r := rand.New(rand.NewPCG(seed, 3))
 		rows := map[string]any{}
 		var compiler vswitch.Compiler
@@ -118,8 +122,8 @@ func TestWholeAndPartAgree(t *testing.T) {
 	}
 }
 
-func indexSizes(w World) [13]int {
-	return [13]int{w.far.len(), w.addrs.len(), w.macs.len(), w.members.len(), w.remotes.len(), w.published.len(), w.balanced.len(), w.routed.len(), w.hops.len(),
+func indexSizes(w World) [14]int {
+	return [14]int{w.far.len(), w.farWays.len(), w.addrs.len(), w.macs.len(), w.members.len(), w.remotes.len(), w.published.len(), w.balanced.len(), w.routed.len(), w.hops.len(),
 		w.numbersIn[0].len(), w.numbersIn[1].len(), w.numbersIn[2].len(), w.numbersIn[3].len()}
 }
 

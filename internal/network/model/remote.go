@@ -29,7 +29,7 @@ func (e *Endpoint) fillRemote(n *Network) error {
 		c := &e.Doc.IpConfigurations[i]
 		field := fmt.Sprintf("IpConfigurations[%d]", i)
 		a, err := netip.ParseAddr(c.IpAddress)
-		if err != nil || a.Zone() != "" || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() {
+		if err != nil || !isHost(a) {
 			return refuseAt(hcn.HCN_E_INVALID_IP, field+".IpAddress", "%q is not the address of a remote endpoint", c.IpAddress)
 		}
 		switch sub, ok := n.subnetOf(a); {
@@ -85,9 +85,14 @@ func parseProvider(p hcn.EndpointPolicy) (netip.Addr, error) {
 	return parseHost(s.ProviderAddress, "Settings.ProviderAddress")
 }
 
+// isHost: a can be the address of something on the network.
+func isHost(a netip.Addr) bool {
+	return a.Zone() == "" && !a.Is4In6() && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
 func parseHost(s, field string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
-	if err != nil || a.Zone() != "" || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() {
+	if err != nil || !isHost(a) {
 		return a, refuseAt(hcn.HCN_E_INVALID_POLICY, field, "%q is not the address of a host", s)
 	}
 	return a, nil
@@ -160,16 +165,29 @@ func (w *World) settleRemote(n *Network, a netip.Addr) {
 func (w *World) settleRemotes(e *Endpoint) {
 	n, _ := w.networks.get(e.Doc.HostComputeNetwork)
 	for _, p := range e.addrs {
+		k := remotesOf(e.Doc.HostComputeNetwork, p.Addr())
+		had := w.farWays.has(k)
 		w.settleRemote(n, p.Addr())
+		if w.farWays.has(k) == had {
+			continue
+		}
+		// This or another endpoint of the address may be a backend.
+		w.rebalance(e.Doc.Id)
+		for _, id := range w.remotes.prefixed(k) {
+			w.rebalance(id)
+		}
 	}
 }
 
 // followProvider does so for all remote endpoints of an overlay whose own provider
-// address is another now: who is on this host follows from it.
+// address is another now: who is on this host follows from it, and from its family
+// what is left of the MTU.
 func (w *World) followProvider(n *Network) {
 	for _, e := range w.EndpointsOf(n.Doc.Id) {
 		if e.IsRemote() {
 			w.settleRemotes(e)
+		} else {
+			w.refit(e.Doc.HostComputeNamespace)
 		}
 	}
 	w.rebalanceNetwork(n.Doc.Id)

@@ -434,7 +434,7 @@ func (w *World) putNetwork(n *Network) {
 	}
 	n.compiled = compileNetwork(n, w.inst)
 	w.networks = w.networks.set(id, n)
-	if ok && !slices.Equal(old.compiled.network.Routes, n.compiled.network.Routes) {
+	if ok && (!slices.Equal(old.compiled.network.Routes, n.compiled.network.Routes) || !slices.Equal(old.compiled.network.Subnets, n.compiled.network.Subnets)) {
 		w.rebalanceNetwork(id)
 	}
 	if n.Doc.Name != "" {
@@ -585,26 +585,4 @@ func (w *World) sweep(now time.Time) {
 			w.released = w.released.del(k)
 		}
 	}
-}
-
-func (w *World) putNamespace(ns *Namespace) {
-	w.numbersIn[namespaceNumbers] = w.numbersIn[namespaceNumbers].set(numberKey(ns.Doc.NamespaceId)+ns.Doc.Id, struct{}{})
-	ns.compiled = w.compileNamespace(ns)
-	w.namespaces = w.namespaces.set(ns.Doc.Id, ns)
-	w.changed(Namespaces, ns.Doc.Id, ns)
-}
-
-// refit compiles a namespace whose endpoints changed again.
-func (w *World) refit(id string) {
-	if ns, ok := w.namespaces.get(id); ok {
-		c := *ns
-		c.compiled = w.compileNamespace(&c)
-		w.namespaces = w.namespaces.set(id, &c)
-	}
-}
-
-func (w *World) dropNamespace(ns *Namespace) {
-	w.numbersIn[namespaceNumbers] = w.numbersIn[namespaceNumbers].del(numberKey(ns.Doc.NamespaceId) + ns.Doc.Id)
-	w.namespaces = w.namespaces.del(ns.Doc.Id)
-	w.changed(Namespaces, ns.Doc.Id, nil)
 }
