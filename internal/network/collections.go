@@ -22,12 +22,13 @@ func Version() hcn.Version { return hcn.Version{Major: 13, Minor: 1} }
 // Collections by the name of their kind, for the API door.
 func (h *HNS) Collections() map[string]resource.Collection {
 	return map[string]resource.Collection{
-		"networks":      networks{h},
-		"endpoints":     endpoints{h},
-		"namespaces":    namespaces{h},
-		"loadbalancers": loadBalancers{h},
-		"sdnroutes":     sdnRoutes{h},
-		"ports":         reservations{h},
+		"networks":             networks{h},
+		"endpoints":            endpoints{h},
+		"namespaces":           namespaces{h},
+		"loadbalancers":        loadBalancers{h},
+		"sdnroutes":            sdnRoutes{h},
+		"ports":                reservations{h},
+		"guestnetworkservices": guestServices{h},
 	}
 }
 

@@ -274,6 +274,7 @@ func consistent(h *HNS, k *fake) error {
 		{len(loaded.AllLoadBalancers()), len(h.World().AllLoadBalancers())},
 		{len(loaded.AllSDNRoutes()), len(h.World().AllSDNRoutes())},
 		{len(loaded.AllReservations()), len(h.World().AllReservations())},
+		{len(loaded.AllGuestServices()), len(h.World().AllGuestServices())},
 	} {
 		if pair[0] != pair[1] {
 			return fmt.Errorf("the store has %d objects of a kind, the World %d", pair[0], pair[1])

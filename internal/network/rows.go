@@ -19,6 +19,7 @@ import (
 //	loadbalancers/  <guid> -> model.LoadBalancer
 //	sdnroutes/      <guid> -> model.SDNRoute
 //	ports/          <guid> -> model.Reservation
+//	guestnetworkservices/ <guid> -> model.GuestService
 //	hns/            state  -> meta
 func networkRows() store.Bucket[*model.Network] {
 	return store.Bucket[*model.Network]{Name: "networks"}
@@ -42,6 +43,10 @@ func sdnRouteRows() store.Bucket[*model.SDNRoute] {
 
 func reservationRows() store.Bucket[*model.Reservation] {
 	return store.Bucket[*model.Reservation]{Name: "ports"}
+}
+
+func guestServiceRows() store.Bucket[*model.GuestService] {
+	return store.Bucket[*model.GuestService]{Name: "guestnetworkservices"}
 }
 
 func metaRows() store.Bucket[meta] { return store.Bucket[meta]{Name: "hns"} }
@@ -96,6 +101,8 @@ func saveRow(tx *store.Tx, c model.Change) error {
 		return saveAs(tx, sdnRouteRows(), c)
 	case model.Reservations:
 		return saveAs(tx, reservationRows(), c)
+	case model.GuestServices:
+		return saveAs(tx, guestServiceRows(), c)
 	}
 	return fmt.Errorf("change of kind %q", c.Kind)
 }
@@ -138,6 +145,7 @@ func (h *HNS) load() (model.World, meta, error) {
 			gather(tx, loadBalancerRows(), &rows.LoadBalancers),
 			gather(tx, sdnRouteRows(), &rows.SDNRoutes),
 			gather(tx, reservationRows(), &rows.Reservations),
+			gather(tx, guestServiceRows(), &rows.GuestServices),
 		)
 	})
 	if err != nil {

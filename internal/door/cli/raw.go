@@ -68,7 +68,7 @@ func (a *app) raw(c *cobra.Command, method, path string, body []byte) error {
 
 // kinds of hcn documents, plural and singular.
 func kindOf(s string) (string, error) {
-	known := []string{"networks", "endpoints", "namespaces", "loadbalancers", "sdnroutes", "ports"}
+	known := []string{"networks", "endpoints", "namespaces", "loadbalancers", "sdnroutes", "ports", "guestnetworkservices"}
 	if slices.Contains(known, s) {
 		return s, nil
 	}
@@ -93,7 +93,7 @@ func (a *app) hcnCmd() *cobra.Command {
   hcn stats endpoints ID
   hcn version · features · graph · events
 
-KIND is networks, endpoints, namespaces, loadbalancers, sdnroutes or ports (reservations).`,
+KIND is networks, endpoints, namespaces, loadbalancers, sdnroutes, ports (reservations) or guestnetworkservices.`,
 		Args: args(1, 3, "a verb, a kind and, for some verbs, an ID"),
 		RunE: func(c *cobra.Command, args []string) error {
 			const base = "/hcn/v2/"

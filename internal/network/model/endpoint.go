@@ -515,6 +515,7 @@ func (w *World) removeEndpoint(e *Endpoint, in Input) {
 	w.dropEndpoint(e, in.Now)
 	w.leaveLoadBalancers(e.Doc.Id)
 	w.leaveSDNRoutes(e.Doc.Id)
+	w.leaveGuestServices(e.Doc.Id)
 	w.event(hcn.EventEndpointDelete, "EndpointDelete", Endpoints, e.Doc.Id, struct{ ID, Name string }{e.Doc.Id, e.Doc.Name})
 }
 

@@ -28,6 +28,7 @@ const (
 	LoadBalancers Kind = "loadbalancers"
 	SDNRoutes     Kind = "sdnroutes"
 	Reservations  Kind = "ports"
+	GuestServices Kind = "guestnetworkservices"
 )
 
 // World is every object of one host. Make it with New or Load. It is a value: verbs
@@ -41,6 +42,7 @@ type World struct {
 	loadBalancers pmap[*LoadBalancer]
 	sdnRoutes     pmap[*SDNRoute]
 	reservations  pmap[*Reservation]
+	guestServices pmap[*GuestService]
 
 	// Indexes; each follows from the rows.
 	byName    pmap[string]         // network name -> id
@@ -195,7 +197,7 @@ type Ports interface {
 type Change struct {
 	Kind Kind
 	ID   string
-	Row  any // *Network, *Endpoint, *Namespace, *LoadBalancer, *SDNRoute, *Reservation
+	Row  any // *Network, *Endpoint, *Namespace, *LoadBalancer, *SDNRoute, *Reservation, *GuestService
 }
 
 // Event is one fact for the event ring.
@@ -218,6 +220,7 @@ type Rows struct {
 	LoadBalancers []*LoadBalancer
 	SDNRoutes     []*SDNRoute
 	Reservations  []*Reservation
+	GuestServices []*GuestService
 }
 
 // Load makes a World of stored rows. The error names a row that contradicts the others.
@@ -277,6 +280,9 @@ func Load(inst instance.Instance, numbers Numbers, rows Rows) (World, error) {
 		c := *r
 		w.putReservation(&c)
 	}
+	for _, g := range rows.GuestServices {
+		w.putGuestService(g)
+	}
 	w.loading = false
 	return w, nil
 }
@@ -334,6 +340,8 @@ func (w World) row(k Kind, id string) any {
 		return rowOf(w.sdnRoutes, id)
 	case Reservations:
 		return rowOf(w.reservations, id)
+	case GuestServices:
+		return rowOf(w.guestServices, id)
 	}
 	return nil
 }
