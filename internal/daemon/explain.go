@@ -5,6 +5,7 @@ package daemon
 
 import (
 	"log/slog"
+	"net/netip"
 
 	"gatehouse.dev/gatehouse/internal/vswitch/datapath"
 	"gatehouse.dev/gatehouse/internal/vswitch/explain"
@@ -31,6 +32,14 @@ func (h sightHand) Look(f func(explain.Live, explain.FIB)) error {
 type fibHand struct {
 	*datapath.FIB
 	log *slog.Logger
+}
+
+func (h fibHand) Socket(proto uint8, local, remote netip.AddrPort) bool {
+	is, err := h.FIB.Socket(proto, local, remote)
+	if err != nil {
+		h.log.Warn("a packet is explained without the host's sockets", "error", err)
+	}
+	return is
 }
 
 func (h fibHand) Lookup(q explain.FIBQuery) (explain.FIBRoute, bool) {

@@ -234,6 +234,39 @@ static __always_inline int gh_busy(const struct gh_addr *a, __u16 port_be, __u8 
 	return bpf_map_lookup_elem(&portbusy, &k) != NULL;
 }
 
+/*
+ * gh_socket() is 1 when a socket of the host would get the answer to w's translation
+ * with source port cand_be: bound to it by hand, as the kernel gives out others.
+ */
+static __always_inline int gh_socket(struct __sk_buff *skb, const struct gh_scratch *s, __u16 cand_be, int fam)
+{
+	struct bpf_sock_tuple t = {};
+	__u32 size = fam == 4 ? sizeof(t.ipv4) : sizeof(t.ipv6);
+	struct bpf_sock *sk;
+
+	if (fam == 4) {
+		t.ipv4.saddr = gh_word(&s->w.ndst, 3);
+		t.ipv4.daddr = gh_word(&s->w.nsrc, 3);
+		t.ipv4.sport = s->w.ndport_be;
+		t.ipv4.dport = cand_be;
+	} else {
+		__builtin_memcpy(t.ipv6.saddr, &s->w.ndst, 16);
+		__builtin_memcpy(t.ipv6.daddr, &s->w.nsrc, 16);
+		t.ipv6.sport = s->w.ndport_be;
+		t.ipv6.dport = cand_be;
+	}
+	if (s->p.proto == IPPROTO_TCP)
+		sk = bpf_skc_lookup_tcp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
+	else if (s->p.proto == IPPROTO_UDP)
+		sk = bpf_sk_lookup_udp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
+	else
+		return 0;
+	if (!sk)
+		return 0;
+	bpf_sk_release(sk);
+	return 1;
+}
+
 enum gh_try {
 	GH_TRY_TAKEN = 0,
 	GH_TRY_CLAIMED = 1,
@@ -241,7 +274,7 @@ enum gh_try {
 };
 
 /* gh_try() claims the answer's key with one source port. */
-static __always_inline int gh_try(struct gh_scratch *s, __u16 cand, int fam)
+static __always_inline int gh_try(struct __sk_buff *skb, struct gh_scratch *s, __u16 cand, int fam)
 {
 	struct gh_walk *w = &s->w;
 	struct gh_pkt *p = &s->p;
@@ -256,7 +289,8 @@ static __always_inline int gh_try(struct gh_scratch *s, __u16 cand, int fam)
 	if (w->pool_busy && gh_has_ports(p)) {
 		__u16 host = bpf_ntohs(cand);
 
-		if (host < w->nat_lo || host > w->nat_hi || gh_busy(&w->nsrc, cand, p->proto))
+		if (host < w->nat_lo || host > w->nat_hi || gh_busy(&w->nsrc, cand, p->proto) ||
+		    gh_socket(skb, s, cand, fam))
 			return GH_TRY_TAKEN;
 	}
 	rh->ops &= ~port_op;
@@ -296,18 +330,18 @@ static __always_inline int gh_try(struct gh_scratch *s, __u16 cand, int fam)
 }
 
 /* Global, so that the verifier walks a try once and not 32 times. */
-__noinline int gh_try4(__u32 cand)
+__noinline int gh_try4(struct __sk_buff *skb, __u32 cand)
 {
 	struct gh_scratch *s = gh_scratch_get();
 
-	return s ? gh_try(s, cand, 4) : GH_TRY_FULL;
+	return s ? gh_try(skb, s, cand, 4) : GH_TRY_FULL;
 }
 
-__noinline int gh_try6(__u32 cand)
+__noinline int gh_try6(struct __sk_buff *skb, __u32 cand)
 {
 	struct gh_scratch *s = gh_scratch_get();
 
-	return s ? gh_try(s, cand, 6) : GH_TRY_FULL;
+	return s ? gh_try(skb, s, cand, 6) : GH_TRY_FULL;
 }
 
 /*
@@ -315,7 +349,7 @@ __noinline int gh_try6(__u32 cand)
  * the one it has, then in strides that start at a hash of the tuple. Returns 1
  * when claimed, 0 when the table is full, or GH_NO().
  */
-static __always_inline int gh_claim(struct gh_scratch *s, __u16 first_be, int fam)
+static __always_inline int gh_claim(struct __sk_buff *skb, struct gh_scratch *s, __u16 first_be, int fam)
 {
 	struct gh_walk *w = &s->w;
 	__u32 range = (__u32)w->nat_hi - w->nat_lo + 1, hash = gh_tuple_hash(&s->p), stride = hash >> 16 | 1;
@@ -326,7 +360,7 @@ static __always_inline int gh_claim(struct gh_scratch *s, __u16 first_be, int fa
 	for (i = 0; i < GH_NAT_TRIES; i++) {
 		__u16 cand = i ? bpf_htons(w->nat_lo + (hash + i * stride) % range) : first_be;
 
-		ret = fam == 4 ? gh_try4(cand) : gh_try6(cand);
+		ret = fam == 4 ? gh_try4(skb, cand) : gh_try6(skb, cand);
 		if (ret == GH_TRY_CLAIMED)
 			return 1;
 		if (ret == GH_TRY_FULL)
@@ -361,12 +395,13 @@ static __always_inline int gh_ask(struct gh_scratch *s, int fam)
  * gh_commit() makes both entries of a new conversation. s.key is the packet's
  * key; w holds the whole decision but the source port. Returns 0 or GH_NO().
  */
-static __always_inline int gh_commit(struct gh_scratch *s, const struct gh_port *in, __u16 first_be, __u32 len,
+static __always_inline int gh_commit(struct __sk_buff *skb, struct gh_scratch *s, const struct gh_port *in, __u16 first_be,
 				     int fam)
 {
 	struct gh_walk *w = &s->w;
 	struct gh_pkt *p = &s->p;
 	struct gh_head *hd = (struct gh_head *)&s->val, *rh = (struct gh_head *)&s->rval;
+	__u32 len = skb->len;
 	const struct gh_port *out = gh_port_get(w->out_port);
 	int ret, nat, fresh;
 
@@ -384,7 +419,7 @@ static __always_inline int gh_commit(struct gh_scratch *s, const struct gh_port 
 		return ret;
 	gh_track_new(gh_track(&s->rval, fam), p, w, len, 1, 0);
 	gh_key_copy(gh_pair(&s->rval, fam), &s->key, fam);
-	ret = gh_claim(s, first_be, fam);
+	ret = gh_claim(skb, s, first_be, fam);
 	if (ret < 0)
 		return ret;
 	nat = (gh_ops(p, w) & GH_OPS_NAT) != 0;

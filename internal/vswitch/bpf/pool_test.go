@@ -5,6 +5,8 @@ package bpf
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"slices"
 	"testing"
 )
@@ -216,6 +218,38 @@ func TestNATOfOnePort(t *testing.T) {
 		}
 		if _, k := l.send(t, "b", fmt.Sprintf("%s.25000 > %s.80: tcp S", f.b, f.x)); k != nil {
 			t.Errorf("%s: another endpoint left as %v", f.name, k)
+		}
+	}
+}
+
+// A port that a socket of the host has bound by hand is not taken, whether the
+// endpoint has it already or not.
+func TestNATLeavesSockets(t *testing.T) {
+	l := newLab(t, true)
+	for _, f := range fams() {
+		for _, proto := range []string{"tcp", "udp"} {
+			l.reset()
+			tuple := fmt.Sprintf("%s.45000 > %s.80: %s", f.a, f.x, map[string]string{"tcp": "tcp S", "udp": "udp"}[proto])
+			if _, k := l.send(t, "a", tuple); k == nil || k.SrcPort != 45000 {
+				t.Fatalf("%s %s: without a socket it leaves as %v", f.name, proto, k)
+			}
+			l.reset()
+			var c io.Closer
+			var err error
+			l.in(func() {
+				if proto == "udp" {
+					c, err = net.ListenPacket("udp"+f.name, ":45000")
+				} else {
+					c, err = net.Listen("tcp"+f.name, ":45000")
+				}
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, k := l.send(t, "a", tuple); k == nil || k.SrcPort == 45000 {
+				t.Errorf("%s %s: it leaves as %v, which the socket would get answers of", f.name, proto, k)
+			}
+			c.Close()
 		}
 	}
 }

@@ -141,7 +141,7 @@ static __always_inline int gh_new(struct __sk_buff *skb, int fam)
 	 * known yet. Had it gone in between, nobody would notice later. */
 	if (s->w.svc && !gh_svc_there(s))
 		return gh_drop(skb, s, GH_DROP_NO_BACKEND, GH_LAYER_LB);
-	ret = gh_commit(s, in, s->w.first_be, skb->len, fam);
+	ret = gh_commit(skb, s, in, s->w.first_be, fam);
 	if (ret)
 		return gh_no(skb, s, ret);
 	/* Nobody will know its answers: are they let through all the same? */

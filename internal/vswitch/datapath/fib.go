@@ -14,10 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FIB asks the kernel's routing table by the very helper that the programs use,
-// from a program of its own that BPF_PROG_TEST_RUN runs: nothing is sent. The
-// answer is that of the calling thread's network namespace.
-type FIB struct{ prog *ebpf.Program }
+// FIB asks the kernel's routing table, and for its sockets, by the very helpers that
+// the programs use, from programs of its own that BPF_PROG_TEST_RUN runs: nothing is
+// sent. The answer is that of the calling thread's network namespace.
+type FIB struct {
+	prog    *ebpf.Program
+	sockets [4]*ebpf.Program // TCP and UDP, by IPv4 and by IPv6
+}
 
 // Offsets in struct bpf_fib_lookup, linux/bpf.h.
 const (
@@ -76,11 +79,84 @@ func NewFIB() (*FIB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load routing question: %w", err)
 	}
-	return &FIB{p}, nil
+	f := &FIB{prog: p}
+	for i := range f.sockets {
+		if f.sockets[i], err = socketProgram(i&1 != 0, i&2 != 0); err != nil {
+			return nil, errors.Join(fmt.Errorf("load question for sockets: %w", err), f.Close())
+		}
+	}
+	return f, nil
 }
 
-// Close releases the program.
-func (f *FIB) Close() error { return f.prog.Close() }
+// Sizes of the two members of struct bpf_sock_tuple, linux/bpf.h.
+const tuple4, tuple6 = 12, 36
+
+// socketProgram answers 1 where a socket takes what has the tuple behind the header.
+func socketProgram(udp, v6 bool) (*ebpf.Program, error) {
+	size, look := int32(tuple4), asm.FnSkcLookupTcp
+	if v6 {
+		size = tuple6
+	}
+	if udp {
+		look = asm.FnSkLookupUdp
+	}
+	return ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "gh_socket", Type: ebpf.SchedCLS, License: "Dual BSD/GPL",
+		Instructions: asm.Instructions{
+			asm.Mov.Reg(asm.R6, asm.R1),
+			asm.Mov.Imm(asm.R2, fibHead),
+			asm.Mov.Reg(asm.R3, asm.RFP),
+			asm.Add.Imm(asm.R3, -40),
+			asm.Mov.Imm(asm.R4, size),
+			asm.FnSkbLoadBytes.Call(),
+			asm.JNE.Imm(asm.R0, 0, "none"),
+			asm.Mov.Reg(asm.R1, asm.R6),
+			asm.Mov.Reg(asm.R2, asm.RFP),
+			asm.Add.Imm(asm.R2, -40),
+			asm.Mov.Imm(asm.R3, size),
+			asm.Mov.Imm(asm.R4, -1), // BPF_F_CURRENT_NETNS
+			asm.Mov.Imm(asm.R5, 0),
+			look.Call(),
+			asm.JEq.Imm(asm.R0, 0, "none"),
+			asm.Mov.Reg(asm.R1, asm.R0),
+			asm.FnSkRelease.Call(),
+			asm.Mov.Imm(asm.R0, 1),
+			asm.Return(),
+			asm.Mov.Imm(asm.R0, 0).WithSymbol("none"),
+			asm.Return(),
+		},
+	})
+}
+
+// Close releases the programs.
+func (f *FIB) Close() error {
+	err := f.prog.Close()
+	for _, p := range f.sockets {
+		if p != nil {
+			err = errors.Join(err, p.Close())
+		}
+	}
+	return err
+}
+
+// Socket reports whether a socket gets what comes from remote for local by proto, 6 or 17.
+func (f *FIB) Socket(proto uint8, local, remote netip.AddrPort) (bool, error) {
+	i := 0
+	if proto == unix.IPPROTO_UDP {
+		i |= 1
+	}
+	if local.Addr().Is6() {
+		i |= 2
+	}
+	b := append(make([]byte, fibHead), remote.Addr().AsSlice()...)
+	b = append(b, local.Addr().AsSlice()...)
+	b = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(b, remote.Port()), local.Port())
+	ret, err := f.sockets[i].Run(&ebpf.RunOptions{Data: b})
+	if err != nil {
+		return false, fmt.Errorf("look up socket of %s: %w", local, err)
+	}
+	return ret == 1, nil
+}
 
 // FIBAnswer is where a packet would go.
 type FIBAnswer struct {

@@ -9,12 +9,15 @@ import (
 	"gatehouse.dev/gatehouse/internal/vswitch"
 )
 
-// FIB asks the host's routing table as the programs do, with the anchor as input
-// device.
+// FIB asks the host's routing table, with the anchor as input device, and for its
+// sockets, as the programs do.
 type FIB interface {
 	// Lookup returns the way to q.Dst. ok is false where the table has none, or
 	// one that is not a forwarding route (local, unreachable, prohibited).
 	Lookup(q FIBQuery) (r FIBRoute, ok bool)
+	// Socket reports whether one gets what comes from remote for local by proto, 6 or
+	// 17, which outbound NAT then leaves alone.
+	Socket(proto uint8, local, remote netip.AddrPort) bool
 }
 
 // FIBQuery is what the routing table is asked.

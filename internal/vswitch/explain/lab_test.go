@@ -6,6 +6,7 @@ package explain
 import (
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"net"
@@ -36,17 +37,19 @@ const (
 // lab is the real programs in a network namespace of their own, and the devices
 // that random States plug ports into. Everything runs on its locked thread.
 type lab struct {
-	t      testing.TB
-	do     chan func()
-	coll   *ebpf.Collection
-	tags   *bpfrun.Tagger
-	fib    *datapath.FIB
-	tunnel *bpfrun.Tunneller
-	index  map[string]int
-	mac    map[string]vswitch.MAC
-	now    vswitch.Tables
-	secs   uint64
-	prio   uint32 // of the packet that was put in last, as it left
+	t       testing.TB
+	do      chan func()
+	coll    *ebpf.Collection
+	tags    *bpfrun.Tagger
+	fib     *datapath.FIB
+	held    []io.Closer // sockets on ports of NAT
+	sockets int         // how often explain met one of them
+	tunnel  *bpfrun.Tunneller
+	index   map[string]int
+	mac     map[string]vswitch.MAC
+	now     vswitch.Tables
+	secs    uint64
+	prio    uint32 // of the packet that was put in last, as it left
 }
 
 func endpointDev(i int) string { return fmt.Sprintf("e%d", i) }
@@ -88,6 +91,9 @@ func newLab(t testing.TB) *lab {
 			l.fib, err = datapath.NewFIB()
 		}
 		if err == nil {
+			err = l.hold()
+		}
+		if err == nil {
 			l.tunnel, err = bpfrun.NewTunneller(l.coll.Programs["ep_in"])
 		}
 		ready <- err
@@ -100,6 +106,9 @@ func newLab(t testing.TB) *lab {
 	t.Cleanup(func() {
 		close(l.do)
 		<-done
+		for _, c := range l.held {
+			c.Close()
+		}
 		if l.tags != nil {
 			l.tags.Close()
 		}
@@ -117,6 +126,23 @@ func newLab(t testing.TB) *lab {
 		t.Fatalf("%+v", err)
 	}
 	return l
+}
+
+// hold binds some ports that NAT would take, by hand.
+func (l *lab) hold() error {
+	for _, port := range []int{20000, 20001, 25000, 12345} {
+		p, err := net.ListenPacket("udp", fmt.Sprintf(":%d", port))
+		if err != nil {
+			return err
+		}
+		l.held = append(l.held, p)
+		t, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+		if err != nil {
+			return err
+		}
+		l.held = append(l.held, t)
+	}
+	return nil
 }
 
 // in runs f on the lab's thread; it must not end the test.
@@ -393,6 +419,22 @@ func (l *lab) Lookup(q FIBQuery) (FIBRoute, bool) {
 		panic(err)
 	}
 	return FIBRoute(a), ok
+}
+
+func (l *lab) Socket(proto uint8, local, remote netip.AddrPort) bool {
+	is, err := l.fib.Socket(proto, local, remote)
+	if err != nil {
+		panic(err)
+	}
+	l.sockets += btoi(is)
+	return is
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // scene is a random switch and the words its packets are made of.

@@ -4,6 +4,8 @@
 package explain
 
 import (
+	"net/netip"
+
 	"gatehouse.dev/gatehouse/internal/vswitch"
 	"gatehouse.dev/gatehouse/internal/vswitch/bpf"
 )
@@ -73,6 +75,14 @@ func (w *walk) portBusy(a addr, port uint16) bool {
 	return ok
 }
 
+// socket: one of the host would get the answer that comes to port.
+func (w *walk) socket(port uint16) bool {
+	if w.k.proto != protoTCP && w.k.proto != protoUDP || w.s.FIB == nil {
+		return false
+	}
+	return w.s.FIB.Socket(w.k.proto, netip.AddrPortFrom(ip(w.nsrc), port), netip.AddrPortFrom(ip(w.ndst), w.ndport))
+}
+
 // claim looks for a source port whose answer's key is free; false with why not.
 func (w *walk) claim() *no {
 	fail := func(r bpf.DropReason, format string) *no {
@@ -101,7 +111,7 @@ func (w *walk) claim() *no {
 }
 
 func (w *walk) free(cand uint16) bool {
-	if w.poolBusy && w.hasPorts() && (cand < w.natLo || cand > w.natHi || w.portBusy(w.nsrc, cand)) {
+	if w.poolBusy && w.hasPorts() && (cand < w.natLo || cand > w.natHi || w.portBusy(w.nsrc, cand) || w.socket(cand)) {
 		return false
 	}
 	nat := w.nsrc != w.k.src || w.ndst != w.k.dst || w.ndport != w.k.dport || cand != w.k.sport

@@ -84,6 +84,8 @@ func guard(s *vswitch.State) {
 // oneWay is a host with a default route.
 type oneWay struct{}
 
+func (oneWay) Socket(uint8, netip.AddrPort, netip.AddrPort) bool { return false }
+
 func (oneWay) Lookup(q FIBQuery) (FIBRoute, bool) {
 	return FIBRoute{Ifindex: 2, NextHop: netip.MustParseAddr("198.51.100.254"), MTU: 1500}, q.Dst.Is4()
 }
