@@ -33,6 +33,7 @@ import (
 	"gatehouse.dev/gatehouse/internal/compute"
 	"gatehouse.dev/gatehouse/internal/compute/worker"
 	"gatehouse.dev/gatehouse/internal/config"
+	"gatehouse.dev/gatehouse/internal/dhcp"
 	"gatehouse.dev/gatehouse/internal/dns"
 	"gatehouse.dev/gatehouse/internal/door/api"
 	"gatehouse.dev/gatehouse/internal/door/host"
@@ -74,6 +75,7 @@ type daemon struct {
 	comp    *compartment.Host
 	ports   *hostport.Holder
 	dns     *dns.Server
+	dhcp    *dhcp.Server
 	images  *image.Store
 	workers *worker.Spawner
 	hns     *network.HNS

@@ -22,6 +22,7 @@ import (
 	"gatehouse.dev/gatehouse/internal/compute"
 	"gatehouse.dev/gatehouse/internal/compute/worker"
 	"gatehouse.dev/gatehouse/internal/config"
+	"gatehouse.dev/gatehouse/internal/dhcp"
 	"gatehouse.dev/gatehouse/internal/dns"
 	"gatehouse.dev/gatehouse/internal/door/hnsv1"
 	"gatehouse.dev/gatehouse/internal/door/host"
@@ -52,6 +53,7 @@ func (d *daemon) openNetwork(ctx context.Context) (err error) {
 	d.dns = dns.New(dns.Options{Log: d.log, ResolvConf: resolv, Inside: func(f func() error) error {
 		return compartment.Do(d.inst.NetNs(model.ResolverCompartment), f)
 	}})
+	d.dhcp = dhcp.New(d.log)
 	d.ports = &hostport.Holder{}
 	body, err := defaultNetwork(d.cfg.Network)
 	if err != nil {
@@ -63,7 +65,7 @@ func (d *daemon) openNetwork(ctx context.Context) (err error) {
 	}
 	d.hns = network.New(network.Options{
 		Instance: d.inst, Store: d.db, Compartments: compartmentHand{d.comp, d.cfg.Network.Uplinks}, Datapath: d.dp,
-		ACLDefaultDeny: d.cfg.Network.ACLDefault == "deny", Outside: outsideACL(d.cfg.Publish), Names: d.dns, Ports: d.ports, BootID: strings.TrimSpace(string(boot)),
+		ACLDefaultDeny: d.cfg.Network.ACLDefault == "deny", Outside: outsideACL(d.cfg.Publish), Names: d.dns, Leases: d.dhcp, Ports: d.ports, BootID: strings.TrimSpace(string(boot)),
 		NoDefaultNetwork: d.cfg.Network.Default == "none", DefaultNetwork: body, Log: d.log,
 		Uplinks: func() ([]model.Uplink, error) { return candidates(d.comp, d.cfg.Network.Uplinks) },
 		Sight:   sightHand{d.dp, d.log},
@@ -90,7 +92,7 @@ func (d *daemon) closeNetwork() error {
 	defer cancel()
 	w := d.hns.World()
 	empty := len(w.AllEndpoints()) == 0 && len(w.AllLoadBalancers()) == 0 && !slices.ContainsFunc(w.AllNamespaces(), func(n *model.Namespace) bool { return n.Doc.NetNsPath != "" })
-	errs := []error{d.dns.Close(), d.ports.Close(), d.comp.Settle(ctx), d.dp.Close()}
+	errs := []error{d.dns.Close(), d.dhcp.Close(), d.ports.Close(), d.comp.Settle(ctx), d.dp.Close()}
 	if empty {
 		errs = append(errs, datapath.Destroy(d.datapathOptions()), failpoint.Hit("daemon.closing"), d.comp.Destroy(ctx), worker.Sweep(ctx, d.inst))
 	}

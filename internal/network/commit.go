@@ -317,8 +317,11 @@ func (h *HNS) holdPorts(ctx context.Context, want []model.HostPort, again bool) 
 	return nil
 }
 
-// nameThem gives Names the wanted lists if they differ.
+// nameThem gives Names the wanted lists if they differ, and Leases theirs.
 func (h *HNS) nameThem(want model.Desired, again bool) {
+	if h.o.Leases != nil {
+		h.o.Leases.Set(want.Leases)
+	}
 	same := !again && h.given && slices.EqualFunc(want.Names, h.names, sameName) && slices.EqualFunc(want.Resolvers, h.resolver, sameResolver)
 	h.given = true
 	if same || h.o.Names == nil {

@@ -56,6 +56,12 @@ type Names interface {
 	Set(names []model.NameRecord, resolvers []model.Resolver)
 }
 
+// Leases are the hands that answer DHCP.
+type Leases interface {
+	// Set replaces all leases.
+	Set(leases []model.Lease)
+}
+
 // Ports are the hands that hold published ports on the host.
 type Ports interface {
 	// Set holds exactly want. It returns nil, or one entry for each of want, nil
@@ -80,8 +86,9 @@ type Options struct {
 	Store        *store.DB
 	Compartments Compartments
 	Datapath     Datapath
-	Names        Names // nil = none
-	Ports        Ports // nil = nothing is held
+	Names        Names  // nil = none
+	Leases       Leases // nil = none
+	Ports        Ports  // nil = nothing is held
 	// Stats reads the counters of a port; nil = statistics are all zero.
 	Stats func(vswitch.PortID) (PortCounters, error)
 	// Sight looks at flows and routes for Explain; nil = there are none.

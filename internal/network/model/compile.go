@@ -31,6 +31,7 @@ type endpointPart struct {
 	mappings  []vswitch.PortMapping
 	hostPorts []HostPort
 	names     []NameRecord
+	lease     Lease // without Device: none
 }
 
 func compileNetwork(n *Network, inst instance.Instance) netPart {
@@ -128,6 +129,9 @@ func compileEndpoint(e *Endpoint, n *Network, ns *Namespace, inst instance.Insta
 		})
 	}
 	p.names = names(e, n, addrs)
+	if l, ok := compileLease(e, n, inst); ok && !ns.isHostOwn() {
+		p.lease = l
+	}
 	return p
 }
 
@@ -335,6 +339,9 @@ func (w World) Desired() Desired {
 		d.Switch.Mappings = append(d.Switch.Mappings, c.mappings...)
 		d.Names = append(d.Names, c.names...)
 		d.HostPorts = append(d.HostPorts, c.hostPorts...)
+		if c.lease.Device != "" {
+			d.Leases = append(d.Leases, c.lease)
+		}
 	}
 	d.Switch.Remotes = make([]vswitch.Remote, 0, w.far.len())
 	for _, r := range w.far.all {

@@ -20,6 +20,7 @@ type Desired struct {
 	Names        []NameRecord
 	Resolvers    []Resolver
 	HostPorts    []HostPort
+	Leases       []Lease
 }
 
 // OutsideACL and the rules from FirstOutsideRule up are the daemon's own, of
@@ -131,6 +132,17 @@ type Resolver struct {
 	Clients []netip.Prefix
 	// Upstream servers; empty = the host's /etc/resolv.conf.
 	Upstream []netip.Addr
+}
+
+// Lease is what an endpoint is told when it asks by DHCP.
+type Lease struct {
+	Device         string // host side of its vNIC
+	MAC            vswitch.MAC
+	Addr           netip.Prefix // IPv4
+	Server, Router netip.Addr   // the gateway that the host has, and the endpoint's own; the latter may be missing
+	ServerMAC      vswitch.MAC
+	DNS            []netip.Addr
+	Domain         string
 }
 
 // HostPort is a port to hold on the host, so that nobody else binds it.

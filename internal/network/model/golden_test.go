@@ -170,6 +170,9 @@ func printDesired(d Desired) string {
 	for _, r := range d.Resolvers {
 		fmt.Fprintf(&o, "resolver %v through %v domain %q clients %v upstream %v\n", r.Listen, r.Through, r.Domain, r.Clients, r.Upstream)
 	}
+	for _, l := range d.Leases {
+		fmt.Fprintf(&o, "lease %s %s %s router %s dns %v by %s\n", l.Device, l.MAC, l.Addr, l.Router, l.DNS, l.Server)
+	}
 	for _, p := range d.HostPorts {
 		fmt.Fprintf(&o, "hostport %d %s %d %s\n", p.Proto, p.Addr, p.Port, p.Object)
 	}

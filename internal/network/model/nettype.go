@@ -22,7 +22,9 @@ type netKind struct {
 
 // kinds of networks that there are.
 var kinds = map[hcn.NetworkType]netKind{
-	hcn.NAT:      {flags: vswitch.NetFlood | vswitch.NetSNAT | vswitch.NetUplink, host: true},
+	hcn.NAT: {flags: vswitch.NetFlood | vswitch.NetSNAT | vswitch.NetUplink, host: true},
+	// ICS differs by what is on the gateway: a DHCP server, see servesDHCP.
+	hcn.ICS:      {flags: vswitch.NetFlood | vswitch.NetSNAT | vswitch.NetUplink, host: true},
 	hcn.Internal: {flags: vswitch.NetFlood, host: true},
 	hcn.Private:  {flags: vswitch.NetFlood | vswitch.NetL2},
 	// Frames show the endpoints' MACs on the wire; everybody there answers for himself.
@@ -54,20 +56,18 @@ func (w *World) checkNetworkType(d *NetworkDoc) error {
 	switch d.Type {
 	case "":
 		d.Type = hcn.NAT
-	case hcn.ICS:
-		return notBuilt("Type", "a network of type %s", d.Type)
 	default:
 		if _, ok := kinds[d.Type]; !ok {
-			return refuseAt(hcn.HCN_E_INVALID_NETWORK_TYPE, "Type", "%q is not a network type; NAT, Internal, Private, Transparent, L2Bridge, L2Tunnel and Overlay are", d.Type)
+			return refuseAt(hcn.HCN_E_INVALID_NETWORK_TYPE, "Type", "%q is not a network type; NAT, Internal, Private, Transparent, L2Bridge, L2Tunnel, Overlay and ICS are", d.Type)
 		}
 	}
 	switch {
 	case d.Flags&^knownNetworkFlags != 0:
 		return refuseAt(hcn.E_INVALID_PARAMETER, "Flags", "%d has unknown bits", d.Flags)
-	case d.Flags&enableDhcpServer != 0:
-		return notBuilt("Flags", "EnableDhcpServer")
-	case d.Type == hcn.NAT && d.Flags&hcn.DisableHostPort != 0:
-		return refuseAt(hcn.HCN_E_INVALID_NETWORK, "Flags", "DisableHostPort: a NAT network needs its host port, the gateway")
+	case translates(d.Type) && d.Flags&hcn.DisableHostPort != 0:
+		return refuseAt(hcn.HCN_E_INVALID_NETWORK, "Flags", "DisableHostPort: a network of type %s needs its host port, the gateway", d.Type)
+	case d.Flags&enableDhcpServer != 0 && !hasHostNIC(d):
+		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Flags", "EnableDhcpServer: the server is on the gateway that the host has, and here it has none")
 	}
 	return nil
 }

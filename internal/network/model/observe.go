@@ -20,7 +20,7 @@ func (w World) Graph() hcn.Graph {
 	for _, n := range w.AllNetworks() {
 		gn := hcn.GraphNetwork{
 			ID: n.Doc.Id, Name: n.Doc.Name, Type: n.Doc.Type, Owner: n.Doc.Owner,
-			HostNIC: n.compiled.hostNIC.Name, HostPort: uint16(n.HostPort), Outbound: n.Doc.Type == hcn.NAT,
+			HostNIC: n.compiled.hostNIC.Name, HostPort: uint16(n.HostPort), Outbound: translates(n.Doc.Type),
 		}
 		for _, s := range n.subnets {
 			gs := hcn.GraphSubnet{Prefix: s.pool.Prefix.String()}

@@ -59,8 +59,8 @@ func checkNetworkPolicy(p hcn.NetworkPolicy, t hcn.NetworkType) error {
 func checkEndpointPolicy(p hcn.EndpointPolicy, n *Network) error {
 	switch p.Type {
 	case hcn.PortMapping:
-		if n.Doc.Type != hcn.NAT {
-			return refuseAt(hcn.HCN_E_MAPPING_NOT_SUPPORTED, "Type", "ports are published from NAT networks, not from type %s", n.Doc.Type)
+		if !translates(n.Doc.Type) {
+			return refuseAt(hcn.HCN_E_MAPPING_NOT_SUPPORTED, "Type", "ports are published from networks of type NAT and ICS, not %s", n.Doc.Type)
 		}
 		_, err := parsePortMapping(p.Settings)
 		return at("Settings", err)

@@ -31,7 +31,7 @@ func (w *World) fillSubnets(d *NetworkDoc, in Input) error {
 	if count == 0 && host {
 		// Addresses of our choice: IPv4, and for NAT also IPv6.
 		d.Ipams = []Ipam{{Type: "Static", Subnets: []Subnet{{}}}}
-		dual = d.Type == hcn.NAT
+		dual = translates(d.Type)
 	}
 	// Explicit prefixes first: automatic ones keep clear of them.
 	own := map[string]netip.Prefix{}
