@@ -49,7 +49,7 @@ func kinds() []kind {
 			more:  []string{"VLAN", "InterfaceParameters", "Encryption", "FirewallPolicy"},
 			still: map[string]string{"Iov": stored, "FirewallPolicy": stored, "Encryption": "refused"}},
 		{word: "network", title: "Policies of networks", types: []string{"NetworkPolicyType"}, more: []string{"NeighborDiscovery"},
-			still: map[string]string{"VSwitchExtension": stored}},
+			still: map[string]string{"VSwitchExtension": stored, "AutomaticDNS": "stored; the resolvers ask the host's in any case"}},
 		{word: "subnet", title: "Policies of subnets", types: []string{"SubnetPolicyType"}},
 		{word: "lb", title: "Flags and distributions of load balancers",
 			types: []string{"LoadBalancerFlags", "LoadBalancerPortMappingFlags", "LoadBalancerDistribution"}, more: []string{"VipExternalIP"}},
