@@ -54,6 +54,9 @@ const (
 	EventSdnRouteDelete          uint32 = 0x80000009
 	EventNetworkModify           uint32 = 0x8000000a
 	EventNamespaceModify         uint32 = 0x8000000b
+	EventServiceCreate           uint32 = 0x8000000c
+	EventServiceModify           uint32 = 0x8000000d
+	EventServiceDelete           uint32 = 0x8000000e
 )
 
 // EventOptions select events. The zero value asks for all from now on.

@@ -29,6 +29,30 @@ type Graph struct {
 	Revision uint64
 	Uplinks  []GraphUplink  `json:",omitempty"`
 	Networks []GraphNetwork `json:",omitempty"`
+	// Services are services and load balancers.
+	Services []GraphService     `json:",omitempty"`
+	Reserved []GraphReservation `json:",omitempty"`
+}
+
+// GraphService is a service or a load balancer with what is behind it.
+type GraphService struct {
+	Kind      string // "services", "loadbalancers"
+	ID        string
+	Name      string   `json:",omitempty"`
+	Type      string   `json:",omitempty"` // of a service
+	Frontends []string `json:",omitempty"` // address:port/protocol
+	Backends  []string `json:",omitempty"` // endpoints by name, else by id
+	External  string   `json:",omitempty"` // name that an ExternalName stands for
+}
+
+// GraphReservation is a range of ports of the host that is kept.
+type GraphReservation struct {
+	ID           string
+	Name         string `json:",omitempty"`
+	Owner        string `json:",omitempty"`
+	Protocol     uint32 // 1 TCP, 2 UDP, 3 both
+	StartingPort uint16
+	EndingPort   uint16
 }
 
 // GraphUplink is a host interface that traffic may leave by.
@@ -82,9 +106,9 @@ type GraphPublished struct {
 
 // Holder says who has an address, a MAC or a port.
 type Holder struct {
-	What     string // "address", "gateway", "mac", "port", "subnet"
+	What     string // "address", "gateway", "mac", "nat address", "port", "subnet"
 	Value    string
-	Kind     string // networks, endpoints, loadbalancers, ports
+	Kind     string // networks, endpoints, loadbalancers, ports, services
 	ID       string
 	Name     string `json:",omitempty"`
 	Network  string `json:",omitempty"` // name or GUID

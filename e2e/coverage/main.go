@@ -53,6 +53,7 @@ func kinds() []kind {
 		{word: "subnet", title: "Policies of subnets", types: []string{"SubnetPolicyType"}},
 		{word: "lb", title: "Flags and distributions of load balancers",
 			types: []string{"LoadBalancerFlags", "LoadBalancerPortMappingFlags", "LoadBalancerDistribution"}, more: []string{"VipExternalIP"}},
+		{word: "service", title: "Types and policies of services", types: []string{"ServiceType", "TrafficPolicy"}, more: []string{"Headless", "SRV", "Affinity"}},
 	}
 }
 

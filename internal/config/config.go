@@ -24,12 +24,13 @@ type Config struct {
 	// Socket overrides the API socket's path.
 	Socket string `toml:"socket"`
 	// SocketGroup may use the socket besides root. Default gatehouse, if it exists.
-	SocketGroup string  `toml:"socket_group"`
-	Log         Log     `toml:"log"`
-	Compute     Compute `toml:"compute"`
-	Network     Network `toml:"network"`
-	Publish     Publish `toml:"publish"`
-	DNS         DNS     `toml:"dns"`
+	SocketGroup string   `toml:"socket_group"`
+	Log         Log      `toml:"log"`
+	Compute     Compute  `toml:"compute"`
+	Network     Network  `toml:"network"`
+	Publish     Publish  `toml:"publish"`
+	Services    Services `toml:"services"`
+	DNS         DNS      `toml:"dns"`
 }
 
 // Log says what is logged to standard error, and how.
@@ -143,6 +144,10 @@ func (c Config) check(text string) error {
 	if _, err := c.Publish.Parsed(); err != nil {
 		key, rule, _ := strings.Cut(err.Error(), ": ")
 		return bad(rule, "publish", key)
+	}
+	if _, err := c.Services.parsed(); err != nil {
+		key, rule, _ := strings.Cut(err.Error(), ": ")
+		return bad(rule, "services", key)
 	}
 	if d := c.Network.ACLDefault; d != "" && d != "allow" && d != "deny" {
 		return bad(fmt.Sprintf("%q is neither allow nor deny", d), "network", "acl_default")

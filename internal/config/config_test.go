@@ -33,6 +33,10 @@ func TestParse(t *testing.T) {
 		{"publish protocol", "[publish]\nrules=['deny any icmp']\n", `"icmp" is none of tcp, udp, sctp`},
 		{"publish port", "[publish]\nrules=['deny any tcp/80-79']\n", `"80-79" is neither a port nor a range of ports`},
 		{"publish words", "[publish]\nrules=['deny']\n", `has 1 words`},
+		{"services", "[services]\ncluster_pool=['10.9.0.0/16','fd09::/112']\nload_balancer_pool=['192.0.2.0/28']\nnode_ports='31000-31999'\n", ""},
+		{"cluster pool", "[services]\ncluster_pool=['10.9.0.0/16','10.8.0.0/16']\n", "line 2: services.cluster_pool: at most one prefix of each family"},
+		{"load balancer pool", "[services]\nload_balancer_pool=['192.0.2.1']\n", `line 2: services.load_balancer_pool: "192.0.2.1" is not a prefix`},
+		{"node ports", "[services]\nnode_ports='9-8'\n", `line 2: services.node_ports: "9-8" is not a range`},
 		{"uplinks", "[network]\nuplinks=['[']\n", "is not a pattern"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -63,17 +63,19 @@ func (d *daemon) openNetwork(ctx context.Context) (err error) {
 	if err != nil {
 		d.log.Warn("no boot id; networks that end with a boot do not", "error", err)
 	}
+	neighbours := &announcer{log: d.log}
 	d.hns = network.New(network.Options{
 		Instance: d.inst, Store: d.db, Compartments: compartmentHand{d.comp, d.cfg.Network.Uplinks}, Datapath: d.dp,
 		ACLDefaultDeny: d.cfg.Network.ACLDefault == "deny", Outside: outsideACL(d.cfg.Publish), Names: d.dns, Leases: d.dhcp, Ports: d.ports, BootID: strings.TrimSpace(string(boot)),
 		NoDefaultNetwork: d.cfg.Network.Default == "none", DefaultNetwork: body, Log: d.log,
 		Uplinks: func() ([]model.Uplink, error) { return candidates(d.comp, d.cfg.Network.Uplinks) },
-		Sight:   sightHand{d.dp, d.log},
+		Sight:   sightHand{d.dp, d.log}, Services: model.ServicePools(d.cfg.Services.Pools()), Announce: neighbours.Set,
 		Stats: func(p vswitch.PortID) (network.PortCounters, error) {
 			s, err := d.dp.Stats(p)
 			return network.PortCounters(s), err
 		},
 	})
+	d.later(neighbours.Close)
 	d.later(d.closeNetwork)
 	if err := d.hns.Start(ctx); err != nil {
 		return err
@@ -91,7 +93,7 @@ func (d *daemon) closeNetwork() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
 	w := d.hns.World()
-	empty := len(w.AllEndpoints()) == 0 && len(w.AllLoadBalancers()) == 0 && !slices.ContainsFunc(w.AllNamespaces(), func(n *model.Namespace) bool { return n.Doc.NetNsPath != "" })
+	empty := len(w.AllEndpoints()) == 0 && len(w.AllLoadBalancers()) == 0 && len(w.AllServices()) == 0 && !slices.ContainsFunc(w.AllNamespaces(), func(n *model.Namespace) bool { return n.Doc.NetNsPath != "" })
 	errs := []error{d.dns.Close(), d.dhcp.Close(), d.ports.Close(), d.comp.Settle(ctx), d.dp.Close()}
 	if empty {
 		errs = append(errs, datapath.Destroy(d.datapathOptions()), failpoint.Hit("daemon.closing"), d.comp.Destroy(ctx), worker.Sweep(ctx, d.inst))

@@ -153,16 +153,44 @@ func (l *listener) handle(ctx context.Context, w dns.ResponseWriter, q *dns.Msg,
 		}
 		return
 	}
-	r, done := z.answer(q)
-	if !done {
-		r = l.server.forward.ask(ctx, z.upstream, q, overTCP)
-	}
+	r := l.resolve(ctx, z, q, overTCP)
 	if r == nil {
 		return // shutting down
 	}
 	fitTo(r, q, overTCP)
 	// An error here means that the client is gone.
 	_ = w.WriteMsg(r)
+}
+
+// maxAliases bounds a chain of our own aliases, which may lead in a circle.
+const maxAliases = 8
+
+// resolve answers from the zone and the servers above, along aliases of ours; nil when
+// ctx ended.
+func (l *listener) resolve(ctx context.Context, z *zone, q *dns.Msg, overTCP bool) *dns.Msg {
+	first, done := z.answer(q)
+	if !done {
+		return l.server.forward.ask(ctx, z.upstream, q, overTCP)
+	}
+	r := first
+	for range maxAliases {
+		more := next(r, q)
+		if more == nil {
+			return first
+		}
+		if r, done = z.answer(more); !done {
+			r = l.server.forward.ask(ctx, z.upstream, more, overTCP)
+		}
+		if r == nil {
+			return nil
+		}
+		first.Answer, first.Ns, first.Rcode = append(first.Answer, r.Answer...), r.Ns, r.Rcode
+		first.Truncated = first.Truncated || r.Truncated
+		if !done {
+			return first
+		}
+	}
+	return refuse(q, dns.RcodeServerFailure)
 }
 
 // source is a client's address; the zero Addr is nobody's.

@@ -33,10 +33,16 @@ func newTables(names []model.NameRecord, resolvers []model.Resolver) *tables {
 				addrs: map[string][]netip.Addr{}, names: map[netip.Addr]string{},
 			}
 		}
+		every := &zone{addrs: map[string][]netip.Addr{}, names: map[netip.Addr]string{}}
 		for _, n := range names {
-			if z := zones[n.Network]; z != nil {
+			if n.Network == "" {
+				every.add(n)
+			} else if z := zones[n.Network]; z != nil {
 				z.add(n)
 			}
+		}
+		for _, z := range zones {
+			z.every = every
 		}
 		return zones
 	})}
@@ -58,6 +64,9 @@ type zone struct {
 	upstream []netip.Addr
 	addrs    map[string][]netip.Addr
 	names    map[netip.Addr]string // the first name of each address
+	aliases  map[string]string
+	servers  map[string][]model.Server
+	every    *zone // names of all networks, services among them: they come first; nil = none
 }
 
 // serves says whether a source at a listener's address is answered: the network's
@@ -83,6 +92,13 @@ func (z *zone) add(n model.NameRecord) {
 	if name == "" {
 		return
 	}
+	switch {
+	case n.Alias != "":
+		z.aliases = put(z.aliases, name, clean(n.Alias))
+		return
+	case len(n.Servers) > 0:
+		z.servers = put(z.servers, name, n.Servers)
+	}
 	for _, a := range n.Addrs {
 		a = a.Unmap()
 		z.addrs[name] = append(z.addrs[name], a)
@@ -102,20 +118,56 @@ func (z *zone) qualify(name string) string {
 	return name + "." + z.domain
 }
 
+func put[V any](m map[string]V, k string, v V) map[string]V {
+	if m == nil {
+		m = map[string]V{}
+	}
+	m[k] = v
+	return m
+}
+
+// entry is what there is under a name.
+type entry struct {
+	addrs   []netip.Addr
+	servers []model.Server
+	alias   string
+}
+
 // lookup finds a name as it stands or below the network's domain.
-func (z *zone) lookup(name string) ([]netip.Addr, bool) {
-	if a, ok := z.addrs[name]; ok {
-		return a, true
-	}
-	if z.domain == "" {
-		return nil, false
-	}
+func (z *zone) lookup(name string) (entry, bool) {
 	short, below := strings.CutSuffix(name, "."+z.domain)
-	if !below {
-		return nil, false
+	below = below && z.domain != ""
+	for _, from := range []*zone{z.every, z} {
+		if from == nil {
+			continue
+		}
+		if e, ok := from.entry(name); ok {
+			return e, true
+		}
+		if e, ok := from.entry(short); ok && below {
+			return e, true
+		}
 	}
-	a, ok := z.addrs[short]
-	return a, ok
+	return entry{}, false
+}
+
+func (z *zone) entry(name string) (entry, bool) {
+	if to, ok := z.aliases[name]; ok {
+		return entry{alias: to}, true
+	}
+	a, ok := z.addrs[name]
+	return entry{addrs: a, servers: z.servers[name]}, ok
+}
+
+// unknownPort: the name of a service after labels of a port (_web._tcp) that it has not.
+func (z *zone) unknownPort(name string) bool {
+	under := false
+	for strings.HasPrefix(name, "_") {
+		_, name, _ = strings.Cut(name, ".")
+		under = true
+	}
+	_, known := z.lookup(name)
+	return under && known
 }
 
 // answer returns what we can say ourselves; done is false when the question is
@@ -139,14 +191,24 @@ func (z *zone) answer(q *dns.Msg) (r *dns.Msg, done bool) {
 		if to, known := z.names[addr]; known {
 			return z.reverse(q, to), true
 		}
+		if z.every != nil {
+			if to, known := z.every.names[addr]; known {
+				return z.reverse(q, z.qualify(to)), true
+			}
+		}
 		return nil, false
 	}
-	if addrs, ok := z.lookup(name); ok {
-		return z.forward(q, addrs), true
+	if e, ok := z.lookup(name); ok {
+		if e.alias != "" {
+			return z.aliased(q, e.alias), true
+		}
+		return z.forward(q, e), true
 	}
 	switch {
 	case name == "localhost" || strings.HasSuffix(name, ".localhost"): // RFC 6761 section 6.3
-		return z.forward(q, []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}), true
+		return z.forward(q, entry{addrs: []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}}), true
+	case z.unknownPort(name):
+		return z.nothing(q, dns.RcodeNameError), true
 	case z.domain != "" && name == z.domain:
 		return z.nothing(q, dns.RcodeSuccess), true
 	case z.domain != "" && strings.HasSuffix(name, "."+z.domain):
@@ -167,16 +229,21 @@ func isHostType(t uint16) bool {
 	return true
 }
 
-func (z *zone) forward(q *dns.Msg, addrs []netip.Addr) *dns.Msg {
+func (z *zone) forward(q *dns.Msg, e entry) *dns.Msg {
 	ask := q.Question[0]
 	r := z.nothing(q, dns.RcodeSuccess)
-	var rrs []dns.RR
-	for _, a := range addrs {
-		switch {
-		case a.Is4() && (ask.Qtype == dns.TypeA || ask.Qtype == dns.TypeANY):
-			rrs = append(rrs, &dns.A{Hdr: header(ask.Name, dns.TypeA), A: a.AsSlice()})
-		case a.Is6() && (ask.Qtype == dns.TypeAAAA || ask.Qtype == dns.TypeANY):
-			rrs = append(rrs, &dns.AAAA{Hdr: header(ask.Name, dns.TypeAAAA), AAAA: a.AsSlice()})
+	rrs := addresses(ask.Name, ask.Qtype, e.addrs)
+	if ask.Qtype == dns.TypeSRV || ask.Qtype == dns.TypeANY {
+		// Targets stand where the question does: below the domain if it was, else alone.
+		suffix := "."
+		if z.domain != "" && strings.HasSuffix(clean(ask.Name), "."+z.domain) {
+			suffix = "." + z.domain + "."
+		}
+		for _, s := range e.servers {
+			rrs = append(rrs, &dns.SRV{Hdr: header(ask.Name, dns.TypeSRV), Weight: 1, Port: s.Port, Target: s.Target + suffix})
+			if to, ok := z.lookup(s.Target); ok {
+				r.Extra = append(r.Extra, addresses(s.Target+suffix, dns.TypeANY, to.addrs)...)
+			}
 		}
 	}
 	if len(rrs) > 0 {
@@ -184,6 +251,43 @@ func (z *zone) forward(q *dns.Msg, addrs []netip.Addr) *dns.Msg {
 		r.Answer, r.Ns = rrs, nil
 	}
 	return r
+}
+
+// addresses are the records of a type, or of any.
+func addresses(name string, qtype uint16, addrs []netip.Addr) (rrs []dns.RR) {
+	for _, a := range addrs {
+		switch {
+		case a.Is4() && (qtype == dns.TypeA || qtype == dns.TypeANY):
+			rrs = append(rrs, &dns.A{Hdr: header(name, dns.TypeA), A: a.AsSlice()})
+		case a.Is6() && (qtype == dns.TypeAAAA || qtype == dns.TypeANY):
+			rrs = append(rrs, &dns.AAAA{Hdr: header(name, dns.TypeAAAA), AAAA: a.AsSlice()})
+		}
+	}
+	return rrs
+}
+
+// aliased is the alias alone; complete adds what it leads to.
+func (z *zone) aliased(q *dns.Msg, to string) *dns.Msg {
+	ask := q.Question[0]
+	r := z.nothing(q, dns.RcodeSuccess)
+	r.Answer, r.Ns = []dns.RR{&dns.CNAME{Hdr: header(ask.Name, dns.TypeCNAME), Target: to + "."}}, nil
+	return r
+}
+
+// next is the question that an answer which ends in an alias leaves open, since clients
+// do not ask again themselves; nil = none.
+func next(r, q *dns.Msg) *dns.Msg {
+	ask := q.Question[0]
+	if len(r.Answer) == 0 || ask.Qtype == dns.TypeCNAME || ask.Qtype == dns.TypeANY {
+		return nil
+	}
+	to, ok := r.Answer[len(r.Answer)-1].(*dns.CNAME)
+	if !ok {
+		return nil
+	}
+	n := q.Copy()
+	n.Question[0].Name = to.Target
+	return n
 }
 
 func (z *zone) reverse(q *dns.Msg, to string) *dns.Msg {

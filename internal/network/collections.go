@@ -29,6 +29,7 @@ func (h *HNS) Collections() map[string]resource.Collection {
 		"sdnroutes":            sdnRoutes{h},
 		"ports":                reservations{h},
 		"guestnetworkservices": guestServices{h},
+		"services":             services{h},
 	}
 }
 

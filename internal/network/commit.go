@@ -104,7 +104,7 @@ func (h *HNS) transact(batch []*verb) {
 func (h *HNS) input(ctx context.Context) model.Input {
 	in := model.Input{
 		Now: h.o.Now(), Owner: resource.CallerFrom(ctx).Owner(), NewID: h.o.NewID,
-		Avoid: h.avoid, Uplinks: h.uplinks, IsHost: func(a netip.Addr) bool { return slices.Contains(h.Facts().HostAddrs, a) },
+		Avoid: h.avoid, Services: h.o.Services, Uplinks: h.uplinks, IsHost: func(a netip.Addr) bool { return slices.Contains(h.Facts().HostAddrs, a) },
 	}
 	if h.o.Ports != nil {
 		in.Ports = portPicker{h.o.Ports}
@@ -271,6 +271,9 @@ func (h *HNS) program(ctx context.Context, want model.Desired, facts vswitch.Fac
 		return step(hcn.E_FAIL, "datapath", err)
 	}
 	h.tables.Store(&tables)
+	if h.o.Announce != nil {
+		h.o.Announce(want.Switch.Announced, tables.Uplinks)
+	}
 	return nil
 }
 
@@ -332,7 +335,7 @@ func (h *HNS) nameThem(want model.Desired, again bool) {
 }
 
 func sameName(a, b model.NameRecord) bool {
-	return a.Name == b.Name && a.Network == b.Network && slices.Equal(a.Addrs, b.Addrs)
+	return a.Name == b.Name && a.Network == b.Network && a.Alias == b.Alias && slices.Equal(a.Addrs, b.Addrs) && slices.Equal(a.Servers, b.Servers)
 }
 
 func sameResolver(a, b model.Resolver) bool {
@@ -386,6 +389,9 @@ func inverse(w model.World, status int64) []store.Event {
 		hcn.EventGuestServiceDelete:      {hcn.EventGuestServiceCreate, "GuestNetworkServiceCreate"},
 		hcn.EventGuestServiceState:       {hcn.EventGuestServiceState, "GuestNetworkServiceStateChanged"},
 		hcn.EventGuestServiceInterface:   {hcn.EventGuestServiceInterface, "GuestNetworkServiceInterfaceStateChanged"},
+		hcn.EventServiceCreate:           {hcn.EventServiceDelete, "ServiceDelete"},
+		hcn.EventServiceDelete:           {hcn.EventServiceCreate, "ServiceCreate"},
+		hcn.EventServiceModify:           {hcn.EventServiceModify, "ServiceModify"},
 		hcn.EventEndpointModify:          {hcn.EventEndpointModify, "EndpointModify"},
 		hcn.EventNetworkModify:           {hcn.EventNetworkModify, "NetworkModify"},
 		hcn.EventNamespaceModify:         {hcn.EventNamespaceModify, "NamespaceModify"},

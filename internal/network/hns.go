@@ -99,6 +99,11 @@ type Options struct {
 	// ACLDefaultDeny: in a direction for which a stage has rules, what none of them
 	// is about is dropped, as Windows Server 2025 does; by default it passes.
 	ACLDefaultDeny bool
+	// Announce tells neighbours of addresses at uplinks, all there are each time; it
+	// does not wait. nil = they must ask.
+	Announce func([]vswitch.Announcement, []vswitch.UplinkPort)
+	// Services are the pools that services are given from.
+	Services model.ServicePools
 	// HostRoutes are the prefixes that the host routes by devices that are not
 	// ours; nil = read from /proc/net.
 	HostRoutes func() ([]netip.Prefix, error)

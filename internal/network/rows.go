@@ -20,6 +20,7 @@ import (
 //	sdnroutes/      <guid> -> model.SDNRoute
 //	ports/          <guid> -> model.Reservation
 //	guestnetworkservices/ <guid> -> model.GuestService
+//	services/       <guid> -> model.Service
 //	hns/            state  -> meta
 func networkRows() store.Bucket[*model.Network] {
 	return store.Bucket[*model.Network]{Name: "networks"}
@@ -47,6 +48,10 @@ func reservationRows() store.Bucket[*model.Reservation] {
 
 func guestServiceRows() store.Bucket[*model.GuestService] {
 	return store.Bucket[*model.GuestService]{Name: "guestnetworkservices"}
+}
+
+func serviceRows() store.Bucket[*model.Service] {
+	return store.Bucket[*model.Service]{Name: "services"}
 }
 
 func metaRows() store.Bucket[meta] { return store.Bucket[meta]{Name: "hns"} }
@@ -103,6 +108,8 @@ func saveRow(tx *store.Tx, c model.Change) error {
 		return saveAs(tx, reservationRows(), c)
 	case model.GuestServices:
 		return saveAs(tx, guestServiceRows(), c)
+	case model.Services:
+		return saveAs(tx, serviceRows(), c)
 	}
 	return fmt.Errorf("change of kind %q", c.Kind)
 }
@@ -146,6 +153,7 @@ func (h *HNS) load() (model.World, meta, error) {
 			gather(tx, sdnRouteRows(), &rows.SDNRoutes),
 			gather(tx, reservationRows(), &rows.Reservations),
 			gather(tx, guestServiceRows(), &rows.GuestServices),
+			gather(tx, serviceRows(), &rows.Services),
 		)
 	})
 	if err != nil {

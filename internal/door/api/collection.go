@@ -15,7 +15,7 @@ import (
 )
 
 // replaceable kinds take a whole document by PUT.
-var replaceable = map[string]bool{"loadbalancers": true, "sdnroutes": true}
+var replaceable = map[string]bool{"loadbalancers": true, "sdnroutes": true, "services": true}
 
 func (s *Server) routesHCN() {
 	for kind, c := range s.o.HCN {

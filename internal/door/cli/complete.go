@@ -31,6 +31,11 @@ func (a *app) completeNames(root *cobra.Command) {
 		_, names := networkTable(all, nil)
 		return names
 	}
+	services := func(ctx context.Context) []string {
+		all, _ := a.hcn().ListServices(ctx, hcn.HostComputeQuery{})
+		_, names := serviceTable(all)
+		return names
+	}
 	for c := range walk(root) {
 		switch words(c) {
 		case "stop", "kill", "rm", "wait", "inspect", "stats", "pause", "resume":
@@ -46,6 +51,10 @@ func (a *app) completeNames(root *cobra.Command) {
 			c.ValidArgsFunction = complete(-1, imgs)
 		case "network rm", "network inspect":
 			c.ValidArgsFunction = complete(-1, networks)
+		case "service rm", "service inspect":
+			c.ValidArgsFunction = complete(-1, services)
+		case "service backend add", "service backend rm", "service backend drain":
+			c.ValidArgsFunction = complete(1, services)
 		}
 	}
 }

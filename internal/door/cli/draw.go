@@ -76,7 +76,40 @@ func drawText(g hcn.Graph) string {
 			b.WriteString(strings.TrimRight(line+" "+r[3], " ─") + "\n")
 		}
 	}
+	for i, l := range serviceLines(g) {
+		if i == 0 {
+			b.WriteString("\n")
+		}
+		b.WriteString(l + "\n")
+	}
 	return b.String()
+}
+
+// serviceLines are what spreads over endpoints, and the ports that are kept:
+// "service web  10.96.0.9:80/tcp ═> one, two".
+func serviceLines(g hcn.Graph) (out []string) {
+	for _, s := range g.Services {
+		what := strings.TrimSpace("service " + s.Name + " " + s.Type)
+		if s.Kind == "loadbalancers" {
+			what = "load balancer " + s.Name
+			if s.Name == "" {
+				what += short(s.ID)
+			}
+		}
+		to := strings.Join(s.Backends, ", ")
+		if to == "" {
+			to = "nobody"
+		}
+		if s.External != "" {
+			to = s.External
+		}
+		out = append(out, strings.Join(strings.Fields(what+" "+strings.Join(s.Frontends, " ")), " ")+" ═> "+to)
+	}
+	for _, r := range g.Reserved {
+		proto := map[uint32]string{1: "tcp", 2: "udp", 3: "tcp and udp"}[r.Protocol]
+		out = append(out, fmt.Sprintf("reserved %d-%d %s ═> %s", r.StartingPort, r.EndingPort, proto, orDash(strings.TrimSpace(r.Name+" "+r.Owner))))
+	}
+	return out
 }
 
 func plural(n int, one, many string) string {
@@ -213,6 +246,11 @@ func drawSVG(g hcn.Graph) string {
 		line(svgMargin+30, top, svgMargin+30, y-svgRow/2, "wire")
 		y += svgRow
 	}
+	for _, l := range serviceLines(g) {
+		box(svgMargin, y, float64(utf8.RuneCountInString(l))*svgChar+24, svgRow, "service")
+		text(svgMargin+12, y+17, "t", l)
+		y += svgRow + 8
+	}
 	y += svgMargin
 	return fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" width="%.0f" height="%.0f" viewBox="0 0 %.0f %.0f">
 <style>
@@ -220,7 +258,7 @@ func drawSVG(g hcn.Graph) string {
 .b { font-weight: bold }
 .s { fill: #5b6b7a }
 rect { stroke: #44566b }
-.uplink { fill: #f3e9d2 } .switch { fill: #cfe3f5 } .port { fill: #e9eef3 } .endpoint { fill: #dcefdc }
+.uplink { fill: #f3e9d2 } .switch { fill: #cfe3f5 } .port { fill: #e9eef3 } .endpoint { fill: #dcefdc } .service { fill: #efe3f5 }
 .wire { stroke: #44566b; stroke-width: 1.5 } .nowire { stroke: #b9c3cd; stroke-dasharray: 3 3 }
 </style>
 <rect width="100%%" height="100%%" style="fill: #fff; stroke: none"/>

@@ -33,6 +33,12 @@ func testGraph() hcn.Graph {
 			},
 			{ID: "77aa", Name: "vault", Type: hcn.Internal, Subnets: []hcn.GraphSubnet{{Prefix: "10.78.0.0/24"}}},
 		},
+		Services: []hcn.GraphService{
+			{Kind: "services", ID: "44aa", Name: "front", Type: "ClusterIP", Frontends: []string{"10.96.0.9:80/tcp", "[fd96::9]:80/tcp"}, Backends: []string{"web", "db<&>"}},
+			{Kind: "services", ID: "44ab", Name: "far", Type: "ExternalName", External: "example.com"},
+			{Kind: "loadbalancers", ID: "55bb5555-1111", Frontends: []string{"0.0.0.0:30080/tcp"}},
+		},
+		Reserved: []hcn.GraphReservation{{ID: "66", Owner: "uid:0", Protocol: 3, StartingPort: 8000, EndingPort: 8009}},
 	}
 }
 

@@ -215,16 +215,13 @@ func (w *World) compileLoadBalancer(lb *LoadBalancer) balancerPart {
 	if ok {
 		number = n.Number
 	}
-	backends, remote := w.compileBackends(lb)
+	backends, remote := backendsAt(w.listed(lb), lb.is6(), func(e *Endpoint) bool {
+		return slices.ContainsFunc(lb.Doc.DrainingEndpoints, func(id string) bool { return strings.EqualFold(id, e.Doc.Id) })
+	})
 	var source netip.Addr
 	overlay := remote && n != nil && n.compiled.network.Tunnel != 0
 	if overlay {
-		backends = slices.DeleteFunc(backends, func(b vswitch.Backend) bool { return b.At == 0 && !w.leadsTo(n, b.Addr) })
-		for i := range backends {
-			if backends[i].At == 0 {
-				backends[i].Network = number
-			}
-		}
+		backends = w.overTunnel(n, backends)
 		if a, err := netip.ParseAddr(lb.Doc.SourceVIP); err == nil && n.holds(a) {
 			source = a
 		}
@@ -275,22 +272,44 @@ func (lb *LoadBalancer) returnsDirect(b balancer) bool {
 	return lb.Doc.Flags&hcn.LoadBalancerFlagsDSR != 0 && b.flags&outside != 0 && !lb.vips[0].IsUnspecified()
 }
 
-// compileBackends are the backends without their port, and whether one of them is
-// on another host. Of several with one address the local one is it, else the last made.
-func (w *World) compileBackends(lb *LoadBalancer) (out []vswitch.Backend, remote bool) {
+// listed are a load balancer's endpoints.
+func (w *World) listed(lb *LoadBalancer) (out []*Endpoint) {
+	for _, id := range lb.Doc.HostComputeEndpoints {
+		if e, ok := w.Endpoint(id); ok {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// overTunnel says of an overlay's backends elsewhere how clients outside reach them, and
+// leaves out those that no tunnel leads to.
+func (w *World) overTunnel(n *Network, backends []vswitch.Backend) []vswitch.Backend {
+	backends = slices.DeleteFunc(backends, func(b vswitch.Backend) bool { return b.At == 0 && !w.leadsTo(n, b.Addr) })
+	for i := range backends {
+		if backends[i].At == 0 {
+			backends[i].Network = n.Number
+		}
+	}
+	return backends
+}
+
+// backendsAt are endpoints as backends without their port, and whether one of them is
+// on another host. One that is not attached is none: nothing is behind it. Of several
+// with one address the local one is it, else the last made.
+func backendsAt(list []*Endpoint, v6 bool, draining func(*Endpoint) bool) (out []vswitch.Backend, remote bool) {
 	at := map[netip.Addr]int{}
 	sequence := map[netip.Addr]uint64{}
-	for _, id := range lb.Doc.HostComputeEndpoints {
-		e, ok := w.Endpoint(id)
-		if !ok || !e.IsRemote() && !e.compiled.attached {
+	for _, e := range list {
+		if !e.IsRemote() && !e.compiled.attached {
 			continue
 		}
-		i := slices.IndexFunc(e.addrs, func(p netip.Prefix) bool { return p.Addr().Is6() == lb.is6() })
+		i := slices.IndexFunc(e.addrs, func(p netip.Prefix) bool { return p.Addr().Is6() == v6 })
 		if i < 0 {
 			continue
 		}
 		b := vswitch.Backend{Addr: e.addrs[i].Addr(), At: e.Port}
-		if slices.ContainsFunc(lb.Doc.DrainingEndpoints, func(o string) bool { return strings.EqualFold(o, id) }) {
+		if draining(e) {
 			b.State = vswitch.BackendDraining
 		}
 		remote = remote || b.At == 0

@@ -5,7 +5,7 @@ package model
 
 import "gatehouse.dev/gatehouse/internal/vswitch"
 
-// balancing is what all load balancers add to Desired, in the order of their ids and
+// balancing is what all load balancers and services add to Desired, in the order of their ids and
 // in parts: of ten thousand, forty are walked for a change, and the switch is given the
 // others as it knows them. It is never changed in place.
 type balancing struct {
@@ -30,27 +30,34 @@ func partOf(id string) (int, string) {
 	return n, id[:2]
 }
 
-// with has the part of a load balancer made again, which came, changed or went.
-func (b *balancing) with(all pmap[*LoadBalancer], id string) *balancing {
+// with has the part of a load balancer or service made again, which came, changed or went.
+func (b *balancing) with(lbs pmap[*LoadBalancer], services pmap[*Service], id string) *balancing {
 	next := balancing{}
 	if b != nil {
 		next = *b
 	}
 	i, prefix := partOf(id)
 	var p balancerPart
-	for _, lb := range all.prefixed(prefix) {
+	for _, lb := range lbs.prefixed(prefix) {
 		p.add(lb.compiled)
+	}
+	for _, s := range services.prefixed(prefix) {
+		p.add(s.compiled.balancerPart)
 	}
 	next.set(i, p)
 	return &next
 }
 
 // of makes all parts.
-func (b *balancing) of(all pmap[*LoadBalancer]) *balancing {
+func (b *balancing) of(lbs pmap[*LoadBalancer], services pmap[*Service]) *balancing {
 	var made [parts]balancerPart
-	for id, lb := range all.all {
+	for id, lb := range lbs.all {
 		i, _ := partOf(id)
 		made[i].add(lb.compiled)
+	}
+	for id, s := range services.all {
+		i, _ := partOf(id)
+		made[i].add(s.compiled.balancerPart)
 	}
 	next := balancing{}
 	for i := range made {

@@ -348,6 +348,10 @@ func (w World) Desired() Desired {
 		d.Switch.Remotes = append(d.Switch.Remotes, r)
 	}
 	w.balancing.into(&d)
+	for _, s := range w.services.all {
+		d.Names = append(d.Names, s.compiled.names...)
+		d.Switch.Announced = append(d.Switch.Announced, s.compiled.announced...)
+	}
 	for _, r := range w.reservations.all {
 		d.HostPorts = append(d.HostPorts, r.hostPorts()...)
 	}

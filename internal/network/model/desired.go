@@ -114,9 +114,19 @@ type Neighbour struct {
 
 // NameRecord is one name the resolvers answer, within one network.
 type NameRecord struct {
-	Network string // network GUID
+	Network string // network GUID; "" = every network's
 	Name    string // lower case, no trailing dot, unqualified or qualified
 	Addrs   []netip.Addr
+	// Alias is the name that this one stands for (CNAME), wherever that is; Addrs is empty.
+	Alias string
+	// Servers are what SRV questions get.
+	Servers []Server
+}
+
+// Server is one of a name's SRV records (RFC 2782).
+type Server struct {
+	Target string // one of the names
+	Port   uint16
 }
 
 // Resolver is a DNS listener on a network's gateway address.
@@ -147,7 +157,7 @@ type Lease struct {
 
 // HostPort is a port to hold on the host, so that nobody else binds it.
 type HostPort struct {
-	Object string // GUID of the endpoint, load balancer or reservation it is for
+	Object string // GUID of the endpoint, load balancer, service or reservation it is for
 	Proto  uint8
 	Addr   netip.Addr // invalid = any
 	Port   uint16

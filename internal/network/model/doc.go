@@ -2,7 +2,7 @@
 // Copyright The gatehouse authors
 
 // Package model is the host's networks as a value. World holds every network,
-// endpoint, namespace, load balancer, SDN route and port reservation; a verb takes
+// endpoint, namespace, load balancer, service, SDN route and port reservation; a verb takes
 // a World and a document and returns the next World, the document as stored, or an
 // Error that says which member breaks which rule. Desired compiles a World to what
 // the switch, the compartments, the resolvers and the host's ports should be.

@@ -111,6 +111,10 @@ func reservationMissing(ref string) *Error {
 	return refuse(hcn.E_ELEMENT_NOT_FOUND, "port reservation %q: Element not found.", ref)
 }
 
+func serviceMissing(ref string) *Error {
+	return refuse(hcn.E_ELEMENT_NOT_FOUND, "service %q: the service was not found; list with: gatehouse service ls", ref)
+}
+
 // versionMismatch is the answer to an If-Match that does not hold.
 func versionMismatch(have, want uint64) *Error {
 	return &Error{Code: hcn.E_INVALID_PARAMETER, Status: 412,

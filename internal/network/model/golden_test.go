@@ -76,6 +76,10 @@ func (b *bench) run(line string) {
 		b.balancer(rest)
 	case "sdnroute":
 		b.route(rest)
+	case "service":
+		b.serviceOf(rest)
+	case "modify-service":
+		b.w, _, err = b.w.ModifyService(first, []byte(second), 0, b.in)
 	case "reserve":
 		b.w, _, _, err = b.w.ReservePorts([]byte(rest), b.in)
 	case "delete-endpoint":
@@ -165,7 +169,17 @@ func printDesired(d Desired) string {
 		}
 	}
 	for _, n := range d.Names {
-		fmt.Fprintf(&o, "name %s %v\n", n.Name, n.Addrs)
+		fmt.Fprintf(&o, "name %s %v", n.Name, n.Addrs)
+		if n.Alias != "" {
+			fmt.Fprintf(&o, " alias %s", n.Alias)
+		}
+		for _, s := range n.Servers {
+			fmt.Fprintf(&o, " server %s:%d", s.Target, s.Port)
+		}
+		fmt.Fprintln(&o)
+	}
+	for _, a := range d.Switch.Announced {
+		fmt.Fprintf(&o, "announce %s %q\n", a.Addr, a.Uplink)
 	}
 	for _, r := range d.Resolvers {
 		fmt.Fprintf(&o, "resolver %v through %v domain %q clients %v upstream %v\n", r.Listen, r.Through, r.Domain, r.Clients, r.Upstream)

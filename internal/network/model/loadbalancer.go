@@ -273,7 +273,7 @@ func (w *World) setLoadBalancer(id string, lb *LoadBalancer) {
 		w.loadBalancers = w.loadBalancers.set(id, lb)
 	}
 	if !w.loading {
-		w.balancing = w.balancing.with(w.loadBalancers, id)
+		w.balancing = w.balancing.with(w.loadBalancers, w.services, id)
 	}
 }
 
@@ -303,6 +303,7 @@ func (w *World) rebalanceNetwork(network string) {
 			w.recompileLoadBalancer(lb)
 		}
 	}
+	w.reserveNetwork(network)
 }
 
 func (w *World) recompileLoadBalancer(lb *LoadBalancer) {

@@ -71,7 +71,7 @@ func (w *World) takePort() (vswitch.PortID, error) {
 func (w *World) takeServiceNumber() (vswitch.ServiceID, error) {
 	n, ok := w.next(serviceNumbers, uint32(w.numbers.Service), 1, uint32(firstResolverService)-1)
 	if !ok {
-		return 0, refuse(hcn.HCN_E_DEGRADED_OPERATION, "all numbers of services are in use; delete load balancers that are not needed")
+		return 0, refuse(hcn.HCN_E_DEGRADED_OPERATION, "all numbers of services are in use; delete load balancers or services that are not needed")
 	}
 	w.numbers.Service = vswitch.ServiceID(n)
 	return vswitch.ServiceID(n), nil

@@ -39,7 +39,34 @@ func (w World) Graph() hcn.Graph {
 		}
 		g.Networks = append(g.Networks, gn)
 	}
+	for _, s := range w.AllServices() {
+		gs := hcn.GraphService{Kind: string(Services), ID: s.Doc.ID, Name: s.Doc.Name, Type: string(s.Doc.Type), External: s.Doc.ExternalName}
+		w.graphFrontends(&gs, s.claims(), w.backends(s))
+		g.Services = append(g.Services, gs)
+	}
+	for _, lb := range w.AllLoadBalancers() {
+		gs := hcn.GraphService{Kind: string(LoadBalancers), ID: lb.Doc.Id, Name: lb.Doc.Name}
+		w.graphFrontends(&gs, lb.claims(), w.listed(lb))
+		g.Services = append(g.Services, gs)
+	}
+	for _, r := range w.AllReservations() {
+		g.Reserved = append(g.Reserved, hcn.GraphReservation{ID: r.Doc.ID, Name: r.Doc.Name, Owner: r.Doc.Owner,
+			Protocol: r.Doc.Protocol, StartingPort: r.Doc.StartingPort, EndingPort: r.Doc.EndingPort})
+	}
 	return g
+}
+
+func (w World) graphFrontends(g *hcn.GraphService, claims []claim, backends []*Endpoint) {
+	for _, c := range claims {
+		g.Frontends = append(g.Frontends, c.String())
+	}
+	for _, e := range backends {
+		name := e.Doc.Name
+		if name == "" {
+			name = e.Doc.Id
+		}
+		g.Backends = append(g.Backends, name)
+	}
 }
 
 func (w World) graphEndpoint(e *Endpoint) hcn.GraphEndpoint {
@@ -117,6 +144,15 @@ func (w World) whoAddress(a netip.Addr) []hcn.Holder {
 			out = append(out, w.balancerHolder(lb, "address", a.String()))
 		}
 	}
+	if id, ok := w.serving.get(a.String()); ok {
+		s, _ := w.services.get(id)
+		out = append(out, serviceHolder(s, "address", a.String()))
+	}
+	for _, e := range w.AllEndpoints() {
+		if e.natPool(a) != 0 {
+			out = append(out, w.endpointHolder("nat address", a.String(), e))
+		}
+	}
 	for _, n := range w.AllNetworks() {
 		for _, id := range w.remotes.prefixed(remotesOf(n.Doc.Id, a)) {
 			if e, ok := w.endpoints.get(id); ok {
@@ -172,6 +208,13 @@ func (w World) whoPort(port uint16, proto uint8) []hcn.Holder {
 			}
 		}
 	}
+	for _, s := range w.AllServices() {
+		for _, c := range s.claims() {
+			if c.port == port && (proto == 0 || c.proto == proto) {
+				out = append(out, serviceHolder(s, "port", c.String()))
+			}
+		}
+	}
 	for _, r := range w.AllReservations() {
 		if port < r.Doc.StartingPort || port > r.Doc.EndingPort || proto != 0 && !slices.Contains(r.protos(), proto) {
 			continue
@@ -189,6 +232,10 @@ func (w World) balancerHolder(lb *LoadBalancer, what, value string) hcn.Holder {
 		h.Network = n.Doc.Name
 	}
 	return h
+}
+
+func serviceHolder(s *Service, what, value string) hcn.Holder {
+	return hcn.Holder{What: what, Value: value, Kind: string(Services), ID: s.Doc.ID, Name: s.Doc.Name, Owner: s.Doc.Owner, Since: s.Created}
 }
 
 func (n *Network) holder(what, value string) hcn.Holder {

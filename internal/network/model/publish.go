@@ -24,7 +24,7 @@ type mapping struct {
 
 // publish is who has a port, on which address.
 type publish struct {
-	kind Kind // Endpoints, LoadBalancers or Reservations
+	kind Kind // Endpoints, LoadBalancers, Services or Reservations
 	id   string
 	host netip.Addr // unspecified = every host address of the family
 	// vip: host need not be an address of the host. If it is none, who has every
@@ -241,6 +241,8 @@ func (w *World) holderLabel(p publish) string {
 		return "load balancer " + p.id
 	case Reservations:
 		return "port reservation " + p.id
+	case Services:
+		return w.serviceLabel(p.id)
 	}
 	return w.endpointLabel(p.id)
 }

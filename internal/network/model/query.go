@@ -250,6 +250,35 @@ func (w World) ResolveSDNRoute(ref string) (*SDNRoute, error) {
 	return resolve(ref, w.SDNRoute, w.FindSDNRoutes, sdnRouteMissing, "SDN routes")
 }
 
+// FindServices in order of creation.
+func (w World) FindServices(f Filter) []*Service {
+	var out []*Service
+	for _, s := range w.AllServices() {
+		if f.match(func(m string) (string, bool) {
+			if m == "type" {
+				return string(s.Doc.Type), true
+			}
+			return base(m, s.Doc.ID, s.Doc.Name, s.Doc.Owner, StateCreated)
+		}) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// ResolveService finds by GUID or "name:<name>".
+func (w World) ResolveService(ref string) (*Service, error) {
+	if name, ok := strings.CutPrefix(ref, "name:"); ok {
+		if id, ok := w.serviceBy.get(canonicalName(name)); ok {
+			ref = id
+		}
+	}
+	if s, ok := w.Service(ref); ok {
+		return s, nil
+	}
+	return nil, serviceMissing(ref)
+}
+
 // ResolveReservation finds by GUID or "name:<name>".
 func (w World) ResolveReservation(ref string) (*Reservation, error) {
 	return resolve(ref, w.Reservation, w.FindReservations, reservationMissing, "port reservations")

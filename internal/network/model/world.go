@@ -29,6 +29,7 @@ const (
 	SDNRoutes     Kind = "sdnroutes"
 	Reservations  Kind = "ports"
 	GuestServices Kind = "guestnetworkservices"
+	Services      Kind = "services"
 )
 
 // World is every object of one host. Make it with New or Load. It is a value: verbs
@@ -43,6 +44,7 @@ type World struct {
 	sdnRoutes     pmap[*SDNRoute]
 	reservations  pmap[*Reservation]
 	guestServices pmap[*GuestService]
+	services      pmap[*Service]
 
 	// Indexes; each follows from the rows.
 	byName    pmap[string]         // network name -> id
@@ -55,9 +57,13 @@ type World struct {
 	published pmap[publish]        // family proto port / address as 16 bytes / kind id -> who
 	balanced  pmap[string]         // endpoint id / load balancer id -> the latter
 	routed    pmap[string]         // endpoint id / SDN route id -> the latter
+	named     pmap[string]         // endpoint name 0 id -> id
+	serviceBy pmap[string]         // service name -> id
+	serving   pmap[string]         // address of a service -> its id
+	awaited   pmap[string]         // backend as a service has it 0 service id -> the latter
 	hops      pmap[int]            // network id / next hop of an SDN route as 16 bytes -> how many
 	numbersIn [numberSets]pmap[struct{}]
-	balancing *balancing // what load balancers add to Desired
+	balancing *balancing // what load balancers and services add to Desired
 
 	// aclSets are the sets of rules that endpoints refer to, by their digest; aclHeld
 	// and ruleHeld say which of them has a number.
@@ -180,6 +186,8 @@ type Input struct {
 	Ports Ports
 	// Uplinks are the interfaces that networks can be bound to, as they are now; nil = none.
 	Uplinks func() []Uplink
+	// Services are what services are given from.
+	Services ServicePools
 	// IsHost tells whether an address is one of the host's own; nil = none is.
 	IsHost func(netip.Addr) bool
 }
@@ -197,7 +205,7 @@ type Ports interface {
 type Change struct {
 	Kind Kind
 	ID   string
-	Row  any // *Network, *Endpoint, *Namespace, *LoadBalancer, *SDNRoute, *Reservation, *GuestService
+	Row  any // *Network, *Endpoint, *Namespace, *LoadBalancer, *SDNRoute, *Reservation, *GuestService, *Service
 }
 
 // Event is one fact for the event ring.
@@ -221,6 +229,7 @@ type Rows struct {
 	SDNRoutes     []*SDNRoute
 	Reservations  []*Reservation
 	GuestServices []*GuestService
+	Services      []*Service
 }
 
 // Load makes a World of stored rows. The error names a row that contradicts the others.
@@ -275,7 +284,14 @@ func Load(inst instance.Instance, numbers Numbers, rows Rows) (World, error) {
 		}
 		w.putLoadBalancer(&c)
 	}
-	w.balancing = w.balancing.of(w.loadBalancers)
+	for _, r := range rows.Services {
+		c := *r
+		if err := c.parse(); err != nil {
+			return World{}, fmt.Errorf("stored service %s: %w", c.Doc.ID, err)
+		}
+		w.putService(&c)
+	}
+	w.balancing = w.balancing.of(w.loadBalancers, w.services)
 	for _, r := range rows.Reservations {
 		c := *r
 		w.putReservation(&c)
@@ -342,6 +358,8 @@ func (w World) row(k Kind, id string) any {
 		return rowOf(w.reservations, id)
 	case GuestServices:
 		return rowOf(w.guestServices, id)
+	case Services:
+		return rowOf(w.services, id)
 	}
 	return nil
 }
@@ -430,6 +448,7 @@ func (w World) EndpointsOf(network string) []*Endpoint {
 
 func addrKey(network string, a netip.Addr) string { return network + "/" + string(a.AsSlice()) }
 func macKey(network string, m ipam.MAC) string    { return network + "/" + string(m[:]) }
+func nameKey(e *Endpoint) string                  { return strings.ToLower(e.Doc.Name) + "\x00" + e.Doc.Id }
 func memberKey(e *Endpoint) string {
 	return fmt.Sprintf("%s/%016x", e.Doc.HostComputeNetwork, e.Sequence)
 }
@@ -528,8 +547,18 @@ func (w *World) putEndpoint(e *Endpoint) {
 	}
 	w.settleRemotes(e)
 	w.publishAll(e.claims())
-	if ok && (old.compiled.attached != e.compiled.attached || !slices.Equal(old.addrs, e.addrs) || old.provider != e.provider) {
+	if e.Doc.Name != "" {
+		w.named = w.named.set(nameKey(e), id)
+	}
+	moved := ok && (old.compiled.attached != e.compiled.attached || !slices.Equal(old.addrs, e.addrs) || old.provider != e.provider)
+	if moved {
 		w.rebalance(id)
+	}
+	if ok && old.Doc.Name != e.Doc.Name {
+		w.reserve(old)
+	}
+	if !ok || moved || old.Doc.Name != e.Doc.Name {
+		w.reserve(e)
 	}
 	w.changed(Endpoints, id, e)
 }
@@ -548,6 +577,7 @@ func (w *World) compileEndpointOf(e *Endpoint) {
 func (w *World) unindexEndpoint(e *Endpoint) {
 	net := e.Doc.HostComputeNetwork
 	w.members = w.members.del(memberKey(e))
+	w.named = w.named.del(nameKey(e))
 	w.countHops(net, e.ways, -1)
 	if e.IsRemote() {
 		for _, a := range e.addrs {
@@ -566,6 +596,7 @@ func (w *World) unindexEndpoint(e *Endpoint) {
 func (w *World) dropEndpoint(e *Endpoint, now time.Time) {
 	w.unindexEndpoint(e)
 	w.endpoints = w.endpoints.del(e.Doc.Id)
+	w.reserve(e)
 	for _, r := range e.ACLs {
 		w.unrefACL(r)
 	}

@@ -34,6 +34,11 @@ func newBench(t testing.TB) *bench {
 	return &bench{t: t, w: New(inst), in: Input{
 		Now: time.Unix(1000, 0).UTC(), Owner: "uid:0",
 		NewID: func() string { ids++; return guid(ids) },
+		Services: ServicePools{
+			Cluster:      []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd96::/112")},
+			LoadBalancer: []netip.Prefix{netip.MustParsePrefix("192.0.2.240/29")},
+			NodePorts:    [2]uint16{30000, 30002},
+		},
 	}}
 }
 
