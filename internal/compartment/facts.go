@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 
 	"gatehouse.dev/gatehouse/internal/vswitch"
 )
@@ -17,7 +19,7 @@ import (
 // facts puts together what the view knows of others and what we know of ours, so
 // that a host vNIC just made shows at once.
 func (h *Host) facts() vswitch.Facts {
-	f := vswitch.Facts{Ifindex: maps.Clone(h.devices), Anchor: h.anchor, NetnsCookie: h.cookie, LocalPortLow: h.local[0], LocalPortHigh: h.local[1]}
+	f := vswitch.Facts{Ifindex: maps.Clone(h.devices), Anchor: h.anchor, NetnsCookie: h.cookie, LocalPortLow: h.local[0], LocalPortHigh: h.local[1], LocalReserved: h.reserved}
 	f.Uplinks, f.HostAddrs, f.Routes = h.view.facts()
 	for _, n := range h.nics {
 		for _, a := range n.want.Addrs {
@@ -41,17 +43,38 @@ func (h *Host) facts() vswitch.Facts {
 }
 
 // localPorts is the range that sockets of the host's namespace get their ports
-// from, for both families. It is read once: nobody is told when it changes.
-func localPorts() (r [2]uint16, err error) {
-	const file = "/proc/sys/net/ipv4/ip_local_port_range"
-	b, err := os.ReadFile(file)
+// from, for both families, and what is left out of it. It is read once: nobody is
+// told when it changes.
+func localPorts() (r [2]uint16, reserved [][2]uint16, err error) {
+	const dir = "/proc/sys/net/ipv4/"
+	b, err := os.ReadFile(dir + "ip_local_port_range")
 	if err == nil {
 		_, err = fmt.Sscan(string(b), &r[0], &r[1])
 	}
-	if err != nil {
-		return r, fmt.Errorf("read the host's port range: %w", err)
+	if err == nil {
+		b, err = os.ReadFile(dir + "ip_local_reserved_ports")
 	}
-	return r, nil
+	if err != nil {
+		return r, nil, fmt.Errorf("read the host's port range: %w", err)
+	}
+	return r, ReservedPorts(string(b)), nil
+}
+
+// ReservedPorts reads net.ipv4.ip_local_reserved_ports: "8080,9148-9200" are two
+// ranges, each with its first and its last port.
+func ReservedPorts(s string) (ranges [][2]uint16) {
+	for r := range strings.SplitSeq(strings.TrimSpace(s), ",") {
+		first, last, is := strings.Cut(r, "-")
+		if !is {
+			last = first
+		}
+		a, aerr := strconv.ParseUint(first, 10, 16)
+		b, berr := strconv.ParseUint(last, 10, 16)
+		if aerr == nil && berr == nil { // else: none are reserved
+			ranges = append(ranges, [2]uint16{uint16(a), uint16(b)})
+		}
+	}
+	return ranges
 }
 
 func isHostAddr(a netip.Addr) bool {

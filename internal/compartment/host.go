@@ -27,14 +27,15 @@ type Options struct {
 // Host is one instance's devices and compartments on this host. Its methods may
 // be called concurrently; changes happen one after the other.
 type Host struct {
-	inst   instance.Instance
-	log    *slog.Logger
-	nl     *netlink.Handle // in the host's namespace
-	view   *view           // the host's other devices, kept current by events
-	pool   *pool
-	reaper *reaper
-	cookie uint64
-	local  [2]uint16 // ip_local_port_range
+	inst     instance.Instance
+	log      *slog.Logger
+	nl       *netlink.Handle // in the host's namespace
+	view     *view           // the host's other devices, kept current by events
+	pool     *pool
+	reaper   *reaper
+	cookie   uint64
+	local    [2]uint16   // ip_local_port_range
+	reserved [][2]uint16 // ip_local_reserved_ports
 
 	closing sync.Once
 
@@ -97,7 +98,7 @@ func Open(o Options) (*Host, error) {
 		h.nl.Close()
 		return nil, fmt.Errorf("open compartments: %w", err)
 	}
-	if h.local, err = localPorts(); err != nil {
+	if h.local, h.reserved, err = localPorts(); err != nil {
 		h.nl.Close()
 		return nil, fmt.Errorf("open compartments: %w", err)
 	}

@@ -6,9 +6,9 @@ package daemon
 import (
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 
+	"gatehouse.dev/gatehouse/internal/compartment"
 	"gatehouse.dev/gatehouse/internal/door/host"
 	"gatehouse.dev/gatehouse/internal/vswitch"
 )
@@ -44,17 +44,8 @@ func natPorts(local, reserved string) host.Check {
 		return c
 	}
 	free := map[int]bool{} // of NAT's ports, those that no socket gets
-	for r := range strings.SplitSeq(strings.TrimSpace(reserved), ",") {
-		first, last, is := strings.Cut(r, "-")
-		if !is {
-			last = first
-		}
-		a, aerr := strconv.Atoi(first)
-		b, berr := strconv.Atoi(last)
-		if aerr != nil || berr != nil {
-			continue // none are reserved
-		}
-		for p := max(a, natLow); p <= min(b, natHigh); p++ {
+	for _, r := range compartment.ReservedPorts(reserved) {
+		for p := max(int(r[0]), natLow); p <= min(int(r[1]), natHigh); p++ {
 			free[p] = true
 		}
 	}

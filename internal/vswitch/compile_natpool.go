@@ -60,6 +60,7 @@ type poolMemo struct {
 	was     []NATPool
 	host    []netip.Addr
 	local   [2]uint16
+	left    [][2]uint16 // of local
 	uplinks []natRange
 	refs    map[NATPoolID]poolRef
 	nat     []natRange // of all pools and uplinks
@@ -78,10 +79,10 @@ func (c *Compiler) compilePools(s State, f Facts, t *Tables) error {
 	m := &c.pools
 	local := [2]uint16{f.LocalPortLow, f.LocalPortHigh}
 	if m.made && slices.EqualFunc(m.was, s.NATPools, equalPool) && slices.Equal(m.host, f.HostAddrs) &&
-		m.local == local && slices.Equal(m.uplinks, c.uplinks.nat) {
+		m.local == local && slices.Equal(m.left, f.LocalReserved) && slices.Equal(m.uplinks, c.uplinks.nat) {
 		return nil
 	}
-	next := poolMemo{made: true, host: slices.Clone(f.HostAddrs), local: local, uplinks: c.uplinks.nat, refs: map[NATPoolID]poolRef{}}
+	next := poolMemo{made: true, host: slices.Clone(f.HostAddrs), local: local, left: slices.Clone(f.LocalReserved), uplinks: c.uplinks.nat, refs: map[NATPoolID]poolRef{}}
 	next.nat = slices.Clone(c.uplinks.nat)
 	blocks := map[NATPoolID]*block{}
 	for i := range s.NATPools {
@@ -195,12 +196,24 @@ func checkHostPorts(a netip.Addr, low, high uint16, f Facts) error {
 		name      string
 		low, high uint16
 	}{
-		{"the ports that Linux gives to sockets of the host (net.ipv4.ip_local_port_range)", local[0], local[1]},
+		{"the ports that Linux gives to sockets of the host (net.ipv4.ip_local_port_range without ip_local_reserved_ports)", local[0], local[1]},
 		{"the NodePorts of Kubernetes", nodePortLow, nodePortHigh},
 		{"the ports of system services", 1, 1023},
 		{"the port of VXLAN tunnels", VXLANPort, VXLANPort},
 	} {
-		if low <= r.high && high >= r.low {
+		first, last := max(low, r.low), min(high, r.high)
+		if r.low == local[0] && r.high == local[1] {
+			for _, left := range slices.SortedFunc(slices.Values(f.LocalReserved), func(a, b [2]uint16) int { return cmp.Compare(a[0], b[0]) }) {
+				if left[0] <= first && first <= left[1] && first <= last {
+					if left[1] >= last {
+						first, last = 1, 0 // all of them
+						break
+					}
+					first = left[1] + 1
+				}
+			}
+		}
+		if first <= last {
 			return invalid("PortLow %d and PortHigh %d: overlap %d-%d, %s, and %s is an address of the host; choose others", low, high, r.low, r.high, r.name, a)
 		}
 	}

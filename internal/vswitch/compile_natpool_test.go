@@ -94,6 +94,10 @@ func TestInvalidNATPools(t *testing.T) {
 			f.LocalPortLow, f.LocalPortHigh = 5000, 9000
 			s.NATPools[0].Addrs[0], s.NATPools[0].PortLow, s.NATPools[0].PortHigh = addr("192.0.2.10"), 6000, 7000
 		}},
+		{"ports of sockets but for reserved ones", "overlap 5000-9000", func(s *State, f *Facts) {
+			f.LocalPortLow, f.LocalPortHigh, f.LocalReserved = 5000, 9000, [][2]uint16{{6500, 7000}, {6000, 6498}}
+			s.NATPools[0].Addrs[0], s.NATPools[0].PortLow, s.NATPools[0].PortHigh = addr("192.0.2.10"), 6000, 7000
+		}},
 		{"NodePorts", "overlap 30000-32767", func(s *State, _ *Facts) {
 			s.NATPools[0].Addrs[0], s.NATPools[0].PortLow, s.NATPools[0].PortHigh = addr("192.0.2.10"), 29000, 30000
 		}},
@@ -151,6 +155,12 @@ func TestPoolOnHostAddress(t *testing.T) {
 	f := testFacts()
 	f.LocalPortLow, f.LocalPortHigh = 1024, 65535
 	s := State{NATPools: []NATPool{{ID: 3, Addrs: f.HostAddrs}}}
+	if _, err := Compile(s, f); err != nil {
+		t.Error(err)
+	}
+	// So may others, which the kernel gives to nobody.
+	f.LocalReserved = [][2]uint16{{6500, 7000}, {6000, 6499}}
+	s.NATPools[0].PortLow, s.NATPools[0].PortHigh = 6000, 7000
 	if _, err := Compile(s, f); err != nil {
 		t.Error(err)
 	}

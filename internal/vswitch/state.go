@@ -242,6 +242,9 @@ type Facts struct {
 	// LocalPortLow and LocalPortHigh bound what the kernel gives to sockets of its
 	// own choice (net.ipv4.ip_local_port_range); 0 = Linux's default.
 	LocalPortLow, LocalPortHigh uint16
+	// LocalReserved are the first and the last of ports that it leaves out of these
+	// (net.ipv4.ip_local_reserved_ports).
+	LocalReserved [][2]uint16
 	// Routes is another number whenever the host's routes have changed: where traffic
 	// goes that leaves by uplinks and tunnels is asked of them anew.
 	Routes uint64

@@ -99,7 +99,9 @@ func checkEndpointPolicy(p hcn.EndpointPolicy, n *Network) error {
 		return at("Settings", err)
 	case hcn.NetworkProviderAddress:
 		return checkSource(p, n)
-	case hcn.L4WFPPROXY, hcn.NetworkInterfaceConstraint:
+	case hcn.L4WFPPROXY:
+		return notBuilt("Type", "policy L4WFPPROXY, a proxy in the endpoint's own namespace; L4Proxy is one elsewhere")
+	case hcn.NetworkInterfaceConstraint:
 		return notBuilt("Type", "policy %s", p.Type)
 	case "Encryption":
 		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "policy Encryption is not supported")
