@@ -312,10 +312,15 @@ func (h *host) in(t *testing.T) func() {
 // arm makes the daemon die at a point; "" = none.
 func (h *host) arm(point string) {
 	h.t.Helper()
-	text := ""
 	if point != "" {
-		text = point + "=crash"
+		point += "=crash"
 	}
+	h.points(point)
+}
+
+// points says what happens where, in the words of package failpoint.
+func (h *host) points(text string) {
+	h.t.Helper()
 	path := os.Getenv("GATEHOUSE_FAILPOINT_FILE")
 	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
 		h.t.Fatal(err)
