@@ -97,6 +97,14 @@ func (b *docBench) refusedBy(code hcn.ErrorCode, method, path, body string) {
 // machine makes an endpoint with a namespace; a server is started in it.
 func (b *docBench) machine(name string) machine {
 	b.t.Helper()
+	m := b.idle(name)
+	b.serve(m.netns)
+	return m
+}
+
+// idle is a machine without a server.
+func (b *docBench) idle(name string) machine {
+	b.t.Helper()
 	var ns struct{ ID, NetNsPath string }
 	b.must("POST", "/namespaces", `{"Type":"Host"}`, &ns)
 	b.spaces = append(b.spaces, ns.ID)
@@ -105,9 +113,7 @@ func (b *docBench) machine(name string) machine {
 		IpConfigurations []struct{ IpAddress string }
 	}
 	b.must("POST", "/networks/"+b.network+"/endpoints", fmt.Sprintf(`{"Name":%q,"HostComputeNamespace":%q}`, name, ns.ID), &e)
-	m := machine{e.ID, ns.NetNsPath, e.IpConfigurations[0].IpAddress, e.IpConfigurations[1].IpAddress}
-	b.serve(m.netns)
-	return m
+	return machine{e.ID, ns.NetNsPath, e.IpConfigurations[0].IpAddress, e.IpConfigurations[1].IpAddress}
 }
 
 // serve starts hello's servers in a namespace and waits for them.

@@ -206,6 +206,35 @@ func TestOverlayNodes(t *testing.T) {
 		t.Error("nothing on the wire")
 	}
 
+	// The same prefixes once more, apart by VSID, the other host by its IPv6 address.
+	var twins []machine
+	for _, x := range []struct{ at, to *node }{{n1, n2}, {n2, n1}} {
+		lease := func(i int) string {
+			return fmt.Sprintf(`{"Type":"RemoteSubnetRoute","Settings":{"DestinationPrefix":%q,"IsolationId":5000,"ProviderAddress":%q,"DistributedRouterMacAddress":%q}}`, x.to.prefixes[i], x.to.v6, x.to.router)
+		}
+		subnet := func(i int) string {
+			return fmt.Sprintf(`{"IpAddressPrefix":%q,"Policies":[{"Type":"VSID","Settings":{"IsolationId":5000}}]}`, x.at.prefixes[i])
+		}
+		var twin struct{ ID string }
+		x.at.must("POST", "/networks", fmt.Sprintf(`{"Name":"twin","Type":"Overlay","Policies":[{"Type":"NetAdapterName","Settings":{"NetworkAdapterName":"wire"}},{"Type":"DrMacAddress","Settings":{"Address":%q}},%s,%s],"Ipams":[{"Subnets":[%s,%s]}]}`,
+			x.at.router, lease(0), lease(1), subnet(0), subnet(1)), &twin)
+		x.at.docBench.network = twin.ID
+		twins = append(twins, x.at.idle("twin"))
+		x.at.docBench.network = x.at.network.Id
+	}
+	if twins[0].v4 != a.v4 || twins[1].v4 != c.v4 {
+		t.Fatalf("%+v beside %+v and %+v", twins, a, c)
+	}
+	for _, addr := range both(c) {
+		if _, err := dialIn(twins[0].netns, addr); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("%s, where nobody listens in this network: %v", addr, err)
+		}
+	}
+	n2.serve(twins[1].netns)
+	for _, addr := range both(c) {
+		n1.reaches(twins[0].netns, addr)
+	}
+
 	// The host and its own endpoints.
 	host := n1.path(n1.ns)
 	n1.serve(host)
@@ -288,6 +317,13 @@ func TestOverlayNodes(t *testing.T) {
 	// The last overlay takes its tunnel along, and nobody else's.
 	n2.use()
 	if err := n2.network.Delete(); err != nil {
+		t.Fatal(err)
+	}
+	twin, err := hcn.GetNetworkByName("twin")
+	if err != nil || tunnel(n2) == "" {
+		t.Fatalf("%v, the tunnel is %q", err, tunnel(n2))
+	}
+	if err := twin.Delete(); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, 5*time.Second, "the tunnel is gone", func() bool { return tunnel(n2) == "" })
