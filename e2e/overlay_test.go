@@ -371,6 +371,9 @@ ip addr add fd44:4::9/128 dev lo nodad`, outV4, n.router, hostV4))
 	n.lease(n.network.AddPolicy, outV4, mac, "10.244.4.0/24", "fd44:4::/64")
 	out := n.path(h.out)
 	n.serve(out)
+	if text := n.gh("explain", "a", "10.244.4.9:80"); !strings.Contains(text, "another host by the tunnel") {
+		t.Errorf("explain:\n%s", text)
+	}
 	seen := sniff(t, n.path(h.ns), "wire", hostV4, 8472)
 	for _, c := range []struct{ from, to, asked, client string }{
 		{a.netns, "10.244.4.9:80", "10.244.4.9", a.v4}, {a.netns, "[fd44:4::9]:80", "fd44:4::9", a.v6},

@@ -71,6 +71,8 @@ type GraphNetwork struct {
 	HostNIC   string          `json:",omitempty"` // device that carries the gateway addresses
 	HostPort  uint16          `json:",omitempty"` // its port on the switch
 	Outbound  bool            // traffic may leave by the uplinks, source-NATed
+	Uplink    string          `json:",omitempty"` // interface of the host that it is bound to
+	VXLANPort uint16          `json:",omitempty"` // of an overlay: its UDP port
 	Endpoints []GraphEndpoint `json:",omitempty"`
 }
 
@@ -78,6 +80,7 @@ type GraphNetwork struct {
 type GraphSubnet struct {
 	Prefix  string
 	Gateway string `json:",omitempty"`
+	VSID    uint32 `json:",omitempty"` // of an overlay
 	Used    int
 }
 

@@ -118,6 +118,9 @@ func (q *question) names() {
 		if n.HostPort != 0 {
 			q.ports[n.HostPort] = "the host"
 		}
+		if n.Tunnel != 0 {
+			q.ports[n.Tunnel] = "another host by the tunnel"
+		}
 	}
 	if t := q.h.tables.Load(); t != nil {
 		for _, u := range t.Uplinks {

@@ -30,18 +30,19 @@ func drawText(g hcn.Graph) string {
 	for _, n := range g.Networks {
 		b.WriteByte('\n')
 		way := " ╎ "
-		if n.Outbound {
+		if n.Outbound || n.Uplink != "" {
 			way = " │ "
-			fmt.Fprintf(&b, "%s source NAT\n", way)
-		} else {
-			fmt.Fprintf(&b, "%s no way out\n", way)
 		}
+		fmt.Fprintf(&b, "%s %s\n", way, wayOut(n))
 		title := fmt.Sprintf("%s  %s", orDash(n.Name), n.Type)
 		lines := []string{title}
 		for _, s := range n.Subnets {
 			l := s.Prefix
 			if s.Gateway != "" {
 				l += "  gateway " + s.Gateway
+			}
+			if s.VSID != 0 {
+				l += fmt.Sprintf("  VSID %d", s.VSID)
 			}
 			lines = append(lines, l+fmt.Sprintf("  %s used", plural(s.Used, "address", "addresses")))
 		}
@@ -110,6 +111,19 @@ func serviceLines(g hcn.Graph) (out []string) {
 		out = append(out, fmt.Sprintf("reserved %d-%d %s ═> %s", r.StartingPort, r.EndingPort, proto, orDash(strings.TrimSpace(r.Name+" "+r.Owner))))
 	}
 	return out
+}
+
+// wayOut says in words how a network's traffic leaves the host.
+func wayOut(n hcn.GraphNetwork) string {
+	switch {
+	case n.VXLANPort != 0:
+		return fmt.Sprintf("VXLAN on UDP port %d by %s", n.VXLANPort, n.Uplink)
+	case n.Uplink != "":
+		return "bound to " + n.Uplink
+	case n.Outbound:
+		return "source NAT"
+	}
+	return "no way out"
 }
 
 func plural(n int, one, many string) string {
@@ -210,7 +224,7 @@ func drawSVG(g hcn.Graph) string {
 	y += svgRow
 	for _, n := range g.Networks {
 		class := "wire"
-		if !n.Outbound {
+		if !n.Outbound && n.Uplink == "" {
 			class = "nowire"
 		}
 		line(svgMargin+30, y, svgMargin+30, y+svgRow, class)

@@ -31,6 +31,7 @@ func testGraph() hcn.Graph {
 					{ID: "33333333-3333-3333", Addresses: []string{"10.88.0.4/16"}},
 				},
 			},
+			{ID: "66bb", Name: "flannel.4096", Type: hcn.Overlay, Uplink: "eth0", VXLANPort: 4789, Subnets: []hcn.GraphSubnet{{Prefix: "10.244.3.0/24", Gateway: "10.244.3.1", VSID: 4096}}},
 			{ID: "77aa", Name: "vault", Type: hcn.Internal, Subnets: []hcn.GraphSubnet{{Prefix: "10.78.0.0/24"}}},
 		},
 		Services: []hcn.GraphService{

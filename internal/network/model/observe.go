@@ -21,9 +21,10 @@ func (w World) Graph() hcn.Graph {
 		gn := hcn.GraphNetwork{
 			ID: n.Doc.Id, Name: n.Doc.Name, Type: n.Doc.Type, Owner: n.Doc.Owner,
 			HostNIC: n.compiled.hostNIC.Name, HostPort: uint16(n.HostPort), Outbound: translates(n.Doc.Type),
+			Uplink: n.Uplink, VXLANPort: n.overlay.udp,
 		}
 		for _, s := range n.subnets {
-			gs := hcn.GraphSubnet{Prefix: s.pool.Prefix.String()}
+			gs := hcn.GraphSubnet{Prefix: s.pool.Prefix.String(), VSID: s.vsid}
 			if s.gateway.IsValid() {
 				gs.Gateway = s.gateway.String()
 			}
