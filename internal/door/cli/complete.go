@@ -31,12 +31,24 @@ func (a *app) completeNames(root *cobra.Command) {
 		_, names := networkTable(all, nil)
 		return names
 	}
+	lbs := func(ctx context.Context) []string {
+		all, _ := a.hcn().ListLoadBalancers(ctx, hcn.HostComputeQuery{})
+		var ids []string
+		for _, lb := range all {
+			ids = append(ids, lb.Id)
+		}
+		return ids
+	}
 	services := func(ctx context.Context) []string {
 		all, _ := a.hcn().ListServices(ctx, hcn.HostComputeQuery{})
 		_, names := serviceTable(all)
 		return names
 	}
 	for c := range walk(root) {
+		if parent := c.Parent(); parent != nil && parent.Name() == "policy" {
+			_ = c.RegisterFlagCompletionFunc("network", complete(-1, networks))
+			_ = c.RegisterFlagCompletionFunc("endpoint", complete(-1, systems))
+		}
 		switch words(c) {
 		case "stop", "kill", "rm", "wait", "inspect", "stats", "pause", "resume":
 			c.ValidArgsFunction = complete(-1, systems)
@@ -51,6 +63,10 @@ func (a *app) completeNames(root *cobra.Command) {
 			c.ValidArgsFunction = complete(-1, imgs)
 		case "network rm", "network inspect":
 			c.ValidArgsFunction = complete(-1, networks)
+		case "lb rm", "lb inspect":
+			c.ValidArgsFunction = complete(-1, lbs)
+		case "policy add", "policy rm":
+			c.ValidArgsFunction = complete(1, func(context.Context) []string { return []string{"acl", "nat", "port", "qos"} })
 		case "service rm", "service inspect":
 			c.ValidArgsFunction = complete(-1, services)
 		case "service backend add", "service backend rm", "service backend drain":
