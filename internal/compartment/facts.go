@@ -29,6 +29,9 @@ func (h *Host) facts() vswitch.Facts {
 		}
 	}
 	for _, c := range h.comps {
+		if !c.foreign { // as the host's own is
+			continue
+		}
 		for _, v := range c.vnics {
 			for _, a := range v.want.Addrs {
 				if v.want.Host && isHostAddr(a.Addr()) {
