@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -488,20 +489,38 @@ func (h *Host) addVNIC(ns *namespace, v *model.VNIC, mtu int) (int, error) {
 			return 0, err
 		}
 	}
-	if old, ferr := findLink(ns.nl, v.Name); ferr != nil {
-		return 0, ferr
-	} else if old != nil {
-		near, err := h.nl.LinkByIndex(old.Attrs().ParentIndex)
-		if err != nil || !h.inst.OwnsDevice(near.Attrs().Name) || !paired(near, old) {
-			return 0, fmt.Errorf("interface %s is there already and not ours: %w", v.Name, errdefs.ErrAlreadyExists)
-		}
-		if _, used := h.devices[near.Attrs().Name]; used && !h.reaper.pending(near.Attrs().Index) {
-			h.log.Warn("an unwanted vNIC is in the way", "device", near.Attrs().Name)
-		}
-		delete(h.devices, near.Attrs().Name)
-		if err := h.deleteNow(near.Attrs().Index, near.Attrs().Name); err != nil {
-			return 0, err
-		}
+	if err := h.clear(ns, v.Name); err != nil {
+		return 0, err
 	}
 	return h.addVeth(near, far)
 }
+
+// clear removes an interface of a compartment, if it is the end of a pair of ours.
+func (h *Host) clear(ns *namespace, name string) error {
+	old, err := findLink(ns.nl, name)
+	if err != nil || old == nil {
+		return err
+	}
+	near, err := h.nl.LinkByIndex(old.Attrs().ParentIndex)
+	if err != nil || !h.inst.OwnsDevice(near.Attrs().Name) || !paired(near, old) {
+		// Or it goes this very moment, its other end first: that was pruned.
+		ctx, cancel := context.WithTimeout(context.Background(), goneLimit)
+		defer cancel()
+		if err := h.reaper.settle(ctx); err != nil {
+			return fmt.Errorf("wait for devices that go: %w", err)
+		}
+		still, err := findLink(ns.nl, name)
+		if err == nil && still != nil && still.Attrs().Index == old.Attrs().Index {
+			err = fmt.Errorf("interface %s is there already and not ours: %w", name, errdefs.ErrAlreadyExists)
+		}
+		return err
+	}
+	if _, used := h.devices[near.Attrs().Name]; used && !h.reaper.pending(near.Attrs().Index) {
+		h.log.Warn("an unwanted vNIC is in the way", "device", near.Attrs().Name)
+	}
+	delete(h.devices, near.Attrs().Name)
+	return h.deleteNow(near.Attrs().Index, near.Attrs().Name)
+}
+
+// goneLimit ends the wait for devices that are being deleted.
+const goneLimit = 5 * time.Second

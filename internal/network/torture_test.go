@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,6 +29,7 @@ import (
 	"gatehouse.dev/gatehouse/internal/hostport"
 	"gatehouse.dev/gatehouse/internal/instance"
 	"gatehouse.dev/gatehouse/internal/nettest"
+	"gatehouse.dev/gatehouse/internal/network/model"
 	"gatehouse.dev/gatehouse/internal/resource"
 	"gatehouse.dev/gatehouse/internal/store"
 	"gatehouse.dev/gatehouse/internal/vswitch/datapath"
@@ -274,7 +276,7 @@ func (d *tortured) start(ctx context.Context) {
 	d.comps, err = compartment.Open(compartment.Options{Instance: d.inst, Log: log})
 	fatal()
 	d.ports = &hostport.Holder{}
-	d.h = New(Options{Instance: d.inst, Store: d.db, Compartments: d.comps, Datapath: d.dp, Ports: d.ports, Uplinks: d.comps.Candidates, Log: log})
+	d.h = New(Options{Instance: d.inst, Store: d.db, Compartments: d.comps, Datapath: d.dp, Ports: d.ports, Uplinks: d.comps.Candidates, Log: log, Services: torturePools()})
 	d.g = &gen{r: rand.New(rand.NewPCG(d.o.Seed, 4)), h: d.h}
 	w, _, err := d.h.load()
 	fatal()
@@ -291,6 +293,15 @@ func (d *tortured) start(ctx context.Context) {
 	fatal()
 	if why := d.h.Trouble(); why != "" {
 		d.t.Fatalf("trouble after the start: %s", why)
+	}
+}
+
+// torturePools are small, so that they run out.
+func torturePools() model.ServicePools {
+	return model.ServicePools{
+		Cluster:      []netip.Prefix{netip.MustParsePrefix("10.97.0.0/28"), netip.MustParsePrefix("fd97::/124")},
+		LoadBalancer: []netip.Prefix{netip.MustParsePrefix("198.51.100.16/29")},
+		NodePorts:    [2]uint16{31000, 31007},
 	}
 }
 

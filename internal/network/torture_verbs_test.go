@@ -40,6 +40,7 @@ func (c call) String() string {
 const (
 	tortureNetworks, tortureEndpoints, tortureSpaces = 6, 40, 12
 	tortureBalancers, tortureRoutes, tortureHeld     = 20, 10, 8
+	tortureServices, tortureGuests                   = 12, 4
 )
 
 // form is a document, or a part of one, as the generator makes it.
@@ -52,13 +53,14 @@ var networkForms = []form{
 	func(g *gen) string { return g.doc(`"Type":"NAT",` + g.subnets()) },
 	func(g *gen) string { return g.doc(`"Type":"Internal",` + g.subnets()) },
 	func(g *gen) string {
-		return g.doc(fmt.Sprintf(`"Type":"Internal","Flags":%d,%s`, g.pick(0, 1024, 8), g.subnets()))
+		return g.doc(fmt.Sprintf(`"Type":"Internal","Flags":%d,%s`, g.pick(0, 1024, 8, 2), g.subnets()))
 	},
+	func(g *gen) string { return g.doc(`"Type":"ICS",` + g.subnets()) },
 	func(g *gen) string {
 		return g.doc(fmt.Sprintf(`"Type":"NAT","Dns":{"Domain":"d%d.example","ServerList":["192.0.2.%d"]},"Policies":[%s]`, g.r.IntN(3), g.r.IntN(3), g.some(networkPolicies, 3)))
 	},
 	func(g *gen) string {
-		return g.doc(fmt.Sprintf(`"Type":%q,%s`, g.word("Private", "ICS", "Overlay", "Transparent", "L2Bridge", "L2Tunnel"), g.subnets()))
+		return g.doc(fmt.Sprintf(`"Type":%q,%s`, g.word("Private", "Overlay", "Transparent", "L2Bridge", "L2Tunnel"), g.subnets()))
 	},
 	func(g *gen) string { return g.bound(g.subnets()) },
 	func(g *gen) string { return g.bound(g.segments()) },
@@ -157,6 +159,7 @@ var tortureVerbs = []func(*gen) call{
 	(*gen).endpoint, (*gen).endpoint, (*gen).endpoint, (*gen).endpointPolicy, (*gen).endpointPolicy, (*gen).endpointPolicy,
 	(*gen).namespace, (*gen).attach, (*gen).attach, (*gen).attach, (*gen).attach, (*gen).detach, (*gen).container,
 	(*gen).balancer, (*gen).balancer, (*gen).balancer, (*gen).balanced, (*gen).balanced, (*gen).route, (*gen).ports, (*gen).plug, (*gen).plug,
+	(*gen).service, (*gen).service, (*gen).served, (*gen).guest,
 }
 
 // next is the next verb. One in seven is spoiled.
@@ -446,6 +449,64 @@ func (g *gen) balanced() call {
 		c.body = fmt.Sprintf(`{"RequestType":%q,"Settings":{"HostComputeEndpoints":%s}}`, g.word("Add", "Remove"), g.backends())
 	}
 	return c
+}
+
+// serviceDoc is of any type; backends are named by id, or by a name that an endpoint
+// has, had or may have.
+func (g *gen) serviceDoc() string {
+	var backends []string
+	for range g.r.IntN(4) {
+		backends = append(backends, fmt.Sprintf("%q", g.word(g.endpointRef(), fmt.Sprintf("t%d", g.r.IntN(30)), fmt.Sprintf("c%d", g.r.IntN(9)))))
+	}
+	members := fmt.Sprintf(`"Type":%q,"Backends":[%s],"Ports":[{"Name":"a","Protocol":%q,"Port":%d,"TargetPort":%d,"NodePort":%d}],"AffinitySeconds":%d,"ExternalPolicy":%q,"InternalPolicy":%q`,
+		g.word("ClusterIP", "ClusterIP", "NodePort", "NodePort", "LoadBalancer"), strings.Join(backends, ","), g.word("", "TCP", "UDP", "SCTP"),
+		g.pick(80, 81, 30080), g.pick(0, 80, 8080), g.pick(0, 0, 31003, 30081), g.pick(0, 0, 60), g.word("", "Local", "Cluster"), g.word("", "", "Local"))
+	switch g.r.IntN(10) {
+	case 0:
+		members = `"Type":"ExternalName","ExternalName":"www.example.com"`
+	case 1:
+		members += `,"ClusterIPs":["None"]`
+	case 2:
+		members += fmt.Sprintf(`,"ClusterIPs":["10.97.0.%d"]`, g.r.IntN(16))
+	case 3:
+		members += fmt.Sprintf(`,"LoadBalancerIPs":["198.51.100.%d"]`, g.r.IntN(16))
+	case 4:
+		members += `,"NodeAddresses":["198.51.100.1"]`
+	}
+	return g.doc(members)
+}
+
+func (g *gen) service() call {
+	all := g.h.World().AllServices()
+	if len(all) >= tortureServices || len(all) > 3 && g.r.IntN(3) == 0 {
+		return call{kind: "services", verb: "delete", ref: all[g.r.IntN(len(all))].Doc.ID}
+	}
+	return call{kind: "services", verb: "create", body: g.serviceDoc()}
+}
+
+func (g *gen) served() call {
+	c := call{kind: "services", verb: "modify", ref: tortureID(0), body: g.serviceDoc()}
+	if all := g.h.World().AllServices(); len(all) > 0 {
+		s := all[g.r.IntN(len(all))]
+		c.ref = s.Doc.ID
+		if g.r.IntN(2) == 0 {
+			c.body = fmt.Sprintf(`{"RequestType":%q,"Settings":{"Backends":[%q]}}`, g.word("Add", "Remove"), g.word(append(slices.Clone(s.Doc.Backends), g.endpointRef())...))
+		}
+	}
+	return c
+}
+
+// guest is the networking of a virtual machine: a document alone.
+func (g *gen) guest() call {
+	all := g.h.World().AllGuestServices()
+	switch {
+	case len(all) >= tortureGuests || len(all) > 1 && g.r.IntN(3) == 0:
+		return call{kind: "guestnetworkservices", verb: "delete", ref: all[g.r.IntN(len(all))].Doc.ID}
+	case len(all) > 0 && g.r.IntN(2) == 0:
+		return call{kind: "guestnetworkservices", verb: "modify", ref: all[g.r.IntN(len(all))].Doc.ID,
+			body: fmt.Sprintf(`{"ResourceType":"State","RequestType":"Update","Settings":{"State":%q}}`, g.word("Bootstrapping", "Synchronized", "Paused"))}
+	}
+	return call{kind: "guestnetworkservices", verb: "create", body: g.doc(fmt.Sprintf(`"VirtualMachineId":%q`, tortureID(0x300+g.r.IntN(4))))}
 }
 
 func (g *gen) route() call {
