@@ -432,29 +432,45 @@ func (a *app) endpointRm() *cobra.Command {
 }
 
 func (a *app) endpointAttach(attach bool) *cobra.Command {
-	use, what := "attach", "plug an endpoint into a namespace"
+	use, what := "attach", "plug an endpoint into a namespace or a running container"
 	if !attach {
-		use, what = "detach", "take an endpoint out of a namespace"
+		use, what = "detach", "take an endpoint out of a namespace or a running container"
 	}
 	return &cobra.Command{
-		Use: use + " ENDPOINT NAMESPACE", Short: what, Args: args(2, 2, "an endpoint and a namespace"),
+		Use: use + " ENDPOINT NAMESPACE|CONTAINER", Short: what, Args: args(2, 2, "an endpoint, and a namespace or a container"),
 		RunE: func(c *cobra.Command, args []string) error {
 			ep, err := a.hcn().Endpoint(c.Context(), ref(args[0]))
 			if err != nil {
 				return err
 			}
-			ns, err := a.hcn().Namespace(c.Context(), ref(args[1]))
+			ns, err := a.namespaceOf(c.Context(), args[1])
 			if err != nil {
 				return err
 			}
 			if attach {
-				_, err = a.hcn().Attach(c.Context(), ns.Id, ep.Id)
+				_, err = a.hcn().Attach(c.Context(), ns, ep.Id)
 			} else {
-				_, err = a.hcn().Detach(c.Context(), ns.Id, ep.Id)
+				_, err = a.hcn().Detach(c.Context(), ns, ep.Id)
 			}
 			return err
 		},
 	}
+}
+
+// namespaceOf is the id of a namespace, named by its id or name or by a container in it.
+func (a *app) namespaceOf(ctx context.Context, name string) (string, error) {
+	ns, err := a.hcn().Namespace(ctx, ref(name))
+	if err == nil {
+		return ns.Id, nil
+	}
+	if !hcn.IsNotFoundError(err) {
+		return "", err
+	}
+	p, err := a.hcs().Properties(ctx, name)
+	if err != nil || p.Namespace == "" {
+		return "", fmt.Errorf("%s is neither a namespace nor a container with a network; list with: gatehouse namespace ls, gatehouse ps -a", name)
+	}
+	return p.Namespace, nil
 }
 
 func (a *app) namespaceCmd() *cobra.Command {

@@ -377,7 +377,9 @@ func (r *SDNRoute) parse(n *Network) error {
 // NeedEncap hands over to the host's stack, as they are, what goes to the prefix. A
 // NextHop is another endpoint of the network, which gets it; the network's own
 // gateway is the host's stack again. In an overlay that is refused to packets until
-// there is a HostRoute.
+// there is a HostRoute. In a network whose endpoints are part of the fabric, where the
+// host is one endpoint among others, what goes to the prefix keeps its address, and
+// the endpoint's own gateway gets it: there the host is if it is to route.
 func parseSDNRoute(raw json.RawMessage, n *Network) (vswitch.Route, error) {
 	var s hcn.SDNRoutePolicySetting
 	var r vswitch.Route
@@ -405,7 +407,7 @@ func parseSDNRoute(raw json.RawMessage, n *Network) (vswitch.Route, error) {
 		return r, nil
 	}
 	if s.NeedEncap || slices.Contains(n.gateways(), r.Via) {
-		if n.HostPort == 0 && !n.isOverlay() {
+		if n.HostPort == 0 && !n.isOverlay() && !n.isFabric() {
 			return r, refuseAt(hcn.HCN_E_INVALID_POLICY, "NeedEncap", "%s has no host port (DisableHostPort): the host's stack is not on it", n.label())
 		}
 		return vswitch.Route{Prefix: r.Prefix, To: vswitch.RouteHost}, nil
@@ -415,6 +417,32 @@ func parseSDNRoute(raw json.RawMessage, n *Network) (vswitch.Route, error) {
 		return r, refuseAt(hcn.HCN_E_INVALID_IP, "NextHop", "%s is in no subnet of %s (%s)", r.Via, n.label(), join(n.prefixes()))
 	}
 	return r, nil
+}
+
+// isFabric: what endpoints send is part of the fabric, and no port of ours stands for
+// the host.
+func (n *Network) isFabric() bool {
+	return n.HostPort == 0 && (n.Doc.Type == hcn.L2Bridge || n.Doc.Type == hcn.L2Tunnel)
+}
+
+// byGateway drops the routes to the host's stack, and takes their prefixes out of
+// outbound NAT, whatever rules lie in them.
+func byGateway(routes []vswitch.Route, rules []vswitch.NATRule) ([]vswitch.Route, []vswitch.NATRule) {
+	var left []vswitch.Route
+	for _, r := range routes {
+		if r.To != vswitch.RouteHost {
+			left = append(left, r)
+			continue
+		}
+		if len(rules) == 0 {
+			continue
+		}
+		rules = slices.DeleteFunc(slices.Clone(rules), func(x vswitch.NATRule) bool {
+			return x.Prefix.Bits() >= r.Prefix.Bits() && r.Prefix.Contains(x.Prefix.Addr())
+		})
+		rules = append(rules, vswitch.NATRule{Prefix: r.Prefix, Own: true})
+	}
+	return left, rules
 }
 
 // decodeMembers reads settings whose members, not "Settings", are what an error names.

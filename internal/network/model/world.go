@@ -571,7 +571,12 @@ func (w *World) compileEndpointOf(e *Endpoint) {
 		ns, _ = w.namespaces.get(e.Doc.HostComputeNamespace)
 	}
 	e.compiled = compileEndpoint(e, n, ns, w.inst)
-	e.compiled.port.Routes = withoutHost(n, slices.Concat(e.compiled.port.Routes, e.ways, w.sdnRoutesOf(e.Doc.Id)))
+	port := &e.compiled.port
+	port.Routes = slices.Concat(port.Routes, e.ways, w.sdnRoutesOf(e.Doc.Id))
+	if n != nil && n.isFabric() {
+		port.Routes, port.NAT = byGateway(port.Routes, port.NAT)
+	}
+	port.Routes = withoutHost(n, port.Routes)
 }
 
 func (w *World) unindexEndpoint(e *Endpoint) {
