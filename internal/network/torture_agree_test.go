@@ -361,8 +361,8 @@ func (d *tortured) portsAgree(want model.Desired) error {
 	return nil
 }
 
-// open counts the descriptors of this process by kind, for what grows.
-func open0() map[string]int {
+// descriptors counts the descriptors of this process by kind, for what grows.
+func descriptors() map[string]int {
 	out := map[string]int{}
 	entries, _ := os.ReadDir("/proc/self/fd")
 	for _, e := range entries {
@@ -383,7 +383,7 @@ func open0() map[string]int {
 // that was dropped go in the kernel's own time.
 func settled(f func() error) error {
 	var err error
-	for range 40 {
+	for range 200 {
 		if err = f(); err == nil {
 			return nil
 		}

@@ -60,7 +60,7 @@ type tortureOrder struct {
 // many, GATEHOUSE_TORTURE_SEED which ones; make torture sets both.
 func TestTorture(t *testing.T) {
 	// The short form, for every change. Starts of the switch take most of the time.
-	verbs, few, seed := 300, 60, uint64(time.Now().UnixNano())
+	verbs, few, seed := 300, 40, uint64(time.Now().UnixNano())
 	if s := os.Getenv("GATEHOUSE_TORTURE_VERBS"); s != "" {
 		n, err := strconv.Atoi(s)
 		if err != nil {
@@ -242,10 +242,10 @@ func TestTortureChild(t *testing.T) {
 			t.Fatalf("after %d verbs: %v", done, err)
 		}
 		if len(began) == 0 {
-			began, goroutines = open0(), runtime.NumGoroutine()
+			began, goroutines = descriptors(), runtime.NumGoroutine()
 		}
 	}
-	for kind, n := range open0() {
+	for kind, n := range descriptors() {
 		// Ports held and namespaces kept ready come and go.
 		if is := n - began[kind]; len(began) > 0 && is > 64 {
 			t.Errorf("descriptors of kind %s: %d more than after the first hundred verbs", kind, is)
