@@ -66,7 +66,7 @@ func (d *tortured) storeAgrees(w model.World, want model.Desired) error {
 // rowsOf are all rows as the store has them, in order.
 func rowsOf(w model.World) []string {
 	var out []string
-	for _, rows := range []any{w.AllNetworks(), w.AllEndpoints(), w.AllNamespaces(), w.AllLoadBalancers(), w.AllSDNRoutes(), w.AllReservations(), w.AllGuestServices()} {
+	for _, rows := range []any{w.AllNetworks(), w.AllEndpoints(), w.AllNamespaces(), w.AllLoadBalancers(), w.AllSDNRoutes(), w.AllReservations(), w.AllGuestServices(), w.AllServices()} {
 		v := reflect.ValueOf(rows)
 		for i := range v.Len() {
 			raw, err := model.Encode(v.Index(i).Interface())

@@ -259,6 +259,9 @@ func (w *World) fillAddresses(e *Endpoint, n *Network, in Input) error {
 		if other, ok := w.addrs.get(addrKey(n.Doc.Id, a)); ok {
 			return refuseAt(hcn.HCN_E_ADDR_INVALID_OR_RESERVED, field+".IpAddress", "%s is held by %s", a, w.endpointLabel(other))
 		}
+		if id, ok := w.serving.get(a.String()); ok {
+			return refuseAt(hcn.HCN_E_ADDR_INVALID_OR_RESERVED, field+".IpAddress", "%s is held by %s", a, w.serviceLabel(id))
+		}
 		if slices.ContainsFunc(out, func(o IpConfig) bool { return sameAddr(o.IpAddress, a) }) {
 			return refuseAt(hcn.HCN_E_ADDR_INVALID_OR_RESERVED, field+".IpAddress", "%s is listed twice", a)
 		}
@@ -324,7 +327,7 @@ func (w *World) lowest(n *Network, vlan uint16, pool ipam.Pool, in Input, chosen
 	free := w.unusedIn(n.Doc.Id, chosen)
 	a, err := pool.Lowest(in.Now, func(a netip.Addr) netip.Addr {
 		for a = free(a); ; a = free(a.Next()) {
-			if _, held := w.heldBeside(n, vlan, a); !held && !n.isHostAddr(in, a) {
+			if _, held := w.heldBeside(n, vlan, a); !held && !n.isHostAddr(in, a) && !w.serving.has(a.String()) {
 				return a
 			}
 		}

@@ -320,26 +320,12 @@ func (w *World) freeServiceAddr(s *Service, pool netip.Prefix, in Input) (netip.
 	h.Write([]byte(s.Doc.Name))
 	p := ipam.Pool{Prefix: pool}
 	for i := range size {
-		a := plus(pool.Addr(), (h.Sum64()+i)%size)
+		a, _ := addPlus(pool.Addr(), int((h.Sum64()+i)%size))
 		if p.Check(a) == nil && w.checkServiceAddr(s, a, in) == nil {
 			return a, true
 		}
 	}
 	return netip.Addr{}, false
-}
-
-// plus is the address n above a; n is below 2^24.
-func plus(a netip.Addr, n uint64) netip.Addr {
-	b := a.As16()
-	for i := 15; n > 0 && i >= 0; i-- {
-		n += uint64(b[i])
-		b[i] = byte(n)
-		n >>= 8
-	}
-	if a.Is4() {
-		return netip.AddrFrom16(b).Unmap()
-	}
-	return netip.AddrFrom16(b)
 }
 
 // checkServiceAddr refuses an address that is somebody's.

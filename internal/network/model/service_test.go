@@ -132,6 +132,19 @@ func TestServiceBackends(t *testing.T) {
 	want("deleted", "")
 }
 
+// TestServiceAddressIsKept: no endpoint gets the address of a service.
+func TestServiceAddressIsKept(t *testing.T) {
+	b := newBench(t)
+	b.network(tenNet)
+	b.serviceOf(`{"Name":"web","ClusterIPs":["10.1.0.2"],"Ports":[{"Port":80}]}`)
+	if e := b.endpoint("ten", `{}`); e.Addr(true) != netip.MustParseAddr("10.1.0.3") {
+		t.Errorf("an endpoint is given %s", e.Addr(true))
+	}
+	if _, _, _, err := b.w.CreateEndpoint("ten", []byte(`{"IpConfigurations":[{"IpAddress":"10.1.0.2"}]}`), b.in); err == nil || !strings.Contains(err.Error(), "service web") {
+		t.Errorf("an endpoint at the service's address: %v", err)
+	}
+}
+
 // TestServiceRefused: every refusal names the member, and a conflict its holder.
 func TestServiceRefused(t *testing.T) {
 	b := newBench(t)
