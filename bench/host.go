@@ -224,11 +224,14 @@ func (b *bench) startGatehouse(name string) (*ghHost, error) {
 				_, _ = h.ctl("rm", "-f", n)
 			}
 		}
-		for _, noun := range []string{"network", "namespace"} {
-			if out, err := h.ctl(noun, "ls", "-o", "name"); err == nil {
-				for _, n := range strings.Fields(out) {
-					_, _ = h.ctl(noun, "rm", n)
-				}
+		if out, err := h.ctl("network", "ls", "-o", "name"); err == nil {
+			for _, n := range strings.Fields(out) {
+				_, _ = h.ctl("network", "rm", "-f", n) // with its endpoints
+			}
+		}
+		if all, err := h.client().ListNamespaces(context.Background(), hcn.HostComputeQuery{}); err == nil {
+			for _, ns := range all {
+				_ = h.client().DeleteNamespace(context.Background(), ns.Id)
 			}
 		}
 	})
