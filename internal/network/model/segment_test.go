@@ -52,16 +52,7 @@ func TestSegments(t *testing.T) {
 		if _, err := vswitch.Compile(b.w.Desired().Switch, vswitch.Facts{Uplinks: []vswitch.Uplink{{Name: "eth0", Ifindex: 2, MTU: 1500, MAC: vswitch.MAC{2, 1}}}}); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
-		var rows Rows
-		for _, n := range b.w.AllNetworks() {
-			rows.Networks = append(rows.Networks, n)
-		}
-		for _, e := range b.w.AllEndpoints() {
-			rows.Endpoints = append(rows.Endpoints, e)
-		}
-		for _, n := range b.w.AllNamespaces() {
-			rows.Namespaces = append(rows.Namespaces, n)
-		}
+		rows := Rows{Networks: b.w.AllNetworks(), Endpoints: b.w.AllEndpoints(), Namespaces: b.w.AllNamespaces()}
 		loaded, err := Load(b.w.inst, b.w.numbers, rows)
 		if err != nil {
 			t.Fatal(err)
