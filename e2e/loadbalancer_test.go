@@ -12,7 +12,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -131,28 +130,8 @@ func (b *docBench) serve(netns string) {
 
 // dialIn connects from a network namespace, given by path.
 func dialIn(netns, addr string) (net.Conn, error) {
-	type result struct {
-		c   net.Conn
-		err error
-	}
-	done := make(chan result)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		f, err := os.Open(netns)
-		if err == nil {
-			err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET)
-			f.Close()
-		}
-		if err != nil {
-			done <- result{nil, err}
-			return
-		}
-		// By hand: the net package may dial on other threads.
-		c, err := dialTCP(addr)
-		done <- result{c, err}
-	}()
-	r := <-done
-	return r.c, r.err
+	// By hand: the net package may dial on other threads.
+	return within(netns, func() (net.Conn, error) { return dialTCP(addr) })
 }
 
 func dialTCP(addr string) (net.Conn, error) {

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -220,46 +218,34 @@ func TestVNICPolicies(t *testing.T) {
 // whole sends a datagram of n bytes, uncut, to the echo server at addr and waits for
 // its answer.
 func whole(netns, addr string, n int) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and the thread ends with it
-		done <- func() error {
-			f, err := os.Open(netns)
-			if err != nil {
-				return err
+	_, err := within(netns, func() (int, error) {
+		c, err := net.Dial("udp", net.JoinHostPort(addr, "7"))
+		if err != nil {
+			return 0, err
+		}
+		defer c.Close()
+		raw, err := c.(*net.UDPConn).SyscallConn()
+		if err != nil {
+			return 0, err
+		}
+		if e := raw.Control(func(fd uintptr) {
+			if strings.Contains(addr, ":") {
+				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE)
+			} else {
+				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
 			}
-			defer f.Close()
-			if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
-				return err
-			}
-			c, err := net.Dial("udp", net.JoinHostPort(addr, "7"))
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			raw, err := c.(*net.UDPConn).SyscallConn()
-			if err != nil {
-				return err
-			}
-			if e := raw.Control(func(fd uintptr) {
-				if strings.Contains(addr, ":") {
-					err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE)
-				} else {
-					err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
-				}
-			}); e != nil || err != nil {
-				return fmt.Errorf("%v %v", e, err)
-			}
-			if _, err := c.Write(make([]byte, n)); err != nil {
-				return err
-			}
-			_ = c.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
-			got, err := c.Read(make([]byte, 2048))
-			if err == nil && got != n {
-				err = fmt.Errorf("%d bytes of %d came back", got, n)
-			}
-			return err
-		}()
-	}()
-	return <-done
+		}); e != nil || err != nil {
+			return 0, fmt.Errorf("%v %v", e, err)
+		}
+		if _, err := c.Write(make([]byte, n)); err != nil {
+			return 0, err
+		}
+		_ = c.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+		got, err := c.Read(make([]byte, 2048))
+		if err == nil && got != n {
+			err = fmt.Errorf("%d bytes of %d came back", got, n)
+		}
+		return got, err
+	})
+	return err
 }

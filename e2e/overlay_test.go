@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -123,41 +122,27 @@ type vxlan struct {
 // are asked for.
 func sniff(t *testing.T, netns, device, dst string, port uint16) func() []vxlan {
 	t.Helper()
-	type result struct {
-		fd  int
-		err error
+	fd, err := within(netns, func() (int, error) {
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return -1, err
+		}
+		dev, err := net.InterfaceByName(device)
+		if err == nil {
+			err = errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 100_000}),
+				unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: 0x0008, Ifindex: dev.Index})) // ETH_P_IP in wire order
+		}
+		return fd, err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
-	opened := make(chan result)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		f, err := os.Open(netns)
-		if err == nil {
-			err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET)
-			f.Close()
-		}
-		fd := -1
-		if err == nil {
-			fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		}
-		if err == nil {
-			var dev *net.Interface
-			if dev, err = net.InterfaceByName(device); err == nil {
-				err = errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 100_000}),
-					unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: 0x0008, Ifindex: dev.Index})) // ETH_P_IP in wire order
-			}
-		}
-		opened <- result{fd, err}
-	}()
-	o := <-opened
-	if o.err != nil {
-		t.Fatal(o.err)
-	}
-	f := os.NewFile(uintptr(o.fd), "sniffer")
+	f := os.NewFile(uintptr(fd), "sniffer")
 	return func() (out []vxlan) {
 		defer f.Close()
 		to, buf := net.ParseIP(dst).To4(), make([]byte, 2048)
 		for {
-			n, err := unix.Read(o.fd, buf)
+			n, err := unix.Read(fd, buf)
 			if err != nil {
 				return out
 			}

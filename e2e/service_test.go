@@ -9,14 +9,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
-	"golang.org/x/sys/unix"
 
 	"gatehouse.dev/gatehouse/hcn"
 )
@@ -85,29 +83,11 @@ func short(rrs []dns.RR) []string {
 // resolverOutside answers example.com from the neighbour, by TCP as it is asked here.
 func (b *docBench) resolverOutside() {
 	b.t.Helper()
-	type result struct {
-		l   net.Listener
-		err error
+	l, err := within(b.path(b.out), func() (net.Listener, error) { return net.Listen("tcp", outV4+":53") })
+	if err != nil {
+		b.t.Fatal(err)
 	}
-	made := make(chan result)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		f, err := os.Open(b.path(b.out))
-		if err == nil {
-			err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET)
-			f.Close()
-		}
-		var l net.Listener
-		if err == nil {
-			l, err = net.Listen("tcp", outV4+":53")
-		}
-		made <- result{l, err}
-	}()
-	r := <-made
-	if r.err != nil {
-		b.t.Fatal(r.err)
-	}
-	s := &dns.Server{Listener: r.l, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+	s := &dns.Server{Listener: l, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		r := new(dns.Msg)
 		r.SetReply(q)
 		if ask := q.Question[0]; ask.Name == "example.com." && ask.Qtype == dns.TypeA {
@@ -116,7 +96,7 @@ func (b *docBench) resolverOutside() {
 		_ = w.WriteMsg(r)
 	})}
 	go func() { _ = s.ActivateAndServe() }()
-	b.t.Cleanup(func() { r.l.Close() })
+	b.t.Cleanup(func() { l.Close() })
 }
 
 // TestServices: every type of service, from a pod, the host and a neighbour machine, in

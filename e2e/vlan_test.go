@@ -6,10 +6,9 @@ package e2e
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
-	"os"
-	"runtime"
 	"testing"
 	"time"
 
@@ -21,45 +20,25 @@ import (
 // ears hears every frame that comes in by a device of a network namespace.
 func ears(t *testing.T, netns, device string) int {
 	t.Helper()
-	type result struct {
-		fd  int
-		err error
-	}
-	done := make(chan result)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		f, err := os.Open(netns)
-		if err == nil {
-			err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET)
-			f.Close()
-		}
-		if err != nil {
-			done <- result{-1, err}
-			return
-		}
+	fd, err := within(netns, func() (int, error) {
 		const all = unix.ETH_P_ALL<<8 | unix.ETH_P_ALL>>8 // in network order
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, all)
-		if err == nil {
-			err = unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1)
+		if err != nil {
+			return -1, err
 		}
+		i, err := net.InterfaceByName(device)
 		if err == nil {
-			err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 200_000})
+			err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1),
+				unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 200_000}),
+				unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: i.Index}))
 		}
-		var i *net.Interface
-		if err == nil {
-			i, err = net.InterfaceByName(device)
-		}
-		if err == nil {
-			err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: i.Index})
-		}
-		done <- result{fd, err}
-	}()
-	r := <-done
-	if r.err != nil {
-		t.Fatal(r.err)
+		return fd, err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Cleanup(func() { unix.Close(r.fd) })
-	return r.fd
+	t.Cleanup(func() { unix.Close(fd) })
+	return fd
 }
 
 // tagOf is the VLAN of the first frame heard that speaks of an IPv4 address as its
