@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gatehouse.dev/gatehouse/internal/network/model"
-	"gatehouse.dev/gatehouse/internal/vswitch"
 )
 
 // Candidates are the interfaces of the host that networks can be bound to, in order
@@ -45,10 +44,7 @@ func (h *Host) Candidates() ([]model.Uplink, error) {
 		if h.inst.OwnsDevice(a.Name) || a.RawFlags&unix.IFF_LOOPBACK != 0 || a.EncapType != "ether" || member {
 			continue
 		}
-		u := model.Uplink{Name: a.Name, AltNames: a.AltNames, Alias: a.Alias, Ifindex: a.Index, MTU: a.MTU, Default: a.Index == way}
-		if len(a.HardwareAddr) == len(u.MAC) {
-			u.MAC = vswitch.MAC(a.HardwareAddr)
-		}
+		u := model.Uplink{Name: a.Name, AltNames: a.AltNames, Alias: a.Alias, Ifindex: a.Index, Default: a.Index == way}
 		for _, x := range addrs {
 			if p, ok := fromNet(x.IPNet); ok && x.LinkIndex == a.Index && isGlobal(uint8(x.Scope)) && isHostAddr(p.Addr()) && !passing(x.Flags) {
 				u.Addrs = append(u.Addrs, p)

@@ -8,8 +8,8 @@ import (
 	"slices"
 )
 
-// maxVLAN is the largest tag that names a VLAN (IEEE 802.1Q, table 9-2).
-const maxVLAN = 4094
+// MaxVLAN is the largest tag that names a VLAN (IEEE 802.1Q, table 9-2).
+const MaxVLAN = 4094
 
 // wire is a segment of an uplink.
 type wire struct {
@@ -62,8 +62,8 @@ func checkBridge(n *Network) error {
 		return invalid("Overlay: what other hosts have is routed to, which l2 does not do")
 	case bound && !l2:
 		return invalid("Uplink %q: only networks with the flag l2 are bound to one", n.Uplink)
-	case n.VLAN > maxVLAN:
-		return invalid("VLAN %d: tags are 1 to %d", n.VLAN, maxVLAN)
+	case n.VLAN > MaxVLAN:
+		return invalid("VLAN %d: tags are 1 to %d", n.VLAN, MaxVLAN)
 	case n.VLAN != 0 && !bound:
 		return invalid("VLAN %d: there is no uplink to tag frames at; set Uplink", n.VLAN)
 	case bound && (n.Flags&NetMACRewrite != 0) == (n.Flags&NetARPPass != 0):

@@ -74,12 +74,11 @@ func (m *overlayMemo) overhead(n *Network) uint16 {
 	if n.Tunnel == 0 {
 		return 0
 	}
+	most := VXLANOverhead(netip.IPv4Unspecified())
 	for _, k := range m.peers[n.ID] {
-		if k.addr.Is6() {
-			return overhead6
-		}
+		most = max(most, VXLANOverhead(k.addr))
 	}
-	return overhead4
+	return most
 }
 
 // room is what a tunnel leaves of an MTU; never less than IPv4 demands.
@@ -384,10 +383,7 @@ func (c *Compiler) compileTunnels(t *Tables) error {
 	keys := slices.SortedFunc(maps.Keys(m.number), vtepKey.compare)
 	for i, k := range keys {
 		tu := m.tunnel[k.tunnel]
-		row := VTEPRow{Mtu: room(c.uplinks.mtu, overhead4)}
-		if k.addr.Is6() {
-			row.Mtu = room(c.uplinks.mtu, overhead6)
-		}
+		row := VTEPRow{Mtu: room(c.uplinks.mtu, VXLANOverhead(k.addr))}
 		row.Addr.B, row.Local.B = k.addr.As16(), tu.source(k.addr).As16()
 		ends.vtep = append(ends.vtep, Entry[uint32, VTEPRow]{uint32(m.number[k]), row})
 		guard := PeerKey{PortBe: be16(tu.udp())}

@@ -69,8 +69,8 @@ func checkTrunk(p *Port, t trunkFacts, trunks map[PortID]trunkFacts) error {
 		return invalid("Kind %s: trunk %d is of kind %s; trunks are containers' and virtual machines'", p.Kind, p.Trunk, t.kind)
 	case p.Interface != "":
 		return invalid("Interface %q: is that of trunk %d; leave it empty", p.Interface, p.Trunk)
-	case p.VLAN == 0 || p.VLAN > maxVLAN:
-		return invalid("VLAN %d: tags are 1 to %d; frames without one are the trunk's", p.VLAN, maxVLAN)
+	case p.VLAN == 0 || p.VLAN > MaxVLAN:
+		return invalid("VLAN %d: tags are 1 to %d; frames without one are the trunk's", p.VLAN, MaxVLAN)
 	case p.IngressBps != 0 || p.EgressBps != 0 || p.PPS != 0:
 		return invalid("IngressBps, EgressBps, PPS: are the trunk's, whose device all its VLANs share")
 	}

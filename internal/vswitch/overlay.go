@@ -18,11 +18,16 @@ const (
 	// ServiceVNI is of no network (GH_SERVICE_VNI): by it a host hands on what clients
 	// outside sent to a service with ServiceDSR, untranslated.
 	ServiceVNI = 1<<24 - 1
-
-	// Bytes that a tunnel over IPv4 or IPv6 adds to an IP packet: Ethernet 14,
-	// VXLAN 8, UDP 8 and the outer header.
-	overhead4, overhead6 = 50, 70
 )
+
+// VXLANOverhead is the bytes that a tunnel to a adds to an IP packet: Ethernet 14,
+// VXLAN 8, UDP 8 and the outer header.
+func VXLANOverhead(a netip.Addr) uint16 {
+	if a.Is6() {
+		return 70
+	}
+	return 50
+}
 
 // Tunnel is a device that carries the frames of every network to every other host
 // by VXLAN, in collect-metadata mode. It is a port of the switch and of no network.

@@ -31,10 +31,10 @@ var kinds = map[hcn.NetworkType]netKind{
 	hcn.Transparent: {flags: vswitch.NetFlood | vswitch.NetL2 | vswitch.NetARPPass, uplink: true},
 	// Frames show the uplink's MAC on the wire.
 	hcn.L2Bridge: {flags: vswitch.NetFlood | vswitch.NetL2 | vswitch.NetMACRewrite, uplink: true},
-	// Whoever is on another host is reached through a tunnel.
-	hcn.Overlay: {flags: vswitch.NetFlood, uplink: true},
 	// And the fabric switches between endpoints of one host, too.
 	hcn.L2Tunnel: {flags: vswitch.NetFlood | vswitch.NetL2 | vswitch.NetMACRewrite | vswitch.NetNoLocal, uplink: true},
+	// Whoever is on another host is reached through a tunnel.
+	hcn.Overlay: {flags: vswitch.NetFlood, uplink: true},
 }
 
 // bindsUplink: networks of the type are bound to one interface of the host.

@@ -20,10 +20,6 @@ const (
 	firstVSID = 4096
 	// maxVSID leaves out the last of 24 bits, which the switch keeps for services.
 	maxVSID = vswitch.ServiceVNI - 1
-
-	// What VXLAN takes from the MTU over IPv4 and IPv6: Ethernet 14, VXLAN 8, UDP 8 and
-	// the outer header.
-	vxlanOverhead4, vxlanOverhead6 = 50, 70
 )
 
 // overlayNet is what the policies of a network of type Overlay say.
@@ -421,13 +417,10 @@ func (n *Network) gatewayMAC() ipam.MAC {
 
 // overhead is what the vNICs of a network leave to headers outside.
 func (n *Network) overhead() int {
-	switch {
-	case !n.isOverlay():
+	if !n.isOverlay() {
 		return 0
-	case n.provider().Is6():
-		return vxlanOverhead6
 	}
-	return vxlanOverhead4
+	return int(vswitch.VXLANOverhead(n.provider()))
 }
 
 // ways of an overlay into its tunnel. Of two to one prefix the later counts; what leads

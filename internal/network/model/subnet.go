@@ -12,6 +12,7 @@ import (
 
 	"gatehouse.dev/gatehouse/hcn"
 	"gatehouse.dev/gatehouse/internal/network/ipam"
+	"gatehouse.dev/gatehouse/internal/vswitch"
 )
 
 // fillSubnets checks the subnets of a new network and adds what is left out.
@@ -336,17 +337,14 @@ func parseSubnetPolicy(raw json.RawMessage, t hcn.NetworkType) (uint16, error) {
 // policyVLAN of an endpoint is in the schema alone.
 const policyVLAN hcn.EndpointPolicyType = "VLAN"
 
-// maxVLAN is the largest tag that names a VLAN (IEEE 802.1Q, table 9-2).
-const maxVLAN = 4094
-
 // parseVLAN reads the settings of a VLAN policy.
 func parseVLAN(raw json.RawMessage) (uint16, error) {
 	var s hcn.VlanPolicySetting
 	if err := decodeMembers(raw, &s); err != nil {
 		return 0, err
 	}
-	if s.IsolationId == 0 || s.IsolationId > maxVLAN {
-		return 0, refuseAt(hcn.HCN_E_INVALID_POLICY, "IsolationId", "%d: tags are 1 to %d", s.IsolationId, maxVLAN)
+	if s.IsolationId == 0 || s.IsolationId > vswitch.MaxVLAN {
+		return 0, refuseAt(hcn.HCN_E_INVALID_POLICY, "IsolationId", "%d: tags are 1 to %d", s.IsolationId, vswitch.MaxVLAN)
 	}
 	return uint16(s.IsolationId), nil
 }

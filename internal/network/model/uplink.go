@@ -12,7 +12,6 @@ import (
 	"github.com/google/uuid"
 
 	"gatehouse.dev/gatehouse/hcn"
-	"gatehouse.dev/gatehouse/internal/vswitch"
 )
 
 // Uplink is an interface of the host that networks can be bound to.
@@ -21,8 +20,6 @@ type Uplink struct {
 	AltNames []string // as in `ip link property`
 	Alias    string   // free text, as in `ip link set alias`
 	Ifindex  int
-	MAC      vswitch.MAC
-	MTU      int
 	Addrs    []netip.Prefix // global ones, the primary of each family first
 	Default  bool           // the host's default route leaves by it
 }
@@ -47,7 +44,7 @@ func (u Uplink) management() netip.Addr {
 
 func (u Uplink) hasName(s string) bool { return u.Name == s || slices.Contains(u.AltNames, s) }
 
-// uplinkPolicies choose an uplink; the first that is given decides.
+// uplinkPolicies choose an uplink: those that are given must mean the same one.
 var uplinkPolicies = []hcn.NetworkPolicyType{hcn.NetAdapterName, hcn.InterfaceConstraint, hcn.ProviderAddress, hcn.LayerConstraint}
 
 // uplinkChoice is what one of uplinkPolicies says.

@@ -16,9 +16,9 @@ import (
 
 // wired gives the host two interfaces; the default route leaves by the first.
 func wired(b *bench) {
-	eth0 := Uplink{Name: "eth0", AltNames: []string{"enp1s0"}, Alias: "the fabric", Ifindex: 2, MTU: 1500, Default: true,
+	eth0 := Uplink{Name: "eth0", AltNames: []string{"enp1s0"}, Alias: "the fabric", Ifindex: 2, Default: true,
 		Addrs: []netip.Prefix{netip.MustParsePrefix("10.9.0.4/24"), netip.MustParsePrefix("fd09::4/64")}}
-	eth1 := Uplink{Name: "eth1", Ifindex: 3, MTU: 1500}
+	eth1 := Uplink{Name: "eth1", Ifindex: 3}
 	b.in.Uplinks = func() []Uplink { return []Uplink{eth0, eth1} }
 	b.in.IsHost = func(a netip.Addr) bool {
 		return a == netip.MustParseAddr("10.9.0.4") || a == netip.MustParseAddr("fd09::4")
