@@ -5,6 +5,7 @@ package datapath
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -303,6 +304,8 @@ func (l *lab) killed(t *testing.T, point string, after time.Duration) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var said bytes.Buffer // why, should it end by itself
+	cmd.Stderr = &said
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -320,7 +323,7 @@ func (l *lab) killed(t *testing.T, point string, after time.Duration) string {
 	}
 	err = cmd.Wait()
 	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() {
-		t.Errorf("daemon ended by itself: %v, %s", err, came)
+		t.Errorf("daemon ended by itself: %v, %s\n%s", err, came, &said)
 	}
 	return came
 }
