@@ -90,7 +90,7 @@ func do(name, action string) error {
 		if err != nil {
 			return fmt.Errorf("%w: %s: crash: %w", Err, name, err)
 		}
-		select {} // the signal is on its way
+		time.Sleep(time.Minute) // the signal is on its way; select {} may count as a deadlock
 	case action == "error":
 		return fmt.Errorf("%w: %s", Err, name)
 	case strings.HasPrefix(action, "sleep(") && strings.HasSuffix(action, ")"):

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -333,5 +334,8 @@ func child() int {
 		return 1
 	}
 	fmt.Println("applied")
-	select {}
+	// Not select {}: with nothing else to run, the Go runtime at times calls that a
+	// deadlock and ends the process.
+	time.Sleep(time.Hour)
+	return 1
 }
