@@ -12,6 +12,7 @@ require (
 	github.com/google/go-cmp v0.7.0 // tests
 	github.com/google/go-containerregistry v0.22.1 // registries, OCI layouts, docker archives
 	github.com/google/uuid v1.6.0 // identifiers
+	github.com/hashicorp/yamux v0.1.2 // streams over one connection to a guest
 	github.com/klauspost/compress v1.20.3 // zstd layers
 	github.com/miekg/dns v1.1.73 // the embedded resolver
 	github.com/moby/profiles/seccomp v0.2.3 // Docker's default profile
