@@ -168,6 +168,19 @@ func tarDirectory(w io.Writer, dir string) error {
 	return errors.Join(err, tw.Close())
 }
 
+// Import makes an image of one layer of what a tar holds, plain or compressed with
+// gzip or zstd. progress as for Pull.
+func (c *Client) Import(ctx context.Context, req ImportRequest, archive io.Reader, progress func(Progress)) (Image, error) {
+	imgs, err := c.stream(ctx, "/import?"+req.Values().Encode(), io.NopCloser(archive), progress)
+	if err != nil {
+		return Image{}, err
+	}
+	if len(imgs) != 1 {
+		return Image{}, fmt.Errorf("import: the daemon answered %d images", len(imgs))
+	}
+	return imgs[0], nil
+}
+
 // Formats of Save.
 const (
 	FormatDocker = "docker" // as `docker save`

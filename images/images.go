@@ -19,6 +19,7 @@ package images
 
 import (
 	"log/slog"
+	"net/url"
 	"time"
 
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -115,6 +116,34 @@ type PullRequest struct {
 	// Platform is os/arch[/variant]; empty = linux and the host's architecture.
 	Platform string   `json:",omitempty"`
 	Registry Registry `json:",omitzero"`
+}
+
+// ImportRequest goes with the archive of POST /import, as query.
+type ImportRequest struct {
+	Name string // empty = the image has none, only its ID
+	// Platform is os/arch[/variant]; empty = linux and the host's architecture.
+	Platform string
+	// Changes to the configuration in the words of a Dockerfile: CMD, ENTRYPOINT,
+	// ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR.
+	Changes []string
+	Message string // for the history
+	From    string // where the archive is from, for the history
+}
+
+// Values is the request as a query.
+func (r ImportRequest) Values() url.Values {
+	v := url.Values{"change": r.Changes}
+	for k, s := range map[string]string{"name": r.Name, "platform": r.Platform, "message": r.Message, "from": r.From} {
+		if s != "" {
+			v.Set(k, s)
+		}
+	}
+	return v
+}
+
+// ImportRequestOf reads what Values writes.
+func ImportRequestOf(v url.Values) ImportRequest {
+	return ImportRequest{Name: v.Get("name"), Platform: v.Get("platform"), Changes: v["change"], Message: v.Get("message"), From: v.Get("from")}
 }
 
 // PushRequest is the body of POST /push.

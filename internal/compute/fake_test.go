@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -155,6 +156,22 @@ func (h *host) Release(_ context.Context, rid string) error {
 	defer h.mu.Unlock()
 	delete(h.images, rid)
 	return nil
+}
+
+func (h *host) Export(_ context.Context, f Files, w io.Writer) error {
+	if err := h.at("export"); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "%s %v", f.Pinned, f.Lower)
+	return err
+}
+
+func (h *host) Commit(_ context.Context, f Files, req CommitRequest) (string, error) {
+	if err := h.at("commit"); err != nil {
+		return "", err
+	}
+	c, err := req.Configure(ispec.ImageConfig{Cmd: []string{"run"}})
+	return fmt.Sprint(f.Pinned, " ", req.Name, " ", c.Cmd), err
 }
 
 func (h *host) Plug(ctx context.Context, owner, ns string, endpoints []json.RawMessage) (Plugged, error) {

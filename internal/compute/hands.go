@@ -6,6 +6,7 @@ package compute
 import (
 	"context"
 	"encoding/json"
+	"io"
 
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -19,6 +20,11 @@ type Images interface {
 	// Release. Layers are directories, topmost first, ready for overlayfs.
 	Use(ctx context.Context, systemRuntimeID, ref string) (Image, error)
 	Release(ctx context.Context, systemRuntimeID string) error
+	// Export writes a system's files to w as a tar, as the system sees them.
+	Export(ctx context.Context, f Files, w io.Writer) error
+	// Commit makes an image of what the system was made of and what it wrote; it
+	// answers the image's ID.
+	Commit(ctx context.Context, f Files, req CommitRequest) (id string, err error)
 }
 
 // Image is a resolved reference.

@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -64,6 +65,11 @@ func (noNetworks) Plug(context.Context, string, string, []json.RawMessage) (comp
 func (noNetworks) Unplug(context.Context, string) error { return nil }
 func (noNetworks) Look(context.Context, string) (compute.Plugged, error) {
 	return compute.Plugged{}, fmt.Errorf("no network")
+}
+
+func (images) Export(context.Context, compute.Files, io.Writer) error { return fmt.Errorf("no images") }
+func (images) Commit(context.Context, compute.Files, compute.CommitRequest) (string, error) {
+	return "", fmt.Errorf("no images")
 }
 
 type realRig struct {

@@ -83,6 +83,9 @@ func (h *HCS) recoverSystem(ctx context.Context, s *system) {
 		s.setWorker(w)
 		h.pump(s)
 		h.lastLease(s, leaseReturn)
+		if r.Committing {
+			h.wg.Go(func() { h.thaw(s) })
+		}
 		h.log.Info("system adopted", "system", r.ID, "runtime", r.RuntimeID, "worker", w.PID())
 	}
 }

@@ -50,6 +50,8 @@ type row struct {
 	Ending string `json:",omitempty"`
 	// Unclean: stopped, and not everything it used is known to be gone.
 	Unclean bool `json:",omitempty"`
+	// Committing: frozen while its files are read; who finds it so thaws it.
+	Committing bool `json:",omitempty"`
 	// Forgotten: a tombstone that only answers waits.
 	Forgotten bool `json:",omitempty"`
 }

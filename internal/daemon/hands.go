@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 
 	"gatehouse.dev/gatehouse/internal/compute"
@@ -22,6 +23,15 @@ type imageHand struct{ *image.Store }
 func (h imageHand) Use(ctx context.Context, runtimeID, ref string) (compute.Image, error) {
 	u, err := h.Store.Use(ctx, runtimeID, ref)
 	return compute.Image(u), err
+}
+
+func (h imageHand) Export(ctx context.Context, f compute.Files, w io.Writer) error {
+	return h.Store.Export(ctx, image.Files(f), w)
+}
+
+func (h imageHand) Commit(ctx context.Context, f compute.Files, req compute.CommitRequest) (string, error) {
+	img, err := h.Store.Commit(ctx, image.Files(f), image.CommitRequest(req))
+	return img.ID, err
 }
 
 // workerHand makes and finds workers.

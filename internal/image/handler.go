@@ -28,6 +28,7 @@ const maxBody = 1 << 20
 //	DELETE /images/v1/images/{ref}?force= remove
 //	POST   /images/v1/pull                PullRequest   -> lines of Progress
 //	POST   /images/v1/load                archive       -> lines of Progress
+//	POST   /images/v1/import?name=&change=&platform=&message=&from=   a tar of files -> lines of Progress
 //	GET    /images/v1/save?ref=&format=   archive
 //	POST   /images/v1/tag                 TagRequest    -> Image
 //	POST   /images/v1/push                PushRequest   -> lines of Progress
@@ -88,16 +89,24 @@ func NewHandler(s *Store) http.Handler {
 		}
 		stream(w, r, s.log, func(ctx context.Context, p report) ([]images.Image, error) { return one(s.Push(ctx, req, p)) })
 	})
-	mux.HandleFunc("POST /images/v1/load", func(w http.ResponseWriter, r *http.Request) {
-		// Progress goes out while the archive still comes in.
+	// take is a verb that reads an archive; its progress goes out while that still
+	// comes in.
+	take := func(w http.ResponseWriter, r *http.Request, verb func(context.Context, report) ([]images.Image, error)) {
 		if err := http.NewResponseController(w).EnableFullDuplex(); err != nil && !errors.Is(err, http.ErrNotSupported) {
 			answer(w, nil, err)
 			return
 		}
-		stream(w, r, s.log, func(ctx context.Context, p report) ([]images.Image, error) { return s.Load(ctx, r.Body, p) })
+		stream(w, r, s.log, verb)
 		// A client still sending would lose the answer if we closed on it; it hangs up
 		// once it has read the last line.
 		_, _ = io.Copy(io.Discard, r.Body)
+	}
+	mux.HandleFunc("POST /images/v1/load", func(w http.ResponseWriter, r *http.Request) {
+		take(w, r, func(ctx context.Context, p report) ([]images.Image, error) { return s.Load(ctx, r.Body, p) })
+	})
+	mux.HandleFunc("POST /images/v1/import", func(w http.ResponseWriter, r *http.Request) {
+		req := images.ImportRequestOf(r.URL.Query())
+		take(w, r, func(ctx context.Context, p report) ([]images.Image, error) { return one(s.Import(ctx, req, r.Body, p)) })
 	})
 	mux.HandleFunc("GET /images/v1/save", func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()

@@ -47,9 +47,11 @@ func isManifest(mediaType string) bool { return types.MediaType(mediaType).IsIma
 // is seen in their bytes.
 var layerTypes = []string{
 	string(types.OCIUncompressedLayer), string(types.OCILayer), string(types.OCILayerZStd),
-	string(types.DockerUncompressedLayer), string(types.DockerLayer),
-	"application/vnd.docker.image.rootfs.diff.tar.zstd",
+	string(types.DockerUncompressedLayer), string(types.DockerLayer), dockerLayerZstd,
 }
+
+// dockerLayerZstd is what buildkit writes in manifests of Docker's kind.
+const dockerLayerZstd = "application/vnd.docker.image.rootfs.diff.tar.zstd"
 
 func (d descriptor) check(field string, maxSize int64) error {
 	if err := checkDigest(field+".digest", d.Digest); err != nil {

@@ -477,13 +477,21 @@ func (u *unpacker) dropHidden(path string) error {
 	return unix.Unlinkat(fd, base, 0)
 }
 
+// paxXattr is what star, GNU tar and Docker put before an attribute's name.
+const paxXattr = "SCHILY.xattr."
+
+// keptXattr: user.* and file capabilities; user.overlay.* has a meaning to overlayfs.
+func keptXattr(name string) bool {
+	return name == "security.capability" ||
+		strings.HasPrefix(name, "user.") && len(name) > len("user.") && !strings.HasPrefix(name, "user.overlay.")
+}
+
 // xattrs of a header: user.* and file capabilities are kept. Names that overlayfs
 // gives a meaning to would let a layer lie about the ones below it.
 func xattrsOf(h *tar.Header) ([]xattr, error) {
-	const prefix = "SCHILY.xattr."
 	var out []xattr
 	for _, k := range slices.Sorted(maps.Keys(h.PAXRecords)) {
-		name, ok := strings.CutPrefix(k, prefix)
+		name, ok := strings.CutPrefix(k, paxXattr)
 		if !ok {
 			continue
 		}
@@ -491,7 +499,7 @@ func xattrsOf(h *tar.Header) ([]xattr, error) {
 		switch {
 		case strings.HasPrefix(name, "trusted."), strings.HasPrefix(name, "user.overlay."):
 			return nil, bad("extended attribute %q: refused in an image layer", name)
-		case name == "security.capability", strings.HasPrefix(name, "user.") && len(name) > len("user."):
+		case keptXattr(name):
 		default:
 			continue // labels and ACLs of the machine that made it
 		}

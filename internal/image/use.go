@@ -46,23 +46,30 @@ func (s *Store) Use(ctx context.Context, systemRuntimeID, ref string) (Used, err
 	}
 	use := useRow{Image: r.ID}
 	for i := len(r.Layers) - 1; i >= 0; i-- {
-		d := r.Layers[i].DiffID
-		use.Layers = append(use.Layers, d)
-		if l := s.layers[d]; l.Entries > 0 { // an empty layer changes nothing
-			out.Layers = append(out.Layers, s.layerFS(d))
-			if l.OpaqueRoot {
-				break
-			}
+		use.Layers = append(use.Layers, r.Layers[i].DiffID)
+		if s.layers[r.Layers[i].DiffID].OpaqueRoot {
+			break
 		}
 	}
-	if len(out.Layers) == 0 && len(use.Layers) > 0 { // overlayfs needs one lower directory
-		out.Layers = []string{s.layerFS(use.Layers[0])}
-	}
+	out.Layers = s.stackOf(use)
 	if _, err := s.db.Update(func(tx *store.Tx) error { return useRows.Put(tx, systemRuntimeID, use) }); err != nil {
 		return Used{}, classify(op, fmt.Errorf("store: %w", err))
 	}
 	s.uses[systemRuntimeID] = use
 	return out, nil
+}
+
+// stackOf are the directories of a pin, topmost first. mu is held.
+func (s *Store) stackOf(use useRow) (dirs []string) {
+	for _, d := range use.Layers {
+		if s.layers[d].Entries > 0 { // an empty layer changes nothing
+			dirs = append(dirs, s.layerFS(d))
+		}
+	}
+	if len(dirs) == 0 && len(use.Layers) > 0 { // overlayfs needs one lower directory
+		dirs = []string{s.layerFS(use.Layers[0])}
+	}
+	return dirs
 }
 
 // Release ends what Use pinned. Absent is no error.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"iter"
 	"net"
 	"net/http"
@@ -33,6 +34,8 @@ type Systems interface {
 	Modify(ctx context.Context, id string, r hcs.ModifySettingRequest) error
 	Delete(ctx context.Context, id string) error
 	Properties(ctx context.Context, id string, q hcs.PropertyQuery) (hcs.Properties, error)
+	Export(ctx context.Context, id string) (write func(context.Context, io.Writer) error, err error)
+	Commit(ctx context.Context, id string, o hcs.CommitOptions) (hcs.CommitResult, error)
 	Document(ctx context.Context, id string) (hcs.ComputeSystem, error)
 	Enumerate(ctx context.Context, q hcs.SystemQuery, all bool) ([]hcs.Properties, error)
 	Wait(ctx context.Context, id string) (hcs.SystemExitStatus, error)
@@ -72,6 +75,8 @@ func (s *Server) routesHCS() {
 		"POST /hcs/v2/systems/{id}/resume":                    plain(func(ctx context.Context, id string, _ struct{}) error { return h.Resume(ctx, id) }),
 		"POST /hcs/v2/systems/{id}/save":                      plain(h.Save),
 		"POST /hcs/v2/systems/{id}/modify":                    plain(h.Modify),
+		"GET /hcs/v2/systems/{id}/export":                     verbs.export,
+		"POST /hcs/v2/systems/{id}/commit":                    verbs.commit,
 		"GET /hcs/v2/systems/{id}/exit":                       verbs.wait,
 		"GET /hcs/v2/systems/{id}/handle":                     verbs.lease,
 		"GET /hcs/v2/systems/{id}/logs":                       verbs.logs,

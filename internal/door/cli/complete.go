@@ -52,7 +52,7 @@ func (a *app) completeNames(root *cobra.Command) {
 		switch words(c) {
 		case "stop", "kill", "rm", "wait", "inspect", "stats", "pause", "resume":
 			c.ValidArgsFunction = complete(-1, systems)
-		case "exec", "logs", "attach", "capture":
+		case "exec", "logs", "attach", "capture", "commit", "export":
 			c.ValidArgsFunction = complete(1, systems)
 		case "run":
 			c.ValidArgsFunction = complete(1, imgs)

@@ -165,36 +165,39 @@ func (a *app) imageSave() *cobra.Command {
 	var output, format string
 	c := &cobra.Command{
 		Use: "save [-o FILE] NAME…", Short: "write images as an archive", Args: args(1, -1, "one image or more"),
-		RunE: func(c *cobra.Command, args []string) (err error) {
+		RunE: func(c *cobra.Command, args []string) error {
 			switch format {
 			case "oci", "docker":
 			default:
 				return usage(c, fmt.Errorf("--format %q: oci or docker", format))
 			}
-			if output == "" || output == "-" {
-				if isTerminal(a.out) {
-					return usage(c, errors.New("an archive is nothing for a terminal; name a file with -o"))
-				}
-				return a.images().Save(c.Context(), args, a.out, format)
-			}
-			// A half archive is no archive: the name appears when it is whole.
-			tmp, err := os.CreateTemp(dirOf(output), ".save-*")
-			if err != nil {
-				return err
-			}
-			defer os.Remove(tmp.Name())
-			w := bufio.NewWriterSize(tmp, 1<<20)
-			err = a.images().Save(c.Context(), args, w, format)
-			err = errors.Join(err, w.Flush(), tmp.Chmod(0o644), tmp.Close())
-			if err != nil {
-				return err
-			}
-			return os.Rename(tmp.Name(), output)
+			return a.archive(c, output, func(w io.Writer) error { return a.images().Save(c.Context(), args, w, format) })
 		},
 	}
 	c.Flags().StringVarP(&output, "output", "o", "", "file (default: standard output)")
 	c.Flags().StringVar(&format, "format", "oci", "oci or docker")
 	return c
+}
+
+// archive lets write fill a file, or standard output. A half archive is no archive:
+// the file's name appears when it is whole.
+func (a *app) archive(c *cobra.Command, output string, write func(io.Writer) error) error {
+	if output == "" || output == "-" {
+		if isTerminal(a.out) {
+			return usage(c, errors.New("an archive is nothing for a terminal; name a file with -o"))
+		}
+		return write(a.out)
+	}
+	tmp, err := os.CreateTemp(dirOf(output), "."+c.Name()+"-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	w := bufio.NewWriterSize(tmp, 1<<20)
+	if err := errors.Join(write(w), w.Flush(), tmp.Chmod(0o644), tmp.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp.Name(), output)
 }
 
 func dirOf(p string) string {
