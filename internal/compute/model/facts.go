@@ -31,4 +31,7 @@ type Facts struct {
 	// MaxOpenFiles is the highest RLIMIT_NOFILE that can be given to a process;
 	// 0 = any, which takes CAP_SYS_RESOURCE.
 	MaxOpenFiles uint64
+	// TSCKHz is the frequency of the time stamp counter, which emulation passes on
+	// to guests; 0 = unknown, or another architecture.
+	TSCKHz uint64
 }

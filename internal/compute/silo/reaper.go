@@ -85,8 +85,8 @@ func (r *Reaper) reap() {
 	}
 }
 
-// fork starts a program and returns its pid and where its exit will arrive.
-func (r *Reaper) fork(path string, argv []string, attr *syscall.ProcAttr) (int, <-chan Exit, error) {
+// Fork starts a program and returns its pid and where its exit will arrive.
+func (r *Reaper) Fork(path string, argv []string, attr *syscall.ProcAttr) (int, <-chan Exit, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	pid, err := syscall.ForkExec(path, argv, attr)
@@ -113,8 +113,8 @@ func (r *Reaper) end() {
 	r.mu.Unlock()
 }
 
-// adopt returns where the exit of a child that another process forked arrives.
-func (r *Reaper) adopt(pid int) <-chan Exit {
+// Adopt returns where the exit of a child that another process forked arrives.
+func (r *Reaper) Adopt(pid int) <-chan Exit {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c := make(chan Exit, 1)
@@ -127,8 +127,8 @@ func (r *Reaper) adopt(pid int) <-chan Exit {
 	return c
 }
 
-// kill signals a child that has not been reaped; false if it has.
-func (r *Reaper) kill(pid, sig int) (bool, error) {
+// Kill signals a child that has not been reaped; false if it has.
+func (r *Reaper) Kill(pid, sig int) (bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, ok := r.waits[pid]; !ok {

@@ -88,7 +88,7 @@ func (r *ociRuntime) run(ctx context.Context, dir string, s stdio, args ...strin
 	var pid int
 	var done <-chan Exit
 	err = r.thread.Do(func() (err error) {
-		pid, done, err = r.reaper.fork(path, argv, attr)
+		pid, done, err = r.reaper.Fork(path, argv, attr)
 		return err
 	})
 	if err != nil {
@@ -100,7 +100,7 @@ func (r *ociRuntime) run(ctx context.Context, dir string, s stdio, args ...strin
 	case e = <-done:
 	case <-ctx.Done():
 		_ = unix.Kill(-pid, unix.SIGKILL)
-		_, _ = r.reaper.kill(pid, int(unix.SIGKILL))
+		_, _ = r.reaper.Kill(pid, int(unix.SIGKILL))
 		select {
 		case <-done:
 		case <-time.After(5 * time.Second): // in the kernel; the reaper takes it later

@@ -190,7 +190,7 @@ func (e *Engine) launch(ctx context.Context, name string, io IO, args ...string)
 	if err != nil || pid <= 1 {
 		return nil, &RuntimeError{ExitCode: 125, Message: fmt.Sprintf("OCI runtime %s %s: it wrote pid %q", e.c.Runtime, args[0], b)}
 	}
-	p := &Process{PID: pid, Exit: e.runtime.reaper.adopt(pid)}
+	p := &Process{PID: pid, Exit: e.runtime.reaper.Adopt(pid)}
 	if cs == nil {
 		return p, nil
 	}
@@ -206,7 +206,7 @@ func (e *Engine) launch(ctx context.Context, name string, io IO, args ...string)
 
 // Signal sends a signal to a process of the silo; false if it is gone.
 func (e *Engine) Signal(pid, signal int) (bool, error) {
-	ok, err := e.runtime.reaper.kill(pid, signal)
+	ok, err := e.runtime.reaper.Kill(pid, signal)
 	if err != nil {
 		return false, fmt.Errorf("signal %d to process %d: %w", signal, pid, err)
 	}
