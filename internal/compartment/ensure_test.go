@@ -5,6 +5,7 @@ package compartment
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -180,6 +181,30 @@ func TestEnsureAndPrune(t *testing.T) {
 	}
 	prune(t, h, model.Desired{})
 	check(t, h, model.Desired{})
+}
+
+// TestPruneMeetsAgain: what one Prune could not remove, the next one does.
+func TestPruneMeetsAgain(t *testing.T) {
+	h := openHost(t, newInstance(t))
+	want := world(h.inst, 1)
+	ensure(t, h, want)
+	prune(t, h, want)
+	path := want.Compartments[0].Path
+	in := filepath.Join(path, "in the way")
+	if err := errors.Join(unix.Unmount(path, unix.MNT_DETACH), os.Remove(path), os.MkdirAll(in, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Prune(context.Background(), model.Desired{}); err == nil {
+		t.Fatal("a directory that is not empty was removed")
+	}
+	if err := os.RemoveAll(path); err != nil {
+		t.Fatal(err)
+	}
+	touch(t, path)
+	prune(t, h, model.Desired{})
+	if inv, err := h.Owned(context.Background()); err != nil || len(inv.Namespaces) > 0 {
+		t.Errorf("left over: %v, %v", inv.Namespaces, err)
+	}
 }
 
 func TestChangeInPlace(t *testing.T) {

@@ -66,9 +66,7 @@ func (h *Host) Prune(ctx context.Context, want model.Desired) error {
 		delete(h.queued, index)
 		h.reaper.add(index, name)
 	}
-	if len(errs) == 0 {
-		h.swept = true
-	}
+	h.swept = len(errs) == 0 // what could not be removed, nobody else remembers
 	return errors.Join(errs...)
 }
 
