@@ -188,13 +188,13 @@ func (h *Host) ensureAnchor() error {
 		return err
 	}
 	// Forwarding on the input device is what lets bpf_fib_lookup answer.
-	if err := sysctl4(name, "forwarding", "1"); err != nil {
+	if err := h.sysctl4(name, "forwarding", "1"); err != nil {
 		return err
 	}
-	if err := sysctl6(name, "addr_gen_mode", "1", "accept_ra", "0", "disable_ipv6", "0", "forwarding", "1"); err != nil {
+	if err := h.sysctl6(name, "addr_gen_mode", "1", "accept_ra", "0", "disable_ipv6", "0", "forwarding", "1"); err != nil {
 		return err
 	}
-	if err := sysctl6(peer, "disable_ipv6", "1"); err != nil {
+	if err := h.sysctl6(peer, "disable_ipv6", "1"); err != nil {
 		return err
 	}
 	if err := h.join(index, name); err != nil {
@@ -267,10 +267,10 @@ func (h *Host) ensureNIC(n *model.HostNIC, mtu int) error {
 		return err
 	}
 	// The switch side has no business with the host's stack.
-	if err := sysctl6(n.SwitchName, "disable_ipv6", "1"); err != nil {
+	if err := h.sysctl6(n.SwitchName, "disable_ipv6", "1"); err != nil {
 		return err
 	}
-	if err := hostSide(n.Name, n.Addrs); err != nil {
+	if err := h.hostSide(n.Name, n.Addrs); err != nil {
 		return err
 	}
 	switchIndex := h.devices[n.SwitchName]
@@ -291,10 +291,10 @@ func (h *Host) ensureNIC(n *model.HostNIC, mtu int) error {
 }
 
 // hostSide sets up a device that has addresses of a network in the host's stack.
-func hostSide(name string, addrs []netip.Prefix) error {
+func (h *Host) hostSide(name string, addrs []netip.Prefix) error {
 	// Loose reverse path: what the switch sends may come from any compartment.
 	// ARP speaks only of the network's own address, whatever else the host has.
-	if err := sysctl4(name, "rp_filter", "2", "arp_announce", "2", "arp_ignore", "1",
+	if err := h.sysctl4(name, "rp_filter", "2", "arp_announce", "2", "arp_ignore", "1",
 		"accept_redirects", "0", "send_redirects", "0"); err != nil {
 		return err
 	}
@@ -304,7 +304,7 @@ func hostSide(name string, addrs []netip.Prefix) error {
 			off = "0"
 		}
 	}
-	return sysctl6(name, "accept_ra", "0", "router_solicitations", "0", "accept_dad", "0", "dad_transmits", "0",
+	return h.sysctl6(name, "accept_ra", "0", "router_solicitations", "0", "accept_dad", "0", "dad_transmits", "0",
 		"accept_redirects", "0", "disable_ipv6", off)
 }
 
@@ -414,7 +414,7 @@ func (h *Host) ensureVNIC(ns *namespace, v *model.VNIC, mtu int, fresh bool) err
 	if err := h.join(index, v.PortName); err != nil {
 		return err
 	}
-	if err := sysctl6(v.PortName, "disable_ipv6", "1"); err != nil {
+	if err := h.sysctl6(v.PortName, "disable_ipv6", "1"); err != nil {
 		return err
 	}
 	if !made || v.Alias != "" {
@@ -437,7 +437,7 @@ func (h *Host) ensureVNIC(ns *namespace, v *model.VNIC, mtu int, fresh bool) err
 	}
 	if v.Host {
 		h.devices[v.Name] = inner
-		if err := hostSide(v.Name, v.Addrs); err != nil {
+		if err := h.hostSide(v.Name, v.Addrs); err != nil {
 			return err
 		}
 	}

@@ -30,6 +30,7 @@ type Host struct {
 	inst     instance.Instance
 	log      *slog.Logger
 	nl       *netlink.Handle // in the host's namespace
+	conf     confDirs        // of the host's namespace
 	view     *view           // the host's other devices, kept current by events
 	pool     *pool
 	reaper   *reaper
@@ -94,17 +95,22 @@ func Open(o Options) (*Host, error) {
 	if h.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return nil, fmt.Errorf("open compartments: netlink: %w", err)
 	}
-	if h.cookie, err = netnsCookie(); err != nil {
+	fail := func(err error) (*Host, error) {
 		h.nl.Close()
 		return nil, fmt.Errorf("open compartments: %w", err)
+	}
+	if h.cookie, err = netnsCookie(); err != nil {
+		return fail(err)
 	}
 	if h.local, h.reserved, err = localPorts(); err != nil {
-		h.nl.Close()
-		return nil, fmt.Errorf("open compartments: %w", err)
+		return fail(err)
+	}
+	if h.conf, err = openConfDirs(); err != nil {
+		return fail(err)
 	}
 	if h.view, err = openView(o.Instance.OwnsDevice, log); err != nil {
-		h.nl.Close()
-		return nil, fmt.Errorf("open compartments: %w", err)
+		h.conf.close()
+		return fail(err)
 	}
 	h.pool = newPool(log)
 	h.reaper = newReaper(o.Instance.Block, log)
@@ -120,6 +126,7 @@ func (h *Host) Close() error {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		h.nl.Close()
+		h.conf.close()
 	})
 	return nil
 }

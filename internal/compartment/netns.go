@@ -32,7 +32,7 @@ func (n *namespace) close() {
 
 // newNamespace makes a namespace that lives as long as its descriptor: loopback
 // up, and nothing that delays or surprises an interface made in it later.
-func newNamespace() (*namespace, error) {
+func newNamespace(procs *ownProc) (*namespace, error) {
 	n := &namespace{fd: -1}
 	err := onThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
@@ -42,9 +42,8 @@ func newNamespace() (*namespace, error) {
 		if n.fd, err = openNamespace("/proc/thread-self/ns/net"); err != nil {
 			return err
 		}
-		// /proc/sys/net shows the calling thread's namespace. Addresses are
-		// unique by IPAM, so duplicate detection would only cost a second.
-		if err := sysctl6("default",
+		// Addresses are unique by IPAM, so duplicate detection would only cost a second.
+		if err := procs.sysctl6("default",
 			"accept_dad", "0", "dad_transmits", "0", "accept_ra", "0", "router_solicitations", "0"); err != nil {
 			return err
 		}

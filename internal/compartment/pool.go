@@ -24,6 +24,7 @@ type pool struct {
 	taken chan struct{} // wakes fill
 	stop  context.CancelFunc
 	done  sync.WaitGroup
+	procs ownProc
 }
 
 func newPool(log *slog.Logger) *pool {
@@ -46,7 +47,7 @@ func (p *pool) fill(ctx context.Context, log *slog.Logger) {
 		if len(p.ready) >= poolSize/2 {
 			sleep(ctx, refillPause)
 		}
-		n, err := newNamespace()
+		n, err := newNamespace(&p.procs)
 		if err != nil {
 			log.Warn("keep network namespaces ready", "err", err)
 			sleep(ctx, time.Second)
@@ -73,7 +74,7 @@ func (p *pool) take() (*namespace, error) {
 		}
 		return n, nil
 	default:
-		return newNamespace()
+		return newNamespace(&p.procs)
 	}
 }
 
@@ -85,6 +86,7 @@ func (p *pool) close() {
 		case n := <-p.ready:
 			n.close()
 		default:
+			p.procs.close()
 			return
 		}
 	}

@@ -73,7 +73,7 @@ func (h *Host) ensureShaper(s *shaping) (err error) {
 	}
 	s.farIndex = h.devices[s.far]
 	for _, name := range []string{s.near, s.far} {
-		if err := sysctl6(name, "disable_ipv6", "1"); err != nil {
+		if err := h.sysctl6(name, "disable_ipv6", "1"); err != nil {
 			return err
 		}
 	}

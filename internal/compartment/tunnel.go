@@ -65,7 +65,7 @@ func (h *Host) ensureTunnel(n *model.Tunnel) error {
 	index := l.Attrs().Index
 	h.devices[n.Name] = index
 	// The host's stack has no business with it.
-	if err := sysctl6(n.Name, "disable_ipv6", "1"); err != nil {
+	if err := h.sysctl6(n.Name, "disable_ipv6", "1"); err != nil {
 		return err
 	}
 	if err := h.join(index, n.Name); err != nil {
