@@ -147,6 +147,10 @@ func TestCNI(t *testing.T) {
 	if got := b.reaches(podNS, "203.0.113.9:80"); got.client != hostV4 {
 		t.Errorf("others see %s", got.client)
 	}
+	// Likewise where the host's own endpoint is the gateway, as win-bridge and flannel have it.
+	if got := b.reaches(otherNS, "203.0.113.9:80"); got.client != hostV4 {
+		t.Errorf("by the host's endpoint: others see %s", got.client)
+	}
 	b.reaches(x, "10.79.0.17:80")
 	b.reaches(podNS, other.IpConfigurations[0].IpAddress+":80")
 	b.reaches(otherNS, "10.79.0.17:80")
@@ -197,6 +201,7 @@ func TestCalico(t *testing.T) {
 	b.serve(x)
 	b.serve(host)
 	n := b.fabric("Calico")
+	b.mustAt(b.out, "ip", "addr", "add", "203.0.113.9/32", "dev", "lo")
 	routes := []hcn.Route{{NextHop: "10.79.0.2", DestinationPrefix: "0.0.0.0/0"}}
 	toHost := apply(hcn.SDNRoute, `{"DestinationPrefix":"`+hostV4+`/32","NeedEncap": true}`)
 
@@ -222,6 +227,12 @@ func TestCalico(t *testing.T) {
 	b.unreached(x, "10.79.0.20:80")
 	if got := b.reaches(podNS, hostV4+":80"); got.client != "10.79.0.20" {
 		t.Errorf("under default deny the host sees %s", got.client)
+	}
+	// What it begins is answered, in the host's name and in its own (an exception).
+	for to, client := range map[string]string{"203.0.113.9": hostV4, outV4: "10.79.0.20"} {
+		if got := b.reaches(podNS, to+":80"); got.client != client {
+			t.Errorf("under default deny %s sees %s", to, got.client)
+		}
 	}
 	pod, err = hcn.GetEndpointByID(pod.Id)
 	b.done(err)

@@ -100,6 +100,7 @@ func TestInvalidBridge(t *testing.T) {
 		{"further mac twice", "MAC 02:02:00:00:00:0a: is also that of port 10", func(s *State) { s.Ports[2].MACs = []MAC{s.Ports[0].MAC} }},
 		{"further mac", "MACs[0] 01:00:00:00:00:00: not the address", func(s *State) { s.Ports[2].MACs = []MAC{{1}} }},
 		{"mac listed twice", "MACs[0] 02:02:00:00:00:0c: listed twice", func(s *State) { s.Ports[2].MACs = []MAC{s.Ports[2].MAC} }},
+		{"the host's in a container", "Host: is for ports of kind VM", func(s *State) { s.Ports[2].Host = true }},
 		{"mac of the uplink", "MAC 02:00:00:00:00:02: is that of the uplink", func(s *State) { s.Ports[2].MAC = MAC{2, 0, 0, 0, 0, 2} }},
 	} {
 		t.Run(c.name, func(t *testing.T) {

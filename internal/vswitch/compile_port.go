@@ -31,7 +31,7 @@ func (m *portMemo) same(p *Port, ifindex, nic int, shaper shaperFacts, net *netC
 	w := &m.was
 	return m.trunk == trunk && w.Trunk == p.Trunk && w.VLAN == p.VLAN && w.TaggedOnly == p.TaggedOnly && m.net == net && m.nat == nat && m.acls == acls && m.shaper == shaper && sameLimits(w, p) && m.ifindex == ifindex && m.nic == nic && w.Kind == p.Kind && w.MAC == p.MAC &&
 		w.Up == p.Up && w.Mirror == p.Mirror && w.Interface == p.Interface && w.HostNIC == p.HostNIC && w.Object == p.Object &&
-		w.MaxFlows == p.MaxFlows && slices.Equal(w.Addrs, p.Addrs) && slices.Equal(w.ACLs, p.ACLs) && w.Forward == p.Forward &&
+		w.MaxFlows == p.MaxFlows && slices.Equal(w.Addrs, p.Addrs) && slices.Equal(w.ACLs, p.ACLs) && w.Forward == p.Forward && w.Host == p.Host &&
 		slices.Equal(w.Routes, p.Routes) && slices.Equal(w.NAT, p.NAT) && slices.Equal(w.Proxies, p.Proxies) && w.MTU == p.MTU && w.Overhead == p.Overhead && slices.Equal(w.MACs, p.MACs) && w.AnyMAC == p.AnyMAC && w.AnyIP == p.AnyIP
 }
 
@@ -193,6 +193,9 @@ func portBlock(m *portMemo) *block {
 	if p.Forward {
 		row.Flags |= portForward
 	}
+	if p.Host {
+		row.Host = 1
+	}
 	if p.ownRoutes() {
 		row.Flags |= portRoutes
 	}
@@ -287,6 +290,8 @@ func checkPort(p *Port, net *netContext, ifindex, nic int, shaper shaperFacts) e
 		return invalid("MTU %d: its addresses need %d", p.MTU, p.least())
 	case p.MTU != 0 && p.Overhead != 0:
 		return invalid("Overhead %d: is what is taken from the uplinks' MTU, where MTU does not say it", p.Overhead)
+	case p.Host && (p.Kind != PortVM || p.Trunk != 0):
+		return invalid("Host: is for ports of kind VM with a vNIC of their own")
 	case p.Kind == PortHost && len(p.NAT) > 0:
 		return invalid("NAT: is for endpoints; the host leaves by itself")
 	case p.Kind == PortHost && p.NATPool != 0:

@@ -48,7 +48,7 @@ func checkRoute(r *Route, n *Network) error {
 			return invalid(".To uplink: the network does not reach uplinks (NetUplink)")
 		}
 	case RouteHost:
-		if n.HostPort == 0 {
+		if n.HostPort == 0 && n.Uplink == "" {
 			return invalid(".To host: the network has no HostPort")
 		}
 	case RouteVia:

@@ -188,6 +188,11 @@ type Port struct {
 	// Forward makes it a router's: it may send with sources that are not its own,
 	// and be the next hop of a Route. Of a host port: the host routes for others.
 	Forward bool
+	// Host: the vNIC is in the host's own stack. Where frames go by MAC it may be others'
+	// gateway: what it would only send on by their network's Uplink leaves there at once,
+	// so that answers find the conversation, and under outbound NAT if there is one. What
+	// a RouteHost leads to reaches the host.
+	Host bool
 	// Routes of this port alone, before those of its network.
 	Routes []Route
 	// Trunk is the port whose vNIC this one shares: its frames bear the tag VLAN there

@@ -108,6 +108,7 @@ func compileEndpoint(e *Endpoint, n *Network, ns *Namespace, inst instance.Insta
 	if ns.isHostOwn() {
 		p.port.Kind = vswitch.PortVM // both ends of the pair are in one namespace, as a tap is
 		p.port.Forward = true        // the host answers, and routes, from all its addresses
+		p.port.Host = true
 	}
 	for _, r := range e.ACLs {
 		p.port.ACLs = append(p.port.ACLs, r.ID)

@@ -11,24 +11,24 @@ import (
 	"gatehouse.dev/gatehouse/internal/vswitch"
 )
 
-// TestByGateway: where no port stands for the host, what is handed to the host keeps its
-// address, whatever outbound NAT says about parts of it, and follows the endpoint's own
-// routes; other routes stay.
+// TestByGateway: where no port stands for the host, what is handed to the host's stack
+// has a route there, which outbound NAT leaves alone, and the host's own endpoint is
+// told as such.
 func TestByGateway(t *testing.T) {
-	p := netip.MustParsePrefix
-	via := vswitch.Route{Prefix: p("10.9.0.0/16"), To: vswitch.RouteVia, Via: netip.MustParseAddr("10.79.0.9")}
-	host := vswitch.Route{Prefix: p("10.96.0.0/12"), To: vswitch.RouteHost}
-	all := vswitch.NATRule{Prefix: p("0.0.0.0/0"), Pool: 1}
-	rules := []vswitch.NATRule{all, {Prefix: p("10.97.0.0/16"), Pool: 2}}
-	routes, nat := byGateway([]vswitch.Route{host, via}, rules)
-	if !slices.Equal(routes, []vswitch.Route{via}) || !slices.Equal(nat, []vswitch.NATRule{all, {Prefix: host.Prefix, Own: true}}) {
-		t.Errorf("routes %v, rules %v", routes, nat)
-	}
-	if len(rules) != 2 || rules[1].Pool != 2 {
-		t.Errorf("the caller's rules were changed: %v", rules)
-	}
-	if _, nat := byGateway([]vswitch.Route{host}, nil); nat != nil {
-		t.Errorf("rules without outbound NAT: %v", nat)
+	b := newBench(t)
+	b.in.Uplinks = func() []Uplink { return []Uplink{{Name: "wire", Ifindex: 5, Default: true}} }
+	n := b.network(`{"Name":"a","Type":"L2Bridge","Ipams":[{"Subnets":[{"IpAddressPrefix":"10.79.0.0/24","Routes":[{"NextHop":"10.79.0.1","DestinationPrefix":"0.0.0.0/0"}]}]}]}`)
+	host := b.endpoint(n.Doc.Id, `{}`)
+	b.attach(b.namespace(`{"NamespaceId":1}`).Doc.Id, host.Doc.Id)
+	pod := b.endpoint(n.Doc.Id, `{"Policies":[{"Type":"OutBoundNAT","Settings":{}},{"Type":"SDNRoute","Settings":{"DestinationPrefix":"10.96.0.0/12","NeedEncap":true}}]}`)
+	b.attach(b.namespace(`{}`).Doc.Id, pod.Doc.Id)
+	for _, p := range b.w.Desired().Switch.Ports {
+		if want := p.Object == host.Doc.Id; p.Host != want || p.Host && p.Kind != vswitch.PortVM {
+			t.Errorf("%+v", p)
+		}
+		if want := []vswitch.Route{{Prefix: netip.MustParsePrefix("10.96.0.0/12"), To: vswitch.RouteHost}}; p.Object == pod.Doc.Id && !slices.Equal(p.Routes, want) {
+			t.Errorf("routes %+v", p.Routes)
+		}
 	}
 }
 

@@ -140,9 +140,6 @@ func (w *World) compileEndpointOf(e *Endpoint) {
 	e.compiled = compileEndpoint(e, n, ns, w.inst)
 	port := &e.compiled.port
 	port.Routes = slices.Concat(port.Routes, e.ways, w.sdnRoutesOf(e.Doc.Id))
-	if n != nil && n.isFabric() {
-		port.Routes, port.NAT = byGateway(port.Routes, port.NAT)
-	}
 	port.Routes = withoutHost(n, port.Routes)
 }
 

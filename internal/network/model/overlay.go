@@ -492,7 +492,7 @@ func (w *World) addTunnels(d *Desired) {
 // there is no other way to what they name.
 func withoutHost(n *Network, routes []vswitch.Route) []vswitch.Route {
 	for i := range routes {
-		if n != nil && n.HostPort == 0 && routes[i].To == vswitch.RouteHost {
+		if n != nil && n.HostPort == 0 && !n.isFabric() && routes[i].To == vswitch.RouteHost {
 			routes[i] = vswitch.Route{Prefix: routes[i].Prefix, To: vswitch.RouteReject}
 		}
 	}

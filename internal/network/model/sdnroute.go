@@ -425,26 +425,6 @@ func (n *Network) isFabric() bool {
 	return n.HostPort == 0 && (n.Doc.Type == hcn.L2Bridge || n.Doc.Type == hcn.L2Tunnel)
 }
 
-// byGateway drops the routes to the host's stack, and takes their prefixes out of
-// outbound NAT, whatever rules lie in them.
-func byGateway(routes []vswitch.Route, rules []vswitch.NATRule) ([]vswitch.Route, []vswitch.NATRule) {
-	var left []vswitch.Route
-	for _, r := range routes {
-		if r.To != vswitch.RouteHost {
-			left = append(left, r)
-			continue
-		}
-		if len(rules) == 0 {
-			continue
-		}
-		rules = slices.DeleteFunc(slices.Clone(rules), func(x vswitch.NATRule) bool {
-			return x.Prefix.Bits() >= r.Prefix.Bits() && r.Prefix.Contains(x.Prefix.Addr())
-		})
-		rules = append(rules, vswitch.NATRule{Prefix: r.Prefix, Own: true})
-	}
-	return left, rules
-}
-
 // decodeMembers reads settings whose members, not "Settings", are what an error names.
 func decodeMembers(raw json.RawMessage, out any) error {
 	if s := bytes.TrimSpace(raw); len(s) == 0 || s[0] != '{' {

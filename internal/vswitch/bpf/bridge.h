@@ -59,6 +59,29 @@ static __always_inline int gh_in_name_of_host(const struct gh_pkt *p, struct gh_
 	return 1;
 }
 
+/*
+ * gh_past_host() is 1, and fills how it leaves, when the host, whose vNIC the frame
+ * is for, would only send it on by the uplink of the network. It keeps its address,
+ * so its answers come by the wire and not by the host: there they are looked for.
+ */
+static __always_inline int gh_past_host(struct __sk_buff *skb, const struct gh_pkt *p, struct gh_walk *w,
+					const struct gh_port *in, const struct gh_net *n)
+{
+	const struct gh_route_val *rt = gh_route_get(in, p->in_port, p->zone, &p->dst);
+
+	if (!n->uplink || n->vlan || !gh_is_endpoint(p->kind) || (rt && rt->kind == GH_ROUTE_HOST) ||
+	    gh_unroutable(&p->dst, p->fam) || gh_addr_get(p->zone, &p->dst) || gh_wireip_get(n->uplink, 0, &p->dst))
+		return 0;
+	if (gh_layer_uplink(skb) || w->out_port != n->uplink) {
+		w->routed = 0;
+		return 0;
+	}
+	w->ozone = p->zone;
+	w->how = GH_TO_ROUTER;
+	w->frame = 0;
+	return 1;
+}
+
 /* gh_to_wire() fills how a frame leaves by the uplink of n, or enters the host's stack there. */
 static __always_inline int gh_to_wire(struct gh_walk *w, const struct gh_pkt *p, const struct gh_net *n)
 {
@@ -96,7 +119,7 @@ __noinline int gh_layer_switch(struct __sk_buff *skb)
 	struct gh_walk *w;
 	__u8 macs[2 * ETH_ALEN];
 	__u16 from;
-	int ret;
+	int hop, ret;
 
 	if (!s)
 		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_ROUTE, GH_REJECT_NONE);
@@ -117,11 +140,14 @@ __noinline int gh_layer_switch(struct __sk_buff *skb)
 	if (w->target && w->target == p->in_port)
 		return GH_NO(GH_DROP_LOOP, GH_LAYER_ROUTE, GH_REJECT_NONE);
 	q = gh_port_get(w->target);
-	if ((!w->target || (q && q->kind == GH_PORT_UPLINK && !gh_is_host(&p->dst))) && gh_in_name_of_host(p, w, in, n)) {
+	hop = q && (q->kind == GH_PORT_UPLINK || q->host) && !gh_is_host(&p->dst);
+	if ((!w->target || hop) && gh_in_name_of_host(p, w, in, n)) {
 		w->how = GH_TO_UPLINK;
 		w->frame = 0;
 		return 0;
 	}
+	if (hop && q->host && gh_past_host(skb, p, w, in, n))
+		return 0;
 	if (!w->target || !q) {
 		if (p->kind == GH_PORT_WIRE || !n->uplink)
 			return GH_NO(GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE, GH_REJECT_NONE);

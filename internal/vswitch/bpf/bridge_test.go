@@ -15,7 +15,8 @@ import (
 // The part of the test bed that forwards by MAC, at uplink z of its own: network
 // 4 shows its MACs there untagged; 5 stands behind z's MAC on VLAN 7; 6 likewise
 // on VLAN 8 and switches nothing here; 7 is bound to nothing; 8 stands behind z's MAC
-// untagged, and in the host's name where its NAT has no exception.
+// untagged, and in the host's name where its NAT has no exception; what 198.19.0.0/16
+// and 2001:2:0:1::/64 have is for the host's own stack.
 func bridgePorts() []*labPort {
 	port := func(name string, id uint32, net uint16, kind PortKind, n byte, addrs ...string) *labPort {
 		return &labPort{name: name, id: id, kind: kind, net: net, mac: mac(n), gw: mac(0x99), addrs: addrs}
@@ -33,6 +34,7 @@ func bridgePorts() []*labPort {
 		port("p2", 171, 7, container, 0x72, "10.7.0.12", "fd00:7::12"),
 		port("o1", 180, 8, container, 0x81, "10.8.0.11", "fd00:8::11"),
 		port("o2", 181, 8, vm, 0x82, "10.8.0.12", "fd00:8::12"), // has an address of its own outside
+		port("oh", 182, 8, vm, 0x83, "10.8.0.2", "fd00:8::2"),   // the host's own vNIC
 		port("k", 190, 4, vm, 0x91, "10.4.0.91", "fd00:4::91"),  // a trunk, native in 4
 		port("k5", 191, 5, vm, 0x91, "10.5.0.91", "fd00:5::91"),
 		port("k8", 192, 8, vm, 0x91, "10.8.0.91", "fd00:8::91"),
@@ -114,6 +116,7 @@ func (l *lab) configureBridge() {
 	for prefix, v := range map[string]RouteVal{
 		"0.0.0.0/0": {Kind: 2, Flags: 1}, "::/0": {Kind: 2, Flags: 1}, "10.8.0.0/24": {Kind: 1}, "fd00:8::/64": {Kind: 1},
 		"10.244.0.0/16": {Kind: 2}, "fd00:244::/32": {Kind: 2}, // exceptions
+		"198.18.0.0/16": {Kind: 2}, "2001:2::/64": {Kind: 2}, "198.19.0.0/16": {Kind: 4}, "2001:2:0:1::/64": {Kind: 4},
 	} {
 		p := netip.MustParsePrefix(prefix)
 		k := RouteKey{Prefixlen: uint32(32 + p.Bits()), Zone: 8, Addr: addr(p.Addr().String())}

@@ -141,6 +141,9 @@ func (l *lab) devices() error {
 	fmt.Fprintln(&b, "route add default via inet6 fd00:a::fe dev x")
 	fmt.Fprintln(&b, "route add 203.0.113.0/24 via 10.1.0.254 dev y mtu lock 1300")
 	fmt.Fprintln(&b, "route add prohibit 198.51.100.0/24")
+	for _, to := range []string{"198.18.0.0/15", "2001:2::/48"} { // on link at the uplink that networks are bound to
+		fmt.Fprintln(&b, "route add", to, "dev z")
+	}
 	for _, w := range []string{"10.0.0.9 lladdr 02:00:00:00:00:99 dev x", "10.0.0.254 lladdr 02:00:00:00:00:98 dev x", "10.1.0.254 lladdr 02:00:00:00:00:97 dev y"} {
 		fmt.Fprintln(&b, "neigh add", w)
 	}
@@ -248,6 +251,9 @@ func (l *lab) configure() {
 			row.Flags |= uint8(SwitchGhPortFlagsGH_PORT_GUARD)
 		case "o2":
 			row.Natpool4, row.Natpool6 = 5, 6
+		case "oh":
+			row.Host = 1
+			row.Flags |= uint8(SwitchGhPortFlagsGH_PORT_FORWARD)
 		case "z":
 			row.Flags |= uint8(SwitchGhPortFlagsGH_PORT_WIRES)
 		}
@@ -265,6 +271,9 @@ func (l *lab) configure() {
 			}
 			l.put("portip", PortIPKey{Port: uint16(p.id), Addr: addr(a)}, uint8(1))
 			l.put("addr", AddrKey{Zone: p.net, Addr: addr(a)}, AddrVal{Port: uint16(p.id), Mac: p.mac})
+			if row.Host != 0 {
+				l.put("addr", AddrKey{Addr: addr(a)}, AddrVal{Flags: 2})
+			}
 		}
 		if p.net != 0 {
 			l.put("flood", FloodKey{Net: p.net, I: members[p.net]}, p.id)

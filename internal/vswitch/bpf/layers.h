@@ -258,14 +258,7 @@ __noinline int gh_layer_deliver(struct __sk_buff *skb)
 	w->prio = in->class;
 	if (w->reply)
 		w->e_net = gh_epoch_net(w->net);
-	if (w->how == GH_TO_UPLINK) {
-		if (p->fam == 4)
-			ret = gh_to_uplink(skb, p, w, w->reply ? &w->nsrc : &p->src, w->dsr ? &w->nh : &w->ndst, 4);
-		else
-			ret = gh_to_uplink(skb, p, w, w->reply ? &w->nsrc : &p->src, w->dsr ? &w->nh : &w->ndst, 6);
-	} else {
-		ret = gh_to_port(w, w->target, in);
-	}
+	ret = w->how == GH_TO_UPLINK ? gh_layer_uplink(skb) : gh_to_port(w, w->target, in);
 	w->first_be = w->nsport_be;
 	w->snat = GH_SNAT_NONE;
 	return ret;
@@ -393,7 +386,7 @@ static __always_inline int gh_walk_layers(struct __sk_buff *skb, struct gh_scrat
 		return ret;
 	if (w->how == GH_TO_NOBODY && (ret = gh_layer_route()))
 		return ret;
-	if (!w->frame && (ret = gh_layer_deliver(skb)))
+	if (!w->frame && w->how != GH_TO_ROUTER && (ret = gh_layer_deliver(skb)))
 		return ret;
 	if (w->out_kind == GH_OUT_TUNNEL && (ret = gh_layer_tunnel(skb)))
 		return ret;

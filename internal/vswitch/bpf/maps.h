@@ -97,7 +97,8 @@ struct gh_port {
 	__u16 vlan;	   /* tag of its frames at the device: it is one VLAN of a trunk; 0 = none */
 	__u8 tagged;	   /* a trunk without a native VLAN: frames without a tag are refused */
 	__u8 proxied;	   /* proxy has rows of it */
-	__u8 pad[38];
+	__u8 host;	   /* its vNIC is in the host's own stack, where it may be others' gateway */
+	__u8 pad[37];
 };
 
 /* configuration: index = port id. Slot 0 (GH_PORT_UPLINK_ANY) stays zero. */

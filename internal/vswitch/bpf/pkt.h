@@ -132,6 +132,7 @@ enum gh_how {
 	GH_TO_UPLINK = 2,
 	GH_TO_WIRE = 3,	 /* by the uplink its network is bound to, as a frame */
 	GH_TO_STACK = 4, /* to the host, as if it had come by that uplink */
+	GH_TO_ROUTER = 5, /* where the host would send it on to, by that uplink */
 };
 
 /* The decision while the pipeline makes it. */

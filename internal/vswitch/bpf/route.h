@@ -167,4 +167,20 @@ static __always_inline int gh_to_uplink(struct __sk_buff *skb, const struct gh_p
 	return 0;
 }
 
+/* gh_layer_uplink() is L6 by the host's routes. */
+__noinline int gh_layer_uplink(struct __sk_buff *skb)
+{
+	struct gh_scratch *s = gh_scratch_get();
+	struct gh_pkt *p;
+	struct gh_walk *w;
+
+	if (!s)
+		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_ROUTE, GH_REJECT_NONE);
+	p = &s->p;
+	w = &s->w;
+	if (p->fam == 4)
+		return gh_to_uplink(skb, p, w, w->reply ? &w->nsrc : &p->src, w->dsr ? &w->nh : &w->ndst, 4);
+	return gh_to_uplink(skb, p, w, w->reply ? &w->nsrc : &p->src, w->dsr ? &w->nh : &w->ndst, 6);
+}
+
 #endif /* GH_ROUTE_H */

@@ -134,6 +134,9 @@ func familyWords() [][3]string {
 		{"@o2", "10.8.0.12", "fd00:8::12"},
 		{"@pod", "10.244.3.7", "fd00:244:3::7"}, // an exception of network 8's NAT
 		{"@own", "192.0.2.50", "2001:db8:9::50"},
+		{"@oh", "10.8.0.2", "fd00:8::2"},          // the host's own endpoint in network 8
+		{"@beyond", "198.18.0.9", "2001:2::9"},    // on link at z, an exception
+		{"@stack", "198.19.0.9", "2001:2:0:1::9"}, // likewise, but the host's stack routes it
 		{"@p1", "10.7.0.11", "fd00:7::11"},
 		{"@p2", "10.7.0.12", "fd00:7::12"},
 		{"@zz", "10.4.0.4", "fd00:4::4"}, // the host at uplink z

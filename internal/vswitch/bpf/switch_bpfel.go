@@ -648,7 +648,8 @@ type SwitchGhPort struct {
 	Vlan       uint16
 	Tagged     uint8
 	Proxied    uint8
-	Pad        [38]uint8
+	Host       uint8
+	Pad        [37]uint8
 }
 
 type SwitchGhPortFlags uint32

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"gatehouse.dev/gatehouse/internal/nettest"
 	"gatehouse.dev/gatehouse/internal/vswitch"
@@ -144,4 +145,100 @@ func TestWireNATOfOnePort(t *testing.T) {
 	}
 	ask(t, "between pods", a, "10.20.0.12:7")
 	ask(t, "between pods, v6", a, "[fd20::c]:7")
+}
+
+// TestWireHostGateway: the pods' gateway is the host's own vNIC on their L2Bridge. What
+// outbound NAT covers shows the host's address; the rest keeps its own, and its answers,
+// which come straight by the wire, pass where nothing else comes in. What a route gives to
+// the host's stack is forwarded there.
+//
+//covers:type L2Bridge
+//covers:endpoint OutBoundNAT SDNRoute
+func TestWireHostGateway(t *testing.T) {
+	f := newFabric(t, vswitch.Network{Flags: vswitch.NetL2 | vswitch.NetMACRewrite | vswitch.NetFlood, Uplink: "up"})
+	h := f.hosts[0]
+	h.s.Networks[0].Subnets = []vswitch.Subnet{{Prefix: netip.MustParsePrefix("10.20.0.0/24")}, {Prefix: netip.MustParsePrefix("fd20::/64")}}
+	pod := h.pod(11)
+	nettest.Veth(t, h.ns, "he", h.ns, "own")
+	h.join("he")
+	h.ns.Addr("own", "10.20.0.2/24")
+	h.ns.Addr("own", "fd20::2/64")
+	h.ns.Exec("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+	own := addrs("10.20.0.2", "fd20::2")
+	h.facts.Ifindex["he"] = h.link("he").Attrs().Index
+	h.facts.HostAddrs = append(h.facts.HostAddrs, own...)
+	h.s.Ports = append(h.s.Ports, vswitch.Port{ID: 2, Kind: vswitch.PortVM, Network: 1, Object: "own", Interface: "he", Host: true, Forward: true,
+		MAC: vswitch.MAC(h.link("own").Attrs().HardwareAddr), Addrs: own, Up: true})
+	var rules []vswitch.NATRule
+	for _, r := range []string{"0.0.0.0/0", "::/0", "10.30.0.0/16", "fd30::/16", "10.9.0.0/24", "fd09::/64"} {
+		p := netip.MustParsePrefix(r)
+		rules = append(rules, vswitch.NATRule{Prefix: p, Own: p.Bits() != 0})
+	}
+	h.s.Ports[0].NAT = rules
+	for _, p := range []string{"10.40.0.0/16", "fd40::/16"} {
+		h.s.Ports[0].Routes = append(h.s.Ports[0].Routes, vswitch.Route{Prefix: netip.MustParsePrefix(p), To: vswitch.RouteHost})
+	}
+	h.s.ACLs = []vswitch.ACLSet{{ID: 1, Name: "default deny", Rules: []vswitch.ACLRule{{ID: 1, Direction: vswitch.ACLIn, Action: vswitch.ACLBlock}}}}
+	h.apply()
+	defer func() {
+		if t.Failed() {
+			h.dump()
+		}
+	}()
+	pod.Exec("ip", "route", "replace", "default", "via", "10.20.0.2")
+	pod.Exec("ip", "-6", "route", "replace", "default", "via", "fd20::2")
+	for _, a := range []string{"10.30.0.1/16", "fd30::1/64", "10.50.0.1/16", "fd50::1/64", "10.40.0.1/32", "fd40::1/128"} {
+		f.other.Addr("eth0", a)
+	}
+	for prefix, via := range map[string]string{"10.20.0.0/24": "10.9.0.1", "fd20::/64": "fd09::1"} {
+		f.other.Exec("ip", "route", "add", prefix, "via", via)
+	}
+	for prefix, via := range map[string]string{"10.30.0.0/16": "10.9.0.9", "fd30::/64": "fd09::9", "10.50.0.0/16": "10.9.0.9", "fd50::/64": "fd09::9", "10.40.0.0/16": "10.9.0.9", "fd40::/64": "fd09::9"} {
+		h.ns.Exec("ip", "route", "add", prefix, "via", via)
+	}
+	var who whoAsks
+	for _, a := range []string{"10.9.0.9", "fd09::9", "10.30.0.1", "fd30::1", "10.50.0.1", "fd50::1"} {
+		who.serve(f.other, net.JoinHostPort(a, "7"))
+	}
+	f.other.EchoTCP("[::]:7")
+	echo(pod, "[::]:7")
+	h.ns.EchoTCP("[::]:7")
+	all := func(what string) {
+		t.Helper()
+		for _, c := range [][2]string{{"10.9.0.9", "10.20.0.11"}, {"fd09::9", "fd20::b"}, {"10.30.0.1", "10.20.0.11"}, {"fd30::1", "fd20::b"}, {"10.50.0.1", "10.9.0.1"}, {"fd50::1", "fd09::1"}} {
+			ask(t, what, pod, net.JoinHostPort(c[0], "7"))
+			if who.addr() != netip.MustParseAddr(c[1]) {
+				t.Errorf("%s: %s sees %v, want %s", what, c[0], who.addr(), c[1])
+			}
+			if err := ping(pod, netip.MustParseAddr(c[0])); err != nil {
+				t.Errorf("%s: ping %s: %v", what, c[0], err)
+			}
+		}
+		for _, a := range []string{"10.20.0.2", "fd20::2", "10.9.0.1", "fd09::1"} {
+			if err := pod.Ask("tcp", net.JoinHostPort(a, "7"), "hello", answer); err != nil {
+				t.Errorf("%s, the host at %s: %v", what, a, err)
+			}
+		}
+	}
+	all("anybody lets in")
+	for _, a := range []string{"10.20.0.11:7", "[fd20::b]:7"} {
+		ask(t, "from outside", f.other, a)
+	}
+	before := h.link("own").Attrs().Statistics.RxPackets
+	for _, a := range []string{"10.40.0.1:7", "[fd40::1]:7"} {
+		if err := pod.Ask("tcp", a, "hello", answer); err != nil {
+			t.Errorf("by the host's stack, %s: %v", a, err)
+		}
+	}
+	if h.link("own").Attrs().Statistics.RxPackets == before {
+		t.Error("the host's stack got nothing of what a route gives it")
+	}
+	h.s.Ports[0].ACLs = []vswitch.ACLID{1}
+	h.apply()
+	all("default deny")
+	for _, a := range []string{"10.20.0.11:7", "[fd20::b]:7"} {
+		if err := f.other.Ask("tcp", a, "hello", 300*time.Millisecond); err == nil {
+			t.Errorf("%s is reached from outside", a)
+		}
+	}
 }

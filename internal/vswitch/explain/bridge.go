@@ -14,6 +14,7 @@ import (
 const (
 	toWire way = iota + toUplink + 1
 	toStack
+	toRouter
 )
 
 func (w *walk) netRow(id uint16) vswitch.NetRow { return w.s.Rows.Net[uint32(id)] }
@@ -75,11 +76,15 @@ func (w *walk) switched(netid uint16) *no {
 		rule = fmt.Sprintf("fdb zone %d %s -> port %d", w.k.zone, dmac, target)
 	}
 	q := w.s.Rows.Port[uint32(target)]
-	behind := bpf.PortKind(q.Kind) == bpf.SwitchGhPortKindGH_PORT_UPLINK && !w.isHost(w.k.dst)
-	if (target == 0 || behind) && w.inNameOfHost(nr) {
+	hop := (bpf.PortKind(q.Kind) == bpf.SwitchGhPortKindGH_PORT_UPLINK || q.Host != 0) && target != w.inPort && !w.isHost(w.k.dst)
+	if (target == 0 || hop) && w.inNameOfHost(nr) {
 		w.frameOps = 0
 		w.note(layRoute, w.netName(w.net), "", "pass", "outside the network and the exceptions of its NAT: routed, in the host's name")
 		return w.deliver(toUplink, 0, netid)
+	}
+	if hop && q.Host != 0 && w.pastHost(nr) {
+		w.frameOps = 0
+		return w.finish(toRouter)
 	}
 	how := toPort
 	switch {
@@ -127,6 +132,28 @@ func (w *walk) inNameOfHost(nr vswitch.NetRow) bool {
 		return false
 	}
 	w.routeNAT, w.routePool = true, rt.Nh
+	return true
+}
+
+// pastHost: the host, whose vNIC the frame is for, would only send it on by the
+// network's uplink. Then that is what happens.
+func (w *walk) pastHost(nr vswitch.NetRow) bool {
+	rt, _, ok := w.routeOf(w.in, w.inPort, w.k.zone, w.k.dst)
+	_, held := w.addrRow(w.k.zone, w.k.dst)
+	if nr.Uplink == 0 || nr.Vlan != 0 || !w.endpoint() || ok && rt.Kind == routeHost || unroutable(w.k.dst) || held ||
+		w.wireIP(nr.Uplink, 0, w.k.dst) != 0 {
+		return false
+	}
+	src := w.k.src
+	if w.reply {
+		src = w.nsrc
+	}
+	steps := len(w.t.Steps)
+	if w.toUplink(src) != nil || w.outPort != nr.Uplink {
+		w.routed, w.t.Steps = false, w.t.Steps[:steps]
+		return false
+	}
+	w.ozone = w.k.zone
 	return true
 }
 

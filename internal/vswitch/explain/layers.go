@@ -26,6 +26,7 @@ const (
 	addrGateway = uint8(bpf.SwitchGhAddrFlagsGH_ADDR_GATEWAY)
 	routeLocal  = uint16(bpf.SwitchGhRouteKindGH_ROUTE_LOCAL)
 	routeUplink = uint16(bpf.SwitchGhRouteKindGH_ROUTE_UPLINK)
+	routeHost   = uint16(bpf.SwitchGhRouteKindGH_ROUTE_HOST)
 	netSNAT     = uint32(bpf.SwitchGhNetFlagsGH_NET_SNAT)
 	netHostNIC  = uint32(bpf.SwitchGhNetFlagsGH_NET_HOSTNIC)
 	netUplink   = uint32(bpf.SwitchGhNetFlagsGH_NET_UPLINK)

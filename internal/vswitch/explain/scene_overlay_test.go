@@ -81,7 +81,7 @@ func (s *scene) route(r *rand.Rand, n *vswitch.Network, p netip.Prefix) (vswitch
 		return rt, n.Flags&vswitch.NetUplink != 0
 	case 2:
 		rt.To = vswitch.RouteHost
-		return rt, n.HostPort != 0
+		return rt, n.HostPort != 0 || n.Uplink != ""
 	case 3, 4:
 		rt.To = vswitch.RouteVia
 		for _, sub := range n.Subnets {

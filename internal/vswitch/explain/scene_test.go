@@ -115,6 +115,9 @@ func (l *lab) addEndpoint(r *rand.Rand, s *scene, i int) {
 		MAC: vswitch.MAC{6, 1, 0, 0, 0, byte(i)}, Up: !one(r, 10)}
 	if one(r, 4) {
 		p.Kind = vswitch.PortVM
+		if p.Host = one(r, 2); p.Host { // others' gateway
+			defer func() { s.facts.HostAddrs = append(s.facts.HostAddrs, p.Addrs...) }()
+		}
 	}
 	for _, sub := range n.Subnets {
 		if one(r, 10) {
@@ -199,6 +202,10 @@ func (s *scene) change(r *rand.Rand) error {
 		st = s.state
 	case 0:
 		p := &st.Ports[r.IntN(len(st.Ports))]
+		if p.Kind == vswitch.PortVM && p.Trunk == 0 && one(r, 2) {
+			p.Host = !p.Host
+			break
+		}
 		p.Up = !p.Up
 	case 1:
 		if len(st.Mappings) > 0 {
