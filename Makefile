@@ -13,17 +13,20 @@ PKGS    ?= ./...
 # What is tested once more with failpoints compiled in.
 TORTURED = ./internal/failpoint ./internal/compartment ./internal/network
 
-.PHONY: all build hello demo test unit race test-vm check generate generate-check fuzz differ torture bench e2e setup clean help
+.PHONY: all build hello guest demo test unit race test-vm check generate generate-check fuzz differ torture bench e2e setup clean help
 all: build
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
-build: hello ## build bin/gatehouse, one static binary
+build: hello guest ## build bin/gatehouse, one static binary
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/gatehouse ./cmd/gatehouse
 
 hello: ## build the program of the image gatehouse/hello, which the binary carries
 	GOARCH=$(ARCH) $(GO) build -trimpath -ldflags '-s -w' -o internal/hello/bin/hello-$(ARCH) ./cmd/hello
+
+guest: ## build the agent of utility VMs, which the binary carries
+	GOARCH=$(ARCH) $(GO) build -trimpath -ldflags '-s -w' -o internal/uvm/image/bin/guest-$(ARCH) ./cmd/guest
 
 demo: ## set up, build, and do the main job visibly (uses sudo where needed)
 	@scripts/setup.sh run
@@ -79,4 +82,4 @@ bench: build ## the ratios of docs/performance.md beside the peers, BENCH="-roun
 	$(SUDO) $(GO) run ./bench $(BENCH)
 
 clean: ## remove what build made
-	rm -rf bin internal/hello/bin/hello-*
+	rm -rf bin internal/hello/bin/hello-* internal/uvm/image/bin/guest-*

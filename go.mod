@@ -34,6 +34,8 @@ require (
 	golang.org/x/tools v0.51.0 // txtar golden files
 )
 
+require github.com/pierrec/lz4/v4 v4.1.33
+
 require (
 	cyphar.com/go-pathrs v0.2.5 // indirect
 	github.com/docker/cli v29.7.2+incompatible // indirect

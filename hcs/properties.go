@@ -84,17 +84,20 @@ type GuestConnectionInfo struct {
 
 // MemoryInformation of a virtual machine; pages of 4 KiB.
 type MemoryInformation struct {
-	VirtualNodeCount     uint32 `json:",omitempty"`
-	VirtualMachineMemory *struct {
-		AvailableMemory       int32  `json:",omitempty"`
-		AvailableMemoryBuffer int32  `json:",omitempty"`
-		ReservedMemory        uint64 `json:",omitempty"`
-		AssignedMemory        uint64 `json:",omitempty"`
-		SlpActive             bool   `json:",omitempty"`
-		BalancingEnabled      bool   `json:",omitempty"`
-		DmOperationInProgress bool   `json:",omitempty"`
-	} `json:",omitempty"`
-	VirtualNodes json.RawMessage `json:",omitempty"`
+	VirtualNodeCount     uint32                `json:",omitempty"`
+	VirtualMachineMemory *VirtualMachineMemory `json:",omitempty"`
+	VirtualNodes         json.RawMessage       `json:",omitempty"`
+}
+
+// VirtualMachineMemory is what a virtual machine has of memory.
+type VirtualMachineMemory struct {
+	AvailableMemory       int32  `json:",omitempty"`
+	AvailableMemoryBuffer int32  `json:",omitempty"`
+	ReservedMemory        uint64 `json:",omitempty"`
+	AssignedMemory        uint64 `json:",omitempty"`
+	SlpActive             bool   `json:",omitempty"`
+	BalancingEnabled      bool   `json:",omitempty"`
+	DmOperationInProgress bool   `json:",omitempty"`
 }
 
 // Statistics of a compute system; a part without a source is absent.

@@ -76,7 +76,7 @@ src=$work/src
 mkdir -p "$src"
 git ls-files -z --cached --others --exclude-standard | while IFS= read -r -d '' f; do [ ! -e "$f" ] || printf '%s\0' "$f"; done |
 	cpio -0 -pdm --quiet "$src"
-mkdir -p "$src/bin" "$src/internal/hello/bin"
+mkdir -p "$src/bin" "$src/internal/hello/bin" "$src/internal/uvm/image/bin"
 cp bin/gatehouse "$src/bin/"
 cp internal/hello/bin/hello-* "$src/internal/hello/bin/"
 if [ $# -eq 0 ]; then

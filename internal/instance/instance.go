@@ -61,6 +61,9 @@ func block(n uint32) uint32 { return 0x47480000 | n }
 // Store is the database file.
 func (i Instance) Store() string { return filepath.Join(i.Lib, "gatehouse.db") }
 
+// UVMImages is the catalogue of utility-VM images.
+func (i Instance) UVMImages() string { return filepath.Join(i.Lib, "uvm") }
+
 // Device names: gh + tag + role + number in hex, ten bytes, within IFNAMSIZ (16
 // with the terminator).
 

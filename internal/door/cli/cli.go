@@ -199,7 +199,7 @@ func (a *app) command() *cobra.Command {
 	add("host", a.serveCmd(), a.doctorCmd(), a.versionCmd(), a.flowsCmd(), a.captureCmd(), a.metricsCmd(), a.whoCmd(), a.explainCmd(), a.eventsCmd(), completionCmd())
 	add("systems", a.runCmd(), a.execCmd(), a.psCmd(), a.logsCmd(), a.stopCmd(), a.killCmd(), a.rmCmd(), a.waitCmd(),
 		a.inspectCmd(), a.statsCmd(), a.pauseCmd(), a.resumeCmd(), a.attachCmd(), a.commitCmd(), a.exportCmd(), a.importCmd())
-	add("things", a.imageCmd(), a.networkCmd(), a.endpointCmd(), a.namespaceCmd(), a.policyCmd(), a.lbCmd(), a.serviceCmd())
+	add("things", a.imageCmd(), a.networkCmd(), a.endpointCmd(), a.namespaceCmd(), a.policyCmd(), a.lbCmd(), a.serviceCmd(), a.uvmCmd())
 	add("raw", a.hcnCmd(), a.hcsCmd())
 	a.completeNames(root)
 	for c := range walk(root) {

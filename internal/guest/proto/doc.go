@@ -44,3 +44,10 @@ func CallTimeout(t Type) time.Duration {
 	}
 	return 30 * time.Second
 }
+
+// Probe on the kernel's command line makes the agent write ProbeLine to the
+// console and power off: how an accelerator is proved.
+const (
+	Probe     = "gatehouse.probe"
+	ProbeLine = "gatehouse: hello"
+)

@@ -115,10 +115,15 @@ type ContainerConfig struct {
 	RootPath string
 	// OCI is the spec, its root.path ignored. User names are resolved in RootPath.
 	OCI *specs.Spec
+	// Seccomp is OCI.Linux.Seccomp as a classic BPF program, 8 bytes an
+	// instruction in the guest's byte order (package seccomp compiles it). Without
+	// it a spec with a seccomp profile is left to crun.
+	Seccomp []byte `json:",omitempty"`
 	// Stdio of init, in init mode.
 	Stdio Stdio
 	// NamespaceId joins the network of the container of that Id, VM that of the
 	// virtual machine (a pod's). "" = a network of its own, to be filled by AddNetwork.
+	// Other namespaces are joined likewise: OCI.Linux.Namespaces[].Path is an Id or VM.
 	NamespaceId string
 	Isolation   string `json:",omitempty"`
 }
