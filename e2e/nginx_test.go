@@ -9,6 +9,7 @@ import (
 	crand "crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"math/big"
 	"net"
@@ -18,6 +19,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"gatehouse.dev/gatehouse/images"
 )
 
 // debian makes a root file system with nginx by debootstrap, from the mirror this
@@ -157,6 +160,21 @@ func TestNginxFromRegistry(t *testing.T) {
 	h.gh("run", "-d", "--name", "www", "-p", "8080:80", ref)
 	eventually(t, 10*time.Second, "nginx answers", func() bool {
 		out, err := h.at(h.out, h.hello, "get", "http://"+hostV4+":8080/")
+		return err == nil && strings.Contains(out, "nginx")
+	})
+	// The same in a fraction: what a trial opens, and what follows from it.
+	out := h.gh("image", "slim", "--level", "traced", "--probe", "nsenter --net=/run/netns/"+h.ns+" "+h.hello+" get http://$GATEHOUSE_ADDRESS/", ref, "slim:1")
+	t.Log(strings.TrimSpace(out))
+	var both []images.Image
+	if err := json.Unmarshal([]byte(h.gh("image", "inspect", ref, "slim:1")), &both); err != nil || len(both) != 2 {
+		t.Fatalf("%d images, %v", len(both), err)
+	}
+	if both[1].Size*5 > both[0].Size {
+		t.Errorf("%d bytes of files became %d: not five times smaller", both[0].Size, both[1].Size)
+	}
+	h.gh("run", "-d", "--name", "slim", "-p", "8081:80", "slim:1")
+	eventually(t, 10*time.Second, "nginx answers from the smaller image", func() bool {
+		out, err := h.at(h.out, h.hello, "get", "http://"+hostV4+":8081/")
 		return err == nil && strings.Contains(out, "nginx")
 	})
 	type res struct {

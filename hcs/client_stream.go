@@ -9,6 +9,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"iter"
 	"net/url"
 	"strconv"
@@ -140,14 +141,22 @@ func (c *Client) Events(ctx context.Context, o EventOptions) iter.Seq2[Event, er
 // stream yields the lines of a JSON stream; blank ones keep it alive.
 func stream[T any](ctx context.Context, c *Client, path string) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
-		var zero T
 		resp, err := c.do(ctx, "GET", path, nil)
 		if err != nil {
+			var zero T
 			yield(zero, err)
 			return
 		}
-		defer resp.Body.Close()
-		lines := bufio.NewScanner(resp.Body)
+		lines[T](ctx, resp.Body)(yield)
+	}
+}
+
+// lines yields those of an answer that has begun, and closes it.
+func lines[T any](ctx context.Context, body io.ReadCloser) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var zero T
+		defer body.Close()
+		lines := bufio.NewScanner(body)
 		lines.Buffer(nil, 32<<20)
 		for lines.Scan() {
 			line := bytes.TrimSpace(lines.Bytes())

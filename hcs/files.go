@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"iter"
 )
 
 // CommitOptions [X] of Commit; all may be absent.
@@ -46,4 +47,20 @@ func (c *Client) Export(ctx context.Context, id string, w io.Writer) error {
 func (c *Client) Commit(ctx context.Context, id string, o CommitOptions) (CommitResult, error) {
 	var out CommitResult
 	return out, c.Call(ctx, "POST", systemPath(id, "commit"), o, &out)
+}
+
+// FileAccess [X] is a file of a system's root file system that was opened.
+type FileAccess struct {
+	Path string // absolute, in the system; " (deleted)" may follow
+}
+
+// Trace tells which files of its root file system a system opens, each once, until
+// it has stopped or ctx ends. When it returns, the watch has begun: asked for
+// before Start it misses nothing. Walk the sequence to its end.
+func (c *Client) Trace(ctx context.Context, id string) (iter.Seq2[FileAccess, error], error) {
+	resp, err := c.do(ctx, "GET", systemPath(id, "trace"), nil)
+	if err != nil {
+		return nil, err
+	}
+	return lines[FileAccess](ctx, resp.Body), nil
 }

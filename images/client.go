@@ -181,6 +181,26 @@ func (c *Client) Import(ctx context.Context, req ImportRequest, archive io.Reade
 	return imgs[0], nil
 }
 
+// Slim makes a smaller image of one that is here, which stays as it is. progress as
+// for Pull.
+func (c *Client) Slim(ctx context.Context, req SlimRequest, progress func(Progress)) (Image, SlimReport, error) {
+	var rep SlimReport
+	imgs, err := c.stream(ctx, "/slim", jsonBody(req), func(p Progress) {
+		if p.Report != nil {
+			rep = *p.Report
+		} else if progress != nil {
+			progress(p)
+		}
+	})
+	if err != nil {
+		return Image{}, rep, err
+	}
+	if len(imgs) != 1 {
+		return Image{}, rep, fmt.Errorf("slim %s: the daemon answered %d images", req.Ref, len(imgs))
+	}
+	return imgs[0], rep, nil
+}
+
 // Formats of Save.
 const (
 	FormatDocker = "docker" // as `docker save`
@@ -347,7 +367,7 @@ func (c *Client) stream(ctx context.Context, path string, body io.ReadCloser, pr
 	}
 	defer resp.Body.Close()
 	sc := bufio.NewScanner(resp.Body)
-	sc.Buffer(nil, 32<<20) // a line with many images is long
+	sc.Buffer(nil, 64<<20) // a line with many images, or every file of one, is long
 	for sc.Scan() {
 		if len(sc.Bytes()) == 0 {
 			continue // keeps the connection warm

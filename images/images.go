@@ -75,11 +75,12 @@ const (
 type Progress struct {
 	ID      string `json:",omitempty"` // digest of a blob or manifest; empty: the whole
 	Status  string
-	Current int64   `json:",omitempty"` // bytes
-	Total   int64   `json:",omitempty"` // bytes; 0 = not known
-	Message string  `json:",omitempty"`
-	Images  []Image `json:",omitempty"`
-	Error   *Error  `json:",omitempty"`
+	Current int64       `json:",omitempty"` // bytes
+	Total   int64       `json:",omitempty"` // bytes; 0 = not known
+	Message string      `json:",omitempty"`
+	Images  []Image     `json:",omitempty"`
+	Report  *SlimReport `json:",omitempty"` // in the last line of a slim
+	Error   *Error      `json:",omitempty"`
 }
 
 // Removed says what Remove did.
@@ -144,6 +145,42 @@ func (r ImportRequest) Values() url.Values {
 // ImportRequestOf reads what Values writes.
 func ImportRequestOf(v url.Values) ImportRequest {
 	return ImportRequest{Name: v.Get("name"), Platform: v.Get("platform"), Changes: v["change"], Message: v.Get("message"), From: v.Get("from")}
+}
+
+// Levels of SlimRequest, each with what the one before drops.
+const (
+	SlimLossless = "lossless" // nothing that can be seen
+	SlimRules    = "rules"    // and what rules name: documentation, caches, …
+	SlimTraced   = "traced"   // and what is not used, as far as trials saw
+)
+
+// SlimRequest is the body of POST /slim.
+type SlimRequest struct {
+	Ref   string
+	Name  string   `json:",omitempty"` // of the result; empty = none, only its ID
+	Level string   `json:",omitempty"` // empty = SlimLossless
+	Rules []string `json:",omitempty"` // by name; empty = all
+	// Keep are paths, with all below, and patterns as of path.Match, that stay.
+	Keep []string `json:",omitempty"`
+	// Observed are paths that containers of the image opened; for SlimTraced.
+	Observed []string `json:",omitempty"`
+}
+
+// SlimReport says what came of it. Sizes are bytes: of the blobs, and of the files.
+type SlimReport struct {
+	From                          string // digest of the manifest that it was made of
+	Level                         string
+	BytesBefore, BytesAfter       int64
+	UnpackedBefore, UnpackedAfter int64
+	Kept                          []SlimFile // regular files
+	Dropped                       []SlimFile // regular files and symbolic links
+}
+
+// SlimFile is one decision.
+type SlimFile struct {
+	Path string
+	Size int64
+	Why  string
 }
 
 // PushRequest is the body of POST /push.

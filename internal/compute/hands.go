@@ -78,6 +78,21 @@ type Workers interface {
 	Sweep(ctx context.Context, dir string) error
 }
 
+// Tracer watches file systems.
+type Tracer interface {
+	// Watch tells of files that are opened on the file system that holds path, from
+	// now on. See package trace.
+	Watch(path string) (Watch, error)
+}
+
+// Watch tells of one file system until it is closed.
+type Watch interface {
+	// Next waits for files that were not opened before; what happened before ctx
+	// ended is answered first.
+	Next(ctx context.Context) ([]string, error)
+	Close() error
+}
+
 // EndpointStats is what the service asks of the networking service for
 // Statistics.Network. May be nil.
 type EndpointStats interface {

@@ -46,6 +46,8 @@ type Options struct {
 	Workers  Workers
 	// Stats adds the network's counters to Statistics; nil = none.
 	Stats EndpointStats
+	// Tracer tells which files systems open; nil = cannot.
+	Tracer Tracer
 	// Runtime is the OCI runtime's path; "" = runc from PATH.
 	Runtime string
 	// Facts of the host; zero = found out by HostFacts.

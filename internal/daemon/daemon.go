@@ -211,7 +211,7 @@ func (d *daemon) openCompute(ctx context.Context) (err error) {
 	d.workers = &worker.Spawner{Cgroup: worker.WorkerCgroup(d.inst), Spare: spareWorkers, Log: d.log}
 	d.later(d.workers.Close)
 	d.hcs, err = compute.New(compute.Options{
-		Instance: d.inst, Store: d.db, Images: imageHand{d.images}, Networks: networkHand{d.hns}, Workers: workerHand{d.workers},
+		Instance: d.inst, Store: d.db, Images: imageHand{d.images}, Tracer: traceHand{}, Networks: networkHand{d.hns}, Workers: workerHand{d.workers},
 		Stats: statsHand{d.hns}, Runtime: rt, LogMaxBytes: d.cfg.Compute.LogMaxBytes, Log: d.log,
 	})
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"gatehouse.dev/gatehouse/internal/compute"
 	"gatehouse.dev/gatehouse/internal/compute/held"
+	"gatehouse.dev/gatehouse/internal/compute/trace"
 	"gatehouse.dev/gatehouse/internal/compute/worker"
 	"gatehouse.dev/gatehouse/internal/image"
 )
@@ -33,6 +34,11 @@ func (h imageHand) Commit(ctx context.Context, f compute.Files, req compute.Comm
 	img, err := h.Store.Commit(ctx, image.Files(f), image.CommitRequest(req))
 	return img.ID, err
 }
+
+// traceHand watches files.
+type traceHand struct{}
+
+func (traceHand) Watch(path string) (compute.Watch, error) { return trace.Start(path) }
 
 // workerHand makes and finds workers.
 type workerHand struct{ *worker.Spawner }

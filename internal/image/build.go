@@ -161,6 +161,9 @@ type build struct {
 	words  []change
 	config ispec.Image
 	layers []ispec.Descriptor
+	// annotations of the manifest; verify is asked before the image is there.
+	annotations map[string]string
+	verify      func([]layerRow) error
 }
 
 // newBuild checks everything that needs no work.
@@ -227,13 +230,19 @@ func (b *build) finish(ctx context.Context, h ispec.History, r report) (images.I
 		return none, err
 	}
 	manifest, err := json.Marshal(ispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ispec.MediaTypeImageManifest,
-		Config: ispec.Descriptor{MediaType: ispec.MediaTypeImageConfig, Digest: ociDigest(id), Size: int64(len(raw))}, Layers: b.layers})
+		Config: ispec.Descriptor{MediaType: ispec.MediaTypeImageConfig, Digest: ociDigest(id), Size: int64(len(raw))},
+		Layers: b.layers, Annotations: b.annotations})
 	if err != nil {
 		return none, err
 	}
 	row, layers, err := b.s.bring(ctx, b.l, here(manifest), r)
 	if err != nil {
 		return none, err
+	}
+	if b.verify != nil {
+		if err := b.verify(layers); err != nil {
+			return none, err
+		}
 	}
 	if b.ref != (images.Reference{}) {
 		row.Names = []string{b.ref.String()}

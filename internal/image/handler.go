@@ -20,6 +20,9 @@ import (
 // maxBody of a request that is a document.
 const maxBody = 1 << 20
 
+// maxSlimBody: a request that names every file of a large image.
+const maxSlimBody = 64 << 20
+
 // NewHandler serves the store under /images/v1, the paths included. Who may call
 // is decided before.
 //
@@ -29,6 +32,7 @@ const maxBody = 1 << 20
 //	POST   /images/v1/pull                PullRequest   -> lines of Progress
 //	POST   /images/v1/load                archive       -> lines of Progress
 //	POST   /images/v1/import?name=&change=&platform=&message=&from=   a tar of files -> lines of Progress
+//	POST   /images/v1/slim                SlimRequest   -> lines of Progress
 //	GET    /images/v1/save?ref=&format=   archive
 //	POST   /images/v1/tag                 TagRequest    -> Image
 //	POST   /images/v1/push                PushRequest   -> lines of Progress
@@ -54,7 +58,7 @@ func NewHandler(s *Store) http.Handler {
 	})
 	mux.HandleFunc("POST /images/v1/tag", func(w http.ResponseWriter, r *http.Request) {
 		var req images.TagRequest
-		if err := readJSON(w, r, &req); err != nil {
+		if err := readJSON(w, r, maxBody, &req); err != nil {
 			answer(w, nil, err)
 			return
 		}
@@ -63,7 +67,7 @@ func NewHandler(s *Store) http.Handler {
 	})
 	mux.HandleFunc("POST /images/v1/login", func(w http.ResponseWriter, r *http.Request) {
 		var req images.LoginRequest
-		err := readJSON(w, r, &req)
+		err := readJSON(w, r, maxBody, &req)
 		if err == nil {
 			err = s.Login(r.Context(), req)
 		}
@@ -75,23 +79,23 @@ func NewHandler(s *Store) http.Handler {
 	})
 	mux.HandleFunc("POST /images/v1/pull", func(w http.ResponseWriter, r *http.Request) {
 		var req images.PullRequest
-		if err := readJSON(w, r, &req); err != nil {
+		if err := readJSON(w, r, maxBody, &req); err != nil {
 			answer(w, nil, err)
 			return
 		}
-		stream(w, r, s.log, func(ctx context.Context, p report) ([]images.Image, error) { return one(s.Pull(ctx, req, p)) })
+		stream(w, r, s.log, func(ctx context.Context, p report) (images.Progress, error) { return one(s.Pull(ctx, req, p)) })
 	})
 	mux.HandleFunc("POST /images/v1/push", func(w http.ResponseWriter, r *http.Request) {
 		var req images.PushRequest
-		if err := readJSON(w, r, &req); err != nil {
+		if err := readJSON(w, r, maxBody, &req); err != nil {
 			answer(w, nil, err)
 			return
 		}
-		stream(w, r, s.log, func(ctx context.Context, p report) ([]images.Image, error) { return one(s.Push(ctx, req, p)) })
+		stream(w, r, s.log, func(ctx context.Context, p report) (images.Progress, error) { return one(s.Push(ctx, req, p)) })
 	})
 	// take is a verb that reads an archive; its progress goes out while that still
 	// comes in.
-	take := func(w http.ResponseWriter, r *http.Request, verb func(context.Context, report) ([]images.Image, error)) {
+	take := func(w http.ResponseWriter, r *http.Request, verb func(context.Context, report) (images.Progress, error)) {
 		if err := http.NewResponseController(w).EnableFullDuplex(); err != nil && !errors.Is(err, http.ErrNotSupported) {
 			answer(w, nil, err)
 			return
@@ -102,11 +106,24 @@ func NewHandler(s *Store) http.Handler {
 		_, _ = io.Copy(io.Discard, r.Body)
 	}
 	mux.HandleFunc("POST /images/v1/load", func(w http.ResponseWriter, r *http.Request) {
-		take(w, r, func(ctx context.Context, p report) ([]images.Image, error) { return s.Load(ctx, r.Body, p) })
+		take(w, r, func(ctx context.Context, p report) (images.Progress, error) { return all(s.Load(ctx, r.Body, p)) })
 	})
 	mux.HandleFunc("POST /images/v1/import", func(w http.ResponseWriter, r *http.Request) {
 		req := images.ImportRequestOf(r.URL.Query())
-		take(w, r, func(ctx context.Context, p report) ([]images.Image, error) { return one(s.Import(ctx, req, r.Body, p)) })
+		take(w, r, func(ctx context.Context, p report) (images.Progress, error) {
+			return one(s.Import(ctx, req, r.Body, p))
+		})
+	})
+	mux.HandleFunc("POST /images/v1/slim", func(w http.ResponseWriter, r *http.Request) {
+		var req images.SlimRequest
+		if err := readJSON(w, r, maxSlimBody, &req); err != nil {
+			answer(w, nil, err)
+			return
+		}
+		stream(w, r, s.log, func(ctx context.Context, p report) (images.Progress, error) {
+			img, rep, err := s.Slim(ctx, req, p)
+			return images.Progress{Images: []images.Image{img}, Report: &rep}, err
+		})
 	})
 	mux.HandleFunc("GET /images/v1/save", func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
@@ -134,7 +151,12 @@ func NewHandler(s *Store) http.Handler {
 	return mux
 }
 
-func one(img images.Image, err error) ([]images.Image, error) { return []images.Image{img}, err }
+// one and all are the outcome of a verb.
+func one(img images.Image, err error) (images.Progress, error) { return all([]images.Image{img}, err) }
+
+func all(imgs []images.Image, err error) (images.Progress, error) {
+	return images.Progress{Images: imgs}, err
+}
 
 func parseForce(s string) (bool, error) {
 	if s == "" {
@@ -147,8 +169,8 @@ func parseForce(s string) (bool, error) {
 	return b, nil
 }
 
-func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(v); err != nil {
+func readJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit)).Decode(v); err != nil {
 		// The text of a JSON error may quote the body, and the body may hold a password.
 		return images.Errorf(images.CodeInvalid, "%s: the body is not a request of this call", strings.TrimPrefix(r.URL.Path, "/images/v1/"))
 	}
@@ -171,19 +193,19 @@ func answer(w http.ResponseWriter, v any, err error) {
 // stream runs a verb and sends its progress, a line each, then its outcome. A
 // client that reads slowly misses lines of progress and delays nobody; one that
 // goes away cancels the verb.
-func stream(w http.ResponseWriter, r *http.Request, log *slog.Logger, verb func(context.Context, report) ([]images.Image, error)) {
+func stream(w http.ResponseWriter, r *http.Request, log *slog.Logger, verb func(context.Context, report) (images.Progress, error)) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	lines := make(chan images.Progress, 64)
 	done := make(chan images.Progress, 1)
 	go func() {
-		imgs, err := verb(ctx, func(p images.Progress) {
+		last, err := verb(ctx, func(p images.Progress) {
 			select {
 			case lines <- p:
 			default:
 			}
 		})
-		last := images.Progress{Status: images.StatusDone, Images: imgs}
+		last.Status = images.StatusDone
 		if err != nil {
 			var e *images.Error
 			if !errors.As(err, &e) {

@@ -19,61 +19,92 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tree writes stacked directories in overlayfs format as a tar: merged, as a
-// container sees them; or, with diff, the one directory that holds a container's
-// changes as an image layer.
+// tree walks stacked directories in overlayfs format: merged, as a container sees
+// them; or, with diff, the one directory that holds a container's changes, as an
+// image layer has them.
 //
 // A container may change what is read meanwhile, and may wish us to read something
 // else: no symbolic link is followed, no mount is entered, and a file is opened
 // only after it was seen to be a regular one.
 type tree struct {
 	ctx  context.Context
-	tw   *tar.Writer
 	diff bool
 	// hide are paths, relative to the root, on which something is mounted in the
 	// container: what is below shows only what the runtime made to mount on. Merged,
 	// the place itself stays; in a diff it goes, too.
 	hide  map[string]bool
 	roots []*os.File // topmost first
-	links map[inode]string
+	// visit gets each file, the root as ".", a directory before what is in it.
+	visit func(rel string, h *os.File, st unix.Stat_t) error
+	// removed gets, with diff, the names that mark a removal.
+	removed func(name string, st unix.Stat_t) error
 }
 
 type inode struct{ dev, ino uint64 }
 
-// writeTree writes layers, topmost first, to w.
+// tarWriter writes what a tree has.
+type tarWriter struct {
+	*tar.Writer
+	ctx   context.Context
+	diff  bool // for an image layer
+	links map[inode]string
+}
+
+func newTarWriter(ctx context.Context, w io.Writer, diff bool) *tarWriter {
+	return &tarWriter{Writer: tar.NewWriter(w), ctx: ctx, diff: diff, links: map[inode]string{}}
+}
+
+// writeTree writes layers, topmost first, to w. See tree.
 func writeTree(ctx context.Context, w io.Writer, layers []string, diff bool, hide []string) error {
-	t := &tree{ctx: ctx, tw: tar.NewWriter(w), diff: diff, hide: map[string]bool{}, links: map[inode]string{}}
+	tw := newTarWriter(ctx, w, diff)
+	t := &tree{ctx: ctx, diff: diff, hide: map[string]bool{}, visit: tw.file, removed: tw.mark}
 	for _, h := range hide {
 		if p := strings.Trim(path.Clean("/"+h), "/"); p != "" {
 			t.hide[p] = true
 		}
 	}
-	defer func() {
-		for _, f := range t.roots {
-			f.Close()
-		}
-	}()
-	var all []int
-	for i, l := range layers {
+	if err := t.read(layers); err != nil {
+		return err
+	}
+	return tw.Close()
+}
+
+// openAll gets hold of layers; close lets go.
+func (t *tree) openAll(layers []string) error {
+	for _, l := range layers {
 		fd, err := unix.Open(l, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
+			t.close()
 			return &os.PathError{Op: "open", Path: l, Err: err}
 		}
 		t.roots = append(t.roots, os.NewFile(uintptr(fd), l))
-		all = append(all, i)
 	}
-	if len(all) == 0 {
+	if len(layers) == 0 {
 		return errors.New("no directory to read")
+	}
+	return nil
+}
+
+// read walks layers.
+func (t *tree) read(layers []string) error {
+	if err := t.openAll(layers); err != nil {
+		return err
+	}
+	defer t.close()
+	all := make([]int, len(layers))
+	for i := range all {
+		all[i] = i
 	}
 	top, st, err := t.open(0, ".")
 	if err != nil {
 		return fmt.Errorf("%s: %w", layers[0], err)
 	}
-	defer top.Close()
-	if err := t.header(".", top, st); err != nil {
-		return err
+	err = t.visit(".", top, st)
+	top.Close()
+	if err == nil {
+		err = t.walk(".", all)
 	}
-	if err := t.walk(".", all); err != nil {
+	if err != nil {
 		return err
 	}
 	// Who removed the container meanwhile left us with a part of it.
@@ -83,7 +114,14 @@ func writeTree(ctx context.Context, w io.Writer, layers []string, diff bool, hid
 			return fmt.Errorf("%s was removed while it was read", l)
 		}
 	}
-	return t.tw.Close()
+	return nil
+}
+
+func (t *tree) close() {
+	for _, f := range t.roots {
+		f.Close()
+	}
+	t.roots = nil
 }
 
 // open gets hold of what a layer has at rel, without opening it for anything.
@@ -196,7 +234,7 @@ func (t *tree) layer(rel string, i int, first bool) (int, error) {
 	if kind == unix.S_IFCHR && st.Rdev == 0 { // a whiteout, Documentation/filesystems/overlayfs.rst
 		if first && t.diff {
 			dir, base := path.Split(rel)
-			return -1, t.mark(dir+whiteoutPrefix+base, st)
+			return -1, t.removed(dir+whiteoutPrefix+base, st)
 		}
 		return -1, nil
 	}
@@ -204,7 +242,7 @@ func (t *tree) layer(rel string, i int, first bool) (int, error) {
 		if t.diff && strings.HasPrefix(path.Base(rel), whiteoutPrefix) {
 			return -1, fmt.Errorf("names that begin with %q mark in an image layer what it removes; rename the file, or use export", whiteoutPrefix)
 		}
-		if err := t.header(rel, h, st); err != nil {
+		if err := t.visit(rel, h, st); err != nil {
 			return -1, err
 		}
 	}
@@ -215,7 +253,7 @@ func (t *tree) layer(rel string, i int, first bool) (int, error) {
 		return 1, nil
 	}
 	if first && t.diff {
-		return 0, t.mark(path.Join(rel, whiteoutOpaque), st)
+		return 0, t.removed(path.Join(rel, whiteoutOpaque), st)
 	}
 	return 0, nil
 }
@@ -227,19 +265,19 @@ func yes(file, xattr string) bool {
 }
 
 // mark writes one of the empty files that mean a removal.
-func (t *tree) mark(name string, st unix.Stat_t) error {
-	return t.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, ModTime: time.Unix(st.Mtim.Unix()), Format: tar.FormatPAX})
+func (t *tarWriter) mark(name string, st unix.Stat_t) error {
+	return t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, ModTime: time.Unix(st.Mtim.Unix()), Format: tar.FormatPAX})
 }
 
-// header writes one file, whatever it is.
-func (t *tree) header(rel string, h *os.File, st unix.Stat_t) error {
+// file writes one, whatever it is.
+func (t *tarWriter) file(rel string, h *os.File, st unix.Stat_t) error {
 	hd := &tar.Header{Name: rel, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid), ModTime: time.Unix(st.Mtim.Unix()), Format: tar.FormatPAX}
 	id := inode{st.Dev, st.Ino}
 	kind := st.Mode & unix.S_IFMT
 	if kind != unix.S_IFDIR && st.Nlink > 1 {
 		if to, ok := t.links[id]; ok {
 			hd.Typeflag, hd.Linkname = tar.TypeLink, to
-			return t.tw.WriteHeader(hd)
+			return t.WriteHeader(hd)
 		}
 	}
 	switch kind {
@@ -274,7 +312,7 @@ func (t *tree) header(rel string, h *os.File, st unix.Stat_t) error {
 		}
 	}
 	if kind != unix.S_IFREG {
-		if err := t.tw.WriteHeader(hd); err != nil {
+		if err := t.WriteHeader(hd); err != nil {
 			return err
 		}
 	} else if err := t.content(hd, h); err != nil {
@@ -288,20 +326,20 @@ func (t *tree) header(rel string, h *os.File, st unix.Stat_t) error {
 
 // content writes a regular file. One that shrinks meanwhile ends in zeros, as GNU
 // tar has it; what grows is cut.
-func (t *tree) content(hd *tar.Header, h *os.File) error {
+func (t *tarWriter) content(hd *tar.Header, h *os.File) error {
 	f, err := os.Open(itself(h))
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := t.tw.WriteHeader(hd); err != nil {
+	if err := t.WriteHeader(hd); err != nil {
 		return err
 	}
-	n, err := io.Copy(t.tw, &meteredReader{ctx: t.ctx, r: io.LimitReader(f, hd.Size)})
+	n, err := io.Copy(t, &meteredReader{ctx: t.ctx, r: io.LimitReader(f, hd.Size)})
 	if err != nil {
 		return err
 	}
-	_, err = io.CopyN(t.tw, zeros{}, hd.Size-n)
+	_, err = io.CopyN(t, zeros{}, hd.Size-n)
 	return err
 }
 

@@ -44,6 +44,17 @@ func (s *Store) Use(ctx context.Context, systemRuntimeID, ref string) (Used, err
 	if p, err := images.ParseReference(ref); err == nil {
 		out.Name = p.String()
 	}
+	use := s.pinOf(r)
+	out.Layers = s.stackOf(use)
+	if _, err := s.db.Update(func(tx *store.Tx) error { return useRows.Put(tx, systemRuntimeID, use) }); err != nil {
+		return Used{}, classify(op, fmt.Errorf("store: %w", err))
+	}
+	s.uses[systemRuntimeID] = use
+	return out, nil
+}
+
+// pinOf are the layers of an image that can be seen, topmost first. mu is held.
+func (s *Store) pinOf(r imageRow) useRow {
 	use := useRow{Image: r.ID}
 	for i := len(r.Layers) - 1; i >= 0; i-- {
 		use.Layers = append(use.Layers, r.Layers[i].DiffID)
@@ -51,12 +62,7 @@ func (s *Store) Use(ctx context.Context, systemRuntimeID, ref string) (Used, err
 			break
 		}
 	}
-	out.Layers = s.stackOf(use)
-	if _, err := s.db.Update(func(tx *store.Tx) error { return useRows.Put(tx, systemRuntimeID, use) }); err != nil {
-		return Used{}, classify(op, fmt.Errorf("store: %w", err))
-	}
-	s.uses[systemRuntimeID] = use
-	return out, nil
+	return use
 }
 
 // stackOf are the directories of a pin, topmost first. mu is held.

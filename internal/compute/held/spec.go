@@ -10,6 +10,7 @@ import (
 	"context"
 	"encoding/json"
 	"net"
+	"path/filepath"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -123,3 +124,6 @@ type StartError struct {
 }
 
 func (e *StartError) Error() string { return e.Message }
+
+// RootFS is where a worker mounts the root file system, in its own mount namespace.
+func RootFS(dir string) string { return filepath.Join(dir, "bundle", "rootfs") }

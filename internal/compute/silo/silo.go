@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gatehouse.dev/gatehouse/hcs"
+	"gatehouse.dev/gatehouse/internal/compute/held"
 )
 
 // Config is one silo.
@@ -36,7 +37,7 @@ type Config struct {
 }
 
 func (c Config) bundle() string { return filepath.Join(c.Dir, "bundle") }
-func (c Config) rootfs() string { return filepath.Join(c.Dir, "bundle", "rootfs") }
+func (c Config) rootfs() string { return held.RootFS(c.Dir) }
 func (c Config) state() string  { return filepath.Join(c.RuntimeRoot, c.ID) }
 
 // Engine runs one silo: Prepare, Start, then anything, then Cleanup.

@@ -41,3 +41,29 @@ func (v hcsHandler) commit(w http.ResponseWriter, r *http.Request) error {
 	w.WriteHeader(http.StatusCreated)
 	return json.NewEncoder(w).Encode(out)
 }
+
+// trace [extension] answers which files a system opens, one FileAccess a line, from
+// the moment on that the answer begins.
+func (v hcsHandler) trace(w http.ResponseWriter, r *http.Request) error {
+	ctx, cancel := v.s.untilClosing(r.Context())
+	defer cancel()
+	files, err := v.h.Trace(ctx, r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.WriteHeader(http.StatusOK)
+	rc := http.NewResponseController(w)
+	_ = rc.Flush()
+	out := json.NewEncoder(w)
+	for f, err := range files {
+		if err != nil {
+			v.s.o.Log.Warn("trace broke off", "system", r.PathValue("id"), "error", err)
+			panic(http.ErrAbortHandler) // a trace that is not whole must not look like one
+		}
+		if out.Encode(f) != nil {
+			return nil
+		}
+	}
+	return nil
+}

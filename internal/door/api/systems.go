@@ -36,6 +36,7 @@ type Systems interface {
 	Properties(ctx context.Context, id string, q hcs.PropertyQuery) (hcs.Properties, error)
 	Export(ctx context.Context, id string) (write func(context.Context, io.Writer) error, err error)
 	Commit(ctx context.Context, id string, o hcs.CommitOptions) (hcs.CommitResult, error)
+	Trace(ctx context.Context, id string) (iter.Seq2[hcs.FileAccess, error], error)
 	Document(ctx context.Context, id string) (hcs.ComputeSystem, error)
 	Enumerate(ctx context.Context, q hcs.SystemQuery, all bool) ([]hcs.Properties, error)
 	Wait(ctx context.Context, id string) (hcs.SystemExitStatus, error)
@@ -77,6 +78,7 @@ func (s *Server) routesHCS() {
 		"POST /hcs/v2/systems/{id}/modify":                    plain(h.Modify),
 		"GET /hcs/v2/systems/{id}/export":                     verbs.export,
 		"POST /hcs/v2/systems/{id}/commit":                    verbs.commit,
+		"GET /hcs/v2/systems/{id}/trace":                      verbs.trace,
 		"GET /hcs/v2/systems/{id}/exit":                       verbs.wait,
 		"GET /hcs/v2/systems/{id}/handle":                     verbs.lease,
 		"GET /hcs/v2/systems/{id}/logs":                       verbs.logs,
@@ -530,21 +532,27 @@ func headerJSON(v any) string {
 	return string(b)
 }
 
+// untilClosing is for a follower, which must not hold up the daemon's stop.
+func (s *Server) untilClosing(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		select {
+		case <-s.closing:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
 // logs [extension] answers the kept output of init, one LogRecord a line.
 func (v hcsHandler) logs(w http.ResponseWriter, r *http.Request) error {
 	o, err := hcs.ParseLogOptions(r.URL.Query())
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(r.Context())
+	ctx, cancel := v.s.untilClosing(r.Context())
 	defer cancel()
-	go func() { // a follower must not hold up the daemon's stop
-		select {
-		case <-v.s.closing:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
 	lines, err := v.h.Logs(ctx, r.PathValue("id"), o)
 	if err != nil {
 		return err

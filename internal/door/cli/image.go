@@ -22,7 +22,7 @@ import (
 
 func (a *app) imageCmd() *cobra.Command {
 	c := &cobra.Command{Use: "image", Aliases: []string{"images"}, Short: "pull, push, load, save, list and remove images"}
-	c.AddCommand(a.imagePull(), a.imagePush(), a.imageLoad(), a.imageSave(), a.imageLs(), a.imageInspect(), a.imageRm(), a.imageTag(), a.imageLogin(), a.imageLogout())
+	c.AddCommand(a.imagePull(), a.imagePush(), a.imageLoad(), a.imageSave(), a.imageLs(), a.imageInspect(), a.imageRm(), a.imageTag(), a.imageSlim(), a.imageLogin(), a.imageLogout())
 	return c
 }
 

@@ -42,7 +42,7 @@ func thisHost() caller {
 
 func (a *app) run(ctx context.Context, f *runFlags, image string, args []string) error {
 	no := func(err error) error { return &exit{startCode(err, refused), err} }
-	w, err := f.document(thisHost(), image, args)
+	doc, err := f.system(image, args)
 	if err != nil {
 		return no(err)
 	}
@@ -54,18 +54,8 @@ func (a *app) run(ctx context.Context, f *runFlags, image string, args []string)
 	if f.tty && f.stdin && !f.detach && !term.IsTerminal(int(a.in.Fd())) {
 		return no(errors.New("-t and -i need a terminal, and standard input is none; leave -t out"))
 	}
-	if w.Endpoint != nil {
-		if w.Network != "" {
-			w.Endpoint["HostComputeNetwork"] = w.Network
-		}
-		b, err := json.Marshal(w.Endpoint)
-		if err != nil {
-			return no(err)
-		}
-		w.Doc.Container.Networking = &hcs.Networking{Endpoints: []json.RawMessage{b}}
-	}
 	if f.tty {
-		w.Doc.Container.InitProcess.ConsoleSize = a.consoleSize()
+		doc.Container.InitProcess.ConsoleSize = a.consoleSize()
 	}
 	switch f.pull {
 	case "missing", "never":
@@ -80,19 +70,33 @@ func (a *app) run(ctx context.Context, f *runFlags, image string, args []string)
 	if f.detach {
 		start = a.runDetached
 	}
-	err = start(ctx, f, w.Doc)
+	err = start(ctx, f, doc)
 	if f.pull == "missing" && a.imageMissing(ctx, image, err) {
 		fmt.Fprintf(a.err, "%s is not here; pulling it\n", image)
 		if err := a.pull(ctx, image); err != nil {
 			return no(err)
 		}
-		err = start(ctx, f, w.Doc)
+		err = start(ctx, f, doc)
 	}
 	var e *exit
 	if err != nil && !errors.As(err, &e) {
 		return no(err)
 	}
 	return err
+}
+
+// system is the document of a system on this host.
+func (f *runFlags) system(image string, args []string) (hcs.ComputeSystem, error) {
+	w, err := f.document(thisHost(), image, args)
+	if err != nil || w.Endpoint == nil {
+		return w.Doc, err
+	}
+	if w.Network != "" {
+		w.Endpoint["HostComputeNetwork"] = w.Network
+	}
+	b, err := json.Marshal(w.Endpoint)
+	w.Doc.Container.Networking = &hcs.Networking{Endpoints: []json.RawMessage{b}}
+	return w.Doc, err
 }
 
 // imageMissing reports whether a create failed because its image is not in the
