@@ -369,6 +369,80 @@ func TestWholeAndPartAgree(t *testing.T) {
 	}
 }
 
+// TestMend: whatever was written of one change after the other, Mend leads to the last.
+func TestMend(t *testing.T) {
+	for seed := range uint64(40) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		w := newWorld()
+		var c Compiler
+		k, maybe := kernel{}, []Tables{{}}
+		for range 400 {
+			before := *w
+			before.s.Ports, before.s.Networks = slices.Clone(w.s.Ports), slices.Clone(w.s.Networks)
+			w.change(byte(r.Uint32()), byte(r.Uint32()))
+			next, err := c.Compile(w.s, w.f)
+			if err != nil {
+				w = &before
+				continue
+			}
+			d := Mend(maybe, next)
+			if len(maybe) == 1 {
+				d = Diff(maybe[0], next)
+			}
+			if r.IntN(3) > 0 { // fails half way, in the middle of a step or between two
+				if n := r.IntN(len(d.Steps) + 1); n < len(d.Steps) {
+					for _, s := range d.Steps[:n] {
+						k.mend(s, s.Rows)
+					}
+					k.mend(d.Steps[n], r.IntN(d.Steps[n].Rows+1))
+				}
+				maybe = append(maybe, next)
+				continue
+			}
+			for _, s := range d.Steps {
+				k.mend(s, s.Rows)
+			}
+			full := kernel{}
+			for _, s := range Diff(Tables{}, next).Steps {
+				full.do(t, s)
+			}
+			if !k.same(full) {
+				t.Fatalf("seed %d: after Mend of %d the maps differ (-want +got):\n%s", seed, len(maybe), cmp.Diff(prune(full), prune(k)))
+			}
+			stale := map[uint32]bool{}
+			for _, e := range d.Epochs {
+				stale[e] = true
+			}
+			for _, old := range maybe {
+				for _, e := range Diff(old, next).Epochs {
+					if !stale[e] {
+						t.Fatalf("seed %d: Mend of %d leaves epoch %d", seed, len(maybe), e)
+					}
+				}
+			}
+			maybe = []Tables{next}
+		}
+	}
+}
+
+// mend carries out the first rows of a step of Mend, which may remove what is not there.
+func (k kernel) mend(s Step, rows int) {
+	m := k[s.Map]
+	if m == nil {
+		m = map[any]any{}
+		k[s.Map] = m
+	}
+	for i := range rows {
+		key, value := s.At(i)
+		kk := reflect.ValueOf(key).Elem().Interface()
+		if value == nil || arrays[s.Map] && reflect.ValueOf(value).Elem().IsZero() {
+			delete(m, kk)
+		} else {
+			m[kk] = reflect.ValueOf(value).Elem().Interface()
+		}
+	}
+}
+
 func FuzzChanges(f *testing.F) {
 	f.Add([]byte{0, 0, 2, 0, 3, 1, 6, 1, 12, 1, 5, 2, 11, 2})
 	f.Fuzz(func(t *testing.T, ops []byte) {

@@ -57,8 +57,44 @@ func (d *Delta) Empty() bool {
 // pointed to may be used anew. Flows decided before are caught by the
 // epochs, which therefore come last.
 func Diff(old, new Tables) Delta {
-	var was, is []*block
+	d := diff([]Tables{old}, new)
+	d.Attach = without(new.Uplinks, old.Uplinks)
+	d.Detach = without(old.Uplinks, new.Uplinks)
+	d.AttachOut = without(boundOnly(new.Uplinks), boundOnly(old.Uplinks))
+	d.DetachOut = without(boundOnly(old.Uplinks), boundOnly(new.Uplinks))
+	d.AttachHooks = new.SocketHooks && !old.SocketHooks
+	d.DetachHooks = old.SocketHooks && !new.SocketHooks
+	return d
+}
+
+// Mend is Diff where each row of the maps is as one of several Tables says, who knows
+// which: those that were there and those that were being written. It leaves
+// attachments out, and removes rows that may not be there. Where a row may be missing
+// that others point to, packets are dropped until it is written.
+func Mend(maybe []Tables, new Tables) Delta { return diff(maybe, new) }
+
+// diff is what leads to new from each of olds.
+func diff(olds []Tables, new Tables) Delta {
 	epochs := map[uint32]bool{}
+	gone := map[PortID]bool{}
+	all := make([]difference, len(olds))
+	for i, old := range olds {
+		all[i] = compare(old, new, epochs)
+		for id := range old.ports {
+			if new.ports[id] == nil {
+				gone[id] = true
+			}
+		}
+	}
+	return Delta{Steps: stepsOf(all), Epochs: slices.Sorted(maps.Keys(epochs)), Gone: slices.Collect(maps.Keys(gone))}
+}
+
+// difference is the blocks in which two Tables differ.
+type difference struct{ was, is []*block }
+
+// compare finds them, and what they make stale.
+func compare(old, new Tables, epochs map[uint32]bool) difference {
+	var was, is []*block
 	stale := func(b *block, addrs bool) {
 		for _, p := range b.epochPorts {
 			epochs[uint32(p)] = true
@@ -119,45 +155,37 @@ func Diff(old, new Tables) Delta {
 	pair(old.ways, new.ways, changed)
 	pair(old.remotes, new.remotes, changed)
 
-	d := Delta{Epochs: slices.Sorted(maps.Keys(epochs))}
-	for id := range old.ports {
-		if new.ports[id] == nil {
-			d.Gone = append(d.Gone, id)
-		}
-	}
-	d.Attach = without(new.Uplinks, old.Uplinks)
-	d.Detach = without(old.Uplinks, new.Uplinks)
-	d.AttachOut = without(boundOnly(new.Uplinks), boundOnly(old.Uplinks))
-	d.DetachOut = without(boundOnly(old.Uplinks), boundOnly(new.Uplinks))
-	d.AttachHooks = new.SocketHooks && !old.SocketHooks
-	d.DetachHooks = old.SocketHooks && !new.SocketHooks
+	return difference{was, is}
+}
 
-	cfg := change("cfg", was, is, func(r *rows) []Entry[uint32, CfgRow] { return r.cfg })
-	net := change("net", was, is, func(r *rows) []Entry[uint32, NetRow] { return r.net })
-	natpool := change("natpool", was, is, func(r *rows) []Entry[uint32, NATPoolRow] { return r.natpool })
-	busy := change("portbusy", was, is, func(r *rows) []Entry[BusyKey, uint8] { return r.busy })
-	route := change("route", was, is, func(r *rows) []Entry[RouteKey, RouteRow] { return r.route })
-	portip := change("portip", was, is, func(r *rows) []Entry[PortIPKey, uint8] { return r.portip })
-	port := change("port", was, is, func(r *rows) []Entry[uint32, PortRow] { return r.port })
-	flood := change("flood", was, is, func(r *rows) []Entry[FloodKey, uint32] { return r.flood })
-	floodn := change("floodn", was, is, func(r *rows) []Entry[uint32, uint32] { return r.floodn })
-	vip := change("vip_l2", was, is, func(r *rows) []Entry[VIPKey, uint8] { return r.vip })
-	member := change("member", was, is, func(r *rows) []Entry[MemberKey, MemberRow] { return r.member })
-	slot := change("slot", was, is, func(r *rows) []Entry[SlotKey, uint32] { return r.slot })
-	addr := change("addr", was, is, func(r *rows) []Entry[AddrKey, AddrRow] { return r.addr })
-	fdb := change("fdb", was, is, func(r *rows) []Entry[FdbKey, uint32] { return r.fdb })
-	segment := change("segment", was, is, func(r *rows) []Entry[SegmentKey, uint32] { return r.segment })
-	wireip := change("wireip", was, is, func(r *rows) []Entry[WireIPKey, uint32] { return r.wireip })
-	ifport := change("ifport", was, is, func(r *rows) []Entry[uint32, uint32] { return r.ifport })
-	proxy := change("proxy", was, is, func(r *rows) []Entry[ProxyKey, SvcRow] { return r.proxy })
-	svc := change("svc", was, is, func(r *rows) []Entry[SvcKey, SvcRow] { return r.svc })
+// stepsOf lists what happens to each map, in the order of Diff.
+func stepsOf(all []difference) []Step {
+	cfg := change("cfg", all, func(r *rows) []Entry[uint32, CfgRow] { return r.cfg })
+	net := change("net", all, func(r *rows) []Entry[uint32, NetRow] { return r.net })
+	natpool := change("natpool", all, func(r *rows) []Entry[uint32, NATPoolRow] { return r.natpool })
+	busy := change("portbusy", all, func(r *rows) []Entry[BusyKey, uint8] { return r.busy })
+	route := change("route", all, func(r *rows) []Entry[RouteKey, RouteRow] { return r.route })
+	portip := change("portip", all, func(r *rows) []Entry[PortIPKey, uint8] { return r.portip })
+	port := change("port", all, func(r *rows) []Entry[uint32, PortRow] { return r.port })
+	flood := change("flood", all, func(r *rows) []Entry[FloodKey, uint32] { return r.flood })
+	floodn := change("floodn", all, func(r *rows) []Entry[uint32, uint32] { return r.floodn })
+	vip := change("vip_l2", all, func(r *rows) []Entry[VIPKey, uint8] { return r.vip })
+	member := change("member", all, func(r *rows) []Entry[MemberKey, MemberRow] { return r.member })
+	slot := change("slot", all, func(r *rows) []Entry[SlotKey, uint32] { return r.slot })
+	addr := change("addr", all, func(r *rows) []Entry[AddrKey, AddrRow] { return r.addr })
+	fdb := change("fdb", all, func(r *rows) []Entry[FdbKey, uint32] { return r.fdb })
+	segment := change("segment", all, func(r *rows) []Entry[SegmentKey, uint32] { return r.segment })
+	wireip := change("wireip", all, func(r *rows) []Entry[WireIPKey, uint32] { return r.wireip })
+	ifport := change("ifport", all, func(r *rows) []Entry[uint32, uint32] { return r.ifport })
+	proxy := change("proxy", all, func(r *rows) []Entry[ProxyKey, SvcRow] { return r.proxy })
+	svc := change("svc", all, func(r *rows) []Entry[SvcKey, SvcRow] { return r.svc })
 
-	aclset := change("aclset", was, is, func(r *rows) []Entry[ACLSetKey, ACLSetRow] { return r.aclset })
-	aclrule := change("aclrule", was, is, func(r *rows) []Entry[ACLKey, ACLRow] { return r.aclrule })
-	aclclass := change("aclclass", was, is, func(r *rows) []Entry[ACLClassKey, uint32] { return r.aclclass })
-	vtep := change("vtep", was, is, func(r *rows) []Entry[uint32, VTEPRow] { return r.vtep })
-	nh := change("nh", was, is, func(r *rows) []Entry[uint32, NextHopRow] { return r.nh })
-	peer := change("peer", was, is, func(r *rows) []Entry[PeerKey, PeerRow] { return r.peer })
+	aclset := change("aclset", all, func(r *rows) []Entry[ACLSetKey, ACLSetRow] { return r.aclset })
+	aclrule := change("aclrule", all, func(r *rows) []Entry[ACLKey, ACLRow] { return r.aclrule })
+	aclclass := change("aclclass", all, func(r *rows) []Entry[ACLClassKey, uint32] { return r.aclclass })
+	vtep := change("vtep", all, func(r *rows) []Entry[uint32, VTEPRow] { return r.vtep })
+	nh := change("nh", all, func(r *rows) []Entry[uint32, NextHopRow] { return r.nh })
+	peer := change("peer", all, func(r *rows) []Entry[PeerKey, PeerRow] { return r.peer })
 
 	s := stepList{}
 	s.remove(svc).remove(proxy)
@@ -175,8 +203,7 @@ func Diff(old, new Tables) Delta {
 	s.remove(peer).remove(addr).remove(ifport).remove(slot).remove(member).remove(vip).zero(floodn).remove(flood).remove(portip).remove(route)
 	s.zero(nh).zero(vtep).zero(port).remove(busy).zero(natpool).zero(net).zero(cfg)
 	s.remove(aclset).remove(aclrule)
-	d.Steps = s.steps
-	return d
+	return s.steps
 }
 
 func boundOnly(us []UplinkPort) []UplinkPort {
@@ -225,10 +252,21 @@ type mapChange[K, V comparable] struct {
 	inserts, updates, gones []Entry[K, V]
 }
 
-func change[K, V comparable](name string, was, is []*block, get func(*rows) []Entry[K, V]) mapChange[K, V] {
+func change[K, V comparable](name string, all []difference, get func(*rows) []Entry[K, V]) mapChange[K, V] {
 	c := mapChange[K, V]{name: name}
+	for _, x := range all {
+		c.add(x, get)
+	}
+	if len(all) > 1 {
+		c.once()
+	}
+	return c
+}
+
+// add collects what happens to the map from one difference.
+func (c *mapChange[K, V]) add(x difference, get func(*rows) []Entry[K, V]) {
 	var before map[K]V
-	for _, b := range was {
+	for _, b := range x.was {
 		for _, e := range get(&b.rows) {
 			if before == nil {
 				before = map[K]V{}
@@ -236,7 +274,7 @@ func change[K, V comparable](name string, was, is []*block, get func(*rows) []En
 			before[e.Key] = e.Value
 		}
 	}
-	for _, b := range is {
+	for _, b := range x.is {
 		for _, e := range get(&b.rows) {
 			switch v, ok := before[e.Key]; {
 			case !ok:
@@ -252,7 +290,18 @@ func change[K, V comparable](name string, was, is []*block, get func(*rows) []En
 	for k, v := range before {
 		c.gones = append(c.gones, Entry[K, V]{k, v})
 	}
-	return c
+}
+
+// once leaves of each key one change: what may have another value is an update.
+func (c *mapChange[K, V]) once() {
+	seen := map[K]bool{}
+	for _, l := range []*[]Entry[K, V]{&c.updates, &c.inserts, &c.gones} {
+		*l = slices.DeleteFunc(*l, func(e Entry[K, V]) bool {
+			was := seen[e.Key]
+			seen[e.Key] = true
+			return was
+		})
+	}
 }
 
 func (c mapChange[K, V]) step(kind stepKind) Step {

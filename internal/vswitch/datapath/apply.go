@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,8 +30,10 @@ const drain = 20 * time.Millisecond
 // packets to the new generation; it waits a moment for packets in the old one.
 // Later ones write what differs and make flows decided before look again.
 //
-// After an error it is not known what the kernel holds; the next Apply then
-// starts from a new generation, whatever Tables it gets.
+// After an error it is not known what the kernel holds: a row is that of the Tables
+// before or of those that failed. The next Apply writes what differs from any of
+// them, attaches everything anew and makes all flows look again. Where that fails
+// time and again, it starts from a new generation.
 func (d *Datapath) Apply(ctx context.Context, t vswitch.Tables) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -45,8 +48,9 @@ func (d *Datapath) Apply(ctx context.Context, t vswitch.Tables) error {
 // applyBase is Apply of t and of what somebody looks at. The caller holds mu.
 func (d *Datapath) applyBase(ctx context.Context, t vswitch.Tables) error {
 	start := time.Now()
-	if err := d.apply(ctx, t.Watched(d.watch())); err != nil {
-		d.dirty = true
+	t = t.Watched(d.watch())
+	if err := d.apply(ctx, t); err != nil {
+		d.tried = append(d.tried, t)
 		d.count.applyErrors.Add(1)
 		return fmt.Errorf("apply tables: %w", err)
 	}
@@ -59,27 +63,35 @@ func (d *Datapath) apply(ctx context.Context, t vswitch.Tables) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if d.dirty {
+	if len(d.tried) > mendsMost {
 		if err := d.renew(); err != nil {
 			return err
 		}
 	}
+	doubt := d.doubtful()
 	delta := vswitch.Diff(d.tables, t)
+	if doubt {
+		delta = vswitch.Mend(slices.Concat([]vswitch.Tables{d.tables}, d.tried), t)
+	}
 	if err := d.write(delta.Steps); err != nil {
 		return err
 	}
 	if err := failpoint.Hit("datapath.written"); err != nil {
 		return err
 	}
-	if !d.live {
+	if !d.live || doubt {
 		if err := d.bump([]uint32{vswitch.EpochGlobal}); err != nil {
 			return err
 		}
-		if err := d.switchTo(ctx, t); err != nil {
+		if d.live {
+			if err := d.lead(t); err != nil {
+				return err
+			}
+		} else if err := d.switchTo(ctx, t); err != nil {
 			return err
 		}
-		gone := vswitch.Diff(d.last, t).Gone
-		d.live, d.tables, d.last = true, t, vswitch.Tables{}
+		gone := slices.Concat(delta.Gone, vswitch.Diff(d.last, t).Gone)
+		d.live, d.tables, d.last, d.tried = true, t, vswitch.Tables{}, nil
 		d.noteGone(gone)
 		return d.forgetRules(vswitch.Tables{}, t, true)
 	}
@@ -131,6 +143,12 @@ func (d *Datapath) apply(ctx context.Context, t vswitch.Tables) error {
 	return d.forgetRules(old, t, false)
 }
 
+// mendsMost is how many Tables that failed one after the other are mended; our choice.
+const mendsMost = 8
+
+// doubtful: the maps of gen may differ from tables, or what is attached.
+func (d *Datapath) doubtful() bool { return len(d.tried) > 0 }
+
 // renew replaces a generation whose content is in doubt. The one at work stays
 // until the switch.
 func (d *Datapath) renew() error {
@@ -146,7 +164,7 @@ func (d *Datapath) renew() error {
 		d.last = d.tables
 	}
 	old := d.gen
-	d.gen, d.live, d.dirty, d.tables = g, false, false, vswitch.Tables{}
+	d.gen, d.live, d.tried, d.tables = g, false, nil, vswitch.Tables{}
 	// What packets meet is kept alive by its pins. What failed before it was
 	// attached would stay for nothing, once for every try.
 	return errors.Join(old.close(), d.removeGenerations(g))
@@ -154,6 +172,32 @@ func (d *Datapath) renew() error {
 
 // switchTo leads packets into the filled generation and removes the others.
 func (d *Datapath) switchTo(ctx context.Context, t vswitch.Tables) error {
+	if err := d.lead(t); err != nil {
+		return err
+	}
+	if err := d.setCurrent(d.gen.number); err != nil {
+		return err
+	}
+	if err := failpoint.Hit("datapath.current"); err != nil {
+		return err
+	}
+	d.log.Info("data plane switched", "generation", d.gen.number, "uplinks", len(t.Uplinks), "hooks", t.SocketHooks)
+
+	// From here on only rubbish is removed; what fails is tried by the next switch.
+	select {
+	case <-time.After(drain):
+	case <-ctx.Done():
+	}
+	d.continueCarryover(true)
+	d.endCarryover()
+	if err := errors.Join(d.removeGenerations(d.gen), d.removeOldState()); err != nil {
+		d.log.Warn("older generation not removed", "error", err)
+	}
+	return nil
+}
+
+// lead attaches the programs of the generation wherever t wants them, and nothing else.
+func (d *Datapath) lead(t vswitch.Tables) error {
 	ep, err := d.gen.program(endpointProgram)
 	if err != nil {
 		return err
@@ -185,28 +229,7 @@ func (d *Datapath) switchTo(ctx context.Context, t vswitch.Tables) error {
 			return err
 		}
 	}
-	if err := errors.Join(d.removeOthers(t), d.hearMACs(t)); err != nil {
-		return err
-	}
-	if err := d.setCurrent(d.gen.number); err != nil {
-		return err
-	}
-	if err := failpoint.Hit("datapath.current"); err != nil {
-		return err
-	}
-	d.log.Info("data plane switched", "generation", d.gen.number, "uplinks", len(t.Uplinks), "hooks", t.SocketHooks)
-
-	// From here on only rubbish is removed; what fails is tried by the next switch.
-	select {
-	case <-time.After(drain):
-	case <-ctx.Done():
-	}
-	d.continueCarryover(true)
-	d.endCarryover()
-	if err := errors.Join(d.removeGenerations(d.gen), d.removeOldState()); err != nil {
-		d.log.Warn("older generation not removed", "error", err)
-	}
-	return nil
+	return errors.Join(d.removeOthers(t), d.hearMACs(t))
 }
 
 // removeOthers detaches what t does not want: uplinks that went, unused hooks.

@@ -194,7 +194,7 @@ func (d *Datapath) stopCapture(c *capture) error {
 // rewatch makes the kernel's tables so that they serve who looks now. The caller
 // holds mu.
 func (d *Datapath) rewatch() error {
-	if !d.live || d.dirty {
+	if !d.live || d.doubtful() {
 		return nil // the next Apply does it
 	}
 	err := d.applyBase(context.Background(), d.base)
@@ -213,18 +213,18 @@ func (d *Datapath) rewatch() error {
 // never closed.
 func (d *Datapath) Doubts() <-chan struct{} { return d.doubts }
 
-// InDoubt says whether the next Apply starts from a new generation. Packets go on
-// by what was written before.
+// InDoubt says whether the next Apply has to put right what a failed one left.
+// Packets go on by what was written.
 func (d *Datapath) InDoubt() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.dirty
+	return d.doubtful()
 }
 
 // sure refuses what would see nothing, or not all, while the switch is in doubt.
 // The caller holds mu.
 func (d *Datapath) sure() error {
-	if d.dirty {
+	if d.doubtful() {
 		return fmt.Errorf("a change of the switch failed halfway and is being put right; try again in a moment: %w", errdefs.ErrUnavailable)
 	}
 	return nil

@@ -57,7 +57,7 @@ type Datapath struct {
 	state  map[string]*ebpf.Map // by name, of bpf.StateMaps
 	// damages is what Run put right, for whoever wants to know.
 	damages chan Damage
-	// doubts says that dirty became true where no caller of Apply learns it.
+	// doubts says that an Apply failed where no caller of Apply learns it.
 	doubts chan struct{}
 	view   map[string]*ebpf.Map // the same, but the kernel refuses writes by these
 	// samples is the perf buffers of captures. Every generation of this process
@@ -71,8 +71,8 @@ type Datapath struct {
 	closed   bool
 	gen      *generation               // what Apply writes to
 	live     bool                      // gen is attached
-	dirty    bool                      // the maps of gen may differ from tables
 	tables   vswitch.Tables            // what gen's maps hold
+	tried    []vswitch.Tables          // what they may hold instead, row by row: Applies of it failed
 	last     vswitch.Tables            // what an earlier gen's held that was live, until this one is
 	gone     map[vswitch.PortID]uint64 // ports whose flows the next sweep takes, and the number of their going
 	going    uint64

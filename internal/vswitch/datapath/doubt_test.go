@@ -49,6 +49,7 @@ func TestDoubt(t *testing.T) {
 	if began, err := capture(); !began || err != nil || doubted() || d.InDoubt() {
 		t.Fatalf("before: began %v, %v", began, err)
 	}
+	generation := d.Metrics().Generation
 	epoch := d.state[bpf.SwitchMapEpoch] // rows are written, and then this fails
 	d.state[bpf.SwitchMapEpoch] = d.state[bpf.SwitchMapEvents]
 	began, err := capture()
@@ -79,6 +80,9 @@ func TestDoubt(t *testing.T) {
 	}
 	if doubted() || d.InDoubt() || d.Metrics().InDoubt {
 		t.Error("still in doubt after an Apply")
+	}
+	if n := d.Metrics().Generation; n != generation {
+		t.Errorf("generation %d after an Apply; one failure is mended in generation %d", n, generation)
 	}
 	flow("after")
 	if began, err := capture(); !began || err != nil {

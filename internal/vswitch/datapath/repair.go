@@ -65,7 +65,7 @@ type moves struct {
 func (d *Datapath) Repair() ([]Damage, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closed || !d.live || d.dirty {
+	if d.closed || !d.live || d.doubtful() {
 		return nil, nil
 	}
 	found, err := d.repair()

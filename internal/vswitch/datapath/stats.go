@@ -66,7 +66,7 @@ type Metrics struct {
 // Metrics returns the counters.
 func (d *Datapath) Metrics() Metrics {
 	d.mu.Lock()
-	generation, dirty := d.gen.number, d.dirty
+	generation, dirty := d.gen.number, d.doubtful()
 	d.mu.Unlock()
 	c := &d.count
 	found := c.found.Load()

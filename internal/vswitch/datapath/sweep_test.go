@@ -278,7 +278,7 @@ func FuzzDecodeEvent(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) { _, _ = decodeEvent(b) })
 }
 
-// What went and what is there again is known also when Apply begins anew.
+// What went and what is there again is known also when Apply mends or begins anew.
 func TestGoneOverRenewal(t *testing.T) {
 	l := newLab(t)
 	l.container(10)
@@ -286,18 +286,18 @@ func TestGoneOverRenewal(t *testing.T) {
 	l.apply(d)
 	with := l.s.Ports
 	without := slices.DeleteFunc(slices.Clone(with), func(p vswitch.Port) bool { return p.ID == 10 })
-	for _, dirty := range []bool{false, true} {
+	for _, failed := range []int{0, 1, mendsMost + 1} {
 		l.s.Ports = without
-		d.dirty = dirty
+		d.tried = slices.Repeat([]vswitch.Tables{d.tables}, failed)
 		l.apply(d)
 		if d.gone[10] == 0 || len(d.gone) != 1 {
-			t.Errorf("dirty %v, port 10 went: %v", dirty, d.gone)
+			t.Errorf("%d failed, port 10 went: %v", failed, d.gone)
 		}
 		l.s.Ports = with
-		d.dirty = dirty
+		d.tried = slices.Repeat([]vswitch.Tables{d.tables}, failed)
 		l.apply(d)
 		if len(d.gone) != 0 {
-			t.Errorf("dirty %v, port 10 is there again: %v", dirty, d.gone)
+			t.Errorf("%d failed, port 10 is there again: %v", failed, d.gone)
 		}
 	}
 	if all, err := d.generations(); err != nil || len(all) != 1 {
