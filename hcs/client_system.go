@@ -232,3 +232,19 @@ func flag(v url.Values, name string, b bool) {
 		v.Set(name, strconv.FormatBool(b))
 	}
 }
+
+// Policy is the host's policy in force, whole.
+func (c *Client) Policy(ctx context.Context) (Policy, error) {
+	var p Policy
+	return p, c.Call(ctx, "GET", "/policy", nil, &p)
+}
+
+// SetPolicy replaces the host's policy; nil goes back to the configuration's. It
+// returns the one in force.
+func (c *Client) SetPolicy(ctx context.Context, p *Policy) (Policy, error) {
+	var now Policy
+	if p == nil {
+		return now, c.Call(ctx, "DELETE", "/policy", nil, &now)
+	}
+	return now, c.Call(ctx, "PUT", "/policy", p, &now)
+}

@@ -40,8 +40,18 @@ func (h *HCS) Create(ctx context.Context, id string, doc hcs.ComputeSystem, o Cr
 	if h.life.Err() != nil {
 		return Created{}, fail(op, id, &hcs.Error{Code: hcs.CodeServiceDisconnect, Message: "the service is going down"})
 	}
-	doc = model.Normalize(id, resource.CallerFrom(ctx).Owner(), doc)
+	who := resource.CallerFrom(ctx)
+	doc = model.Normalize(id, who.Owner(), doc)
+	asked := doc
+	grant, err := model.Decide(*h.policy.Load(), who, doc)
+	if err != nil {
+		return Created{}, fail(op, id, err)
+	}
+	doc = grant.Apply(doc)
 	if err := model.Validate(id, doc, h.facts); err != nil {
+		return Created{}, fail(op, id, err)
+	}
+	if err := h.allowed(grant, doc); err != nil {
 		return Created{}, fail(op, id, err)
 	}
 	devices, err := checkHost(doc.Container)
@@ -49,6 +59,9 @@ func (h *HCS) Create(ctx context.Context, id string, doc hcs.ComputeSystem, o Cr
 		return Created{}, fail(op, id, err)
 	}
 	plan, err := h.plan(id, doc)
+	if err == nil {
+		plan.row.By, plan.grant, plan.open = who, grant, asked.Container != nil && asked.Container.Isolation == hcs.IsolationDefault
+	}
 	if err != nil {
 		return Created{}, fail(op, id, err)
 	}
@@ -99,6 +112,8 @@ func interrupted(ctx context.Context, start bool, err error) error {
 type plan struct {
 	row       *row
 	endpoints []json.RawMessage
+	grant     model.Grant
+	open      bool // the document left the isolation open
 }
 
 func (h *HCS) plan(id string, doc hcs.ComputeSystem) (plan, error) {
@@ -286,6 +301,9 @@ func (m *making) worker(ctx context.Context) (held.Client, model.Silo, error) {
 		if m.image, err = m.h.o.Images.Use(ctx, m.row.RuntimeID, ref); err != nil {
 			return nil, none, &hcs.Error{Code: codeOf(err), Field: "Container.Image", Err: err}
 		}
+		if err := m.platform(); err != nil {
+			return nil, none, err
+		}
 	}
 	spec, silo, err := m.prepare()
 	if err != nil {
@@ -335,7 +353,7 @@ func (m *making) plug(ctx context.Context) (err error) {
 	case n.NetworkSharedContainerName != "":
 		const field = "Container.Networking.NetworkSharedContainerName"
 		other := m.h.look(n.NetworkSharedContainerName)
-		if other == nil || other == m.s || other.row.Load().State == stateCreating {
+		if other == nil || !owns(m.row.By, other) || other == m.s || other.row.Load().State == stateCreating {
 			return &hcs.Error{Code: hcs.CodeSystemNotFound, Field: field, Message: fmt.Sprintf("system %q not found", n.NetworkSharedContainerName)}
 		}
 		o := other.row.Load()

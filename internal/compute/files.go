@@ -13,6 +13,7 @@ import (
 	"gatehouse.dev/gatehouse/hcs"
 	"gatehouse.dev/gatehouse/internal/compute/model"
 	"gatehouse.dev/gatehouse/internal/failpoint"
+	"gatehouse.dev/gatehouse/internal/resource"
 )
 
 // Files is what a system was given and what it wrote, for the image store.
@@ -66,9 +67,9 @@ func (h *HCS) files(r *row) (Files, error) {
 
 // Export finds the files of a system; what it answers writes them as a tar, as the
 // system sees them without what is mounted.
-func (h *HCS) Export(_ context.Context, id string) (func(context.Context, io.Writer) error, error) {
+func (h *HCS) Export(ctx context.Context, id string) (func(context.Context, io.Writer) error, error) {
 	const op = "export"
-	s, err := h.find(op, id)
+	s, err := h.find(ctx, op, id)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +85,10 @@ func (h *HCS) Export(_ context.Context, id string) (func(context.Context, io.Wri
 func (h *HCS) Commit(ctx context.Context, id string, o hcs.CommitOptions) (hcs.CommitResult, error) {
 	var out hcs.CommitResult
 	const op = "commit"
-	s, err := h.find(op, id)
+	if !resource.CallerFrom(ctx).Admin { // images are everybody's
+		return out, fail(op, id, adminOnly)
+	}
+	s, err := h.find(ctx, op, id)
 	if err != nil {
 		return out, err
 	}

@@ -29,8 +29,8 @@ type Lease struct {
 func (l *Lease) Close() { l.once.Do(l.close) }
 
 // OpenLease opens a lease on a system.
-func (h *HCS) OpenLease(_ context.Context, id string) (*Lease, error) {
-	s, err := h.find("open lease", id)
+func (h *HCS) OpenLease(ctx context.Context, id string) (*Lease, error) {
+	s, err := h.find(ctx, "open lease", id)
 	if err != nil {
 		return nil, err
 	}

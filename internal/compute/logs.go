@@ -28,7 +28,7 @@ const (
 // stopped and all was read, or with ctx. The sequence can be walked once.
 func (h *HCS) Logs(ctx context.Context, id string, o hcs.LogOptions) (iter.Seq2[hcs.LogRecord, error], error) {
 	const op = "logs"
-	s, err := h.find(op, id)
+	s, err := h.find(ctx, op, id)
 	if err != nil {
 		return nil, err
 	}

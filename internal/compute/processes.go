@@ -23,7 +23,7 @@ import (
 func (h *HCS) CreateProcess(ctx context.Context, id string, p hcs.ProcessParameters) (hcs.ProcessInformation, error) {
 	const op = "create process"
 	var none hcs.ProcessInformation
-	s, err := h.find(op, id)
+	s, err := h.find(ctx, op, id)
 	if err != nil {
 		return none, err
 	}
@@ -36,6 +36,13 @@ func (h *HCS) CreateProcess(ctx context.Context, id string, p hcs.ProcessParamet
 		return none, err
 	}
 	defer end()
+	grant, err := h.grant(ctx, r)
+	if err == nil {
+		err = grant.Process("", p)
+	}
+	if err != nil {
+		return none, s.err(op, err)
+	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	w := s.client()
@@ -85,7 +92,7 @@ func (h *HCS) CreateProcess(ctx context.Context, id string, p hcs.ProcessParamet
 // Processes lists every process of the system.
 func (h *HCS) Processes(ctx context.Context, id string) ([]hcs.ProcessDetails, error) {
 	const op = "list processes"
-	s, err := h.find(op, id)
+	s, err := h.find(ctx, op, id)
 	if err != nil {
 		return nil, err
 	}
@@ -124,8 +131,8 @@ func (s *system) process(op, name string) (key string, p processRow, err error) 
 }
 
 // OpenProcess finds a process and tells how it stands.
-func (h *HCS) OpenProcess(_ context.Context, id, process string) (hcs.ProcessInformation, hcs.ProcessStatus, error) {
-	s, err := h.find("open process", id)
+func (h *HCS) OpenProcess(ctx context.Context, id, process string) (hcs.ProcessInformation, hcs.ProcessStatus, error) {
+	s, err := h.find(ctx, "open process", id)
 	if err != nil {
 		return hcs.ProcessInformation{}, hcs.ProcessStatus{}, err
 	}
@@ -142,8 +149,8 @@ func (h *HCS) OpenProcess(_ context.Context, id, process string) (hcs.ProcessInf
 }
 
 // live finds a process that can be spoken to.
-func (h *HCS) live(op, id, process string) (*system, string, held.Client, bool, error) {
-	s, err := h.find(op, id)
+func (h *HCS) live(ctx context.Context, op, id, process string) (*system, string, held.Client, bool, error) {
+	s, err := h.find(ctx, op, id)
 	if err != nil {
 		return nil, "", nil, false, err
 	}
@@ -165,7 +172,7 @@ func (h *HCS) live(op, id, process string) (*system, string, held.Client, bool, 
 // process had exited.
 func (h *HCS) SignalProcess(ctx context.Context, id, process string, sig hcs.Signal) (delivered bool, err error) {
 	const op = "signal process"
-	s, key, w, ok, err := h.live(op, id, process)
+	s, key, w, ok, err := h.live(ctx, op, id, process)
 	if err != nil || !ok {
 		return false, err
 	}
@@ -191,7 +198,7 @@ func (h *HCS) TerminateProcess(ctx context.Context, id, process string) (deliver
 // process that has exited.
 func (h *HCS) ModifyProcess(ctx context.Context, id, process string, q hcs.ProcessModifyRequest) error {
 	const op = "modify process"
-	s, key, w, ok, err := h.live(op, id, process)
+	s, key, w, ok, err := h.live(ctx, op, id, process)
 	if err != nil {
 		return err
 	}
@@ -227,7 +234,7 @@ func (h *HCS) ModifyProcess(ctx context.Context, id, process string, q hcs.Proce
 // wait, also later.
 func (h *HCS) WaitProcess(ctx context.Context, id, process string) (hcs.ProcessStatus, error) {
 	const op = "wait for process"
-	s := h.look(id)
+	s := h.lookFor(ctx, id)
 	if s == nil {
 		return hcs.ProcessStatus{}, notFound(op, id)
 	}
@@ -260,7 +267,7 @@ func (h *HCS) WaitProcess(ctx context.Context, id, process string) (hcs.ProcessS
 // already read from it.
 func (h *HCS) Attach(ctx context.Context, id, process string, o held.AttachOptions, conn *net.UnixConn, early []byte) error {
 	const op = "attach"
-	s, err := h.find(op, id)
+	s, err := h.find(ctx, op, id)
 	if err != nil {
 		return err
 	}

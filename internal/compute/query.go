@@ -9,12 +9,13 @@ import (
 	"slices"
 
 	"gatehouse.dev/gatehouse/hcs"
+	"gatehouse.dev/gatehouse/internal/resource"
 )
 
 // Properties answers the base and the parts asked for; a part that fails says so
 // in PropertyResponses and leaves the others.
 func (h *HCS) Properties(ctx context.Context, id string, q hcs.PropertyQuery) (hcs.Properties, error) {
-	s, err := h.find("get properties", id)
+	s, err := h.find(ctx, "get properties", id)
 	if err != nil {
 		return hcs.Properties{}, err
 	}
@@ -80,8 +81,8 @@ func (h *HCS) part(ctx context.Context, s *system, r *row, t hcs.PropertyType, p
 }
 
 // Document is the create document after defaults and modifications.
-func (h *HCS) Document(_ context.Context, id string) (hcs.ComputeSystem, error) {
-	s, err := h.find("get document", id)
+func (h *HCS) Document(ctx context.Context, id string) (hcs.ComputeSystem, error) {
+	s, err := h.find(ctx, "get document", id)
 	if err != nil {
 		return hcs.ComputeSystem{}, err
 	}
@@ -89,12 +90,13 @@ func (h *HCS) Document(_ context.Context, id string) (hcs.ComputeSystem, error) 
 }
 
 // Enumerate lists systems in the order of their creation; all = stopped ones too.
-func (h *HCS) Enumerate(_ context.Context, q hcs.SystemQuery, all bool) ([]hcs.Properties, error) {
+func (h *HCS) Enumerate(ctx context.Context, q hcs.SystemQuery, all bool) ([]hcs.Properties, error) {
 	has := func(set []string, v string) bool { return len(set) == 0 || slices.Contains(set, v) }
 	out := []hcs.Properties{}
+	who := resource.CallerFrom(ctx)
 	for _, s := range h.all() {
 		r := s.row.Load()
-		if r.State == stateCreating || r.Forgotten || r.stopped() && !all {
+		if !owns(who, s) || r.State == stateCreating || r.Forgotten || r.stopped() && !all {
 			continue
 		}
 		p := r.base()
@@ -109,7 +111,7 @@ func (h *HCS) Enumerate(_ context.Context, q hcs.SystemQuery, all bool) ([]hcs.P
 // Wait returns the exit status when the system has stopped and its network and
 // mounts are gone. Any number may wait, also later, by RuntimeId too ("rid:…").
 func (h *HCS) Wait(ctx context.Context, id string) (hcs.SystemExitStatus, error) {
-	s := h.look(id)
+	s := h.lookFor(ctx, id)
 	if s == nil {
 		return hcs.SystemExitStatus{}, notFound("wait", id)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"gatehouse.dev/gatehouse/hcs"
 	"gatehouse.dev/gatehouse/internal/compute/model"
+	"gatehouse.dev/gatehouse/internal/resource"
 	"gatehouse.dev/gatehouse/internal/store"
 )
 
@@ -25,9 +26,10 @@ type row struct {
 	ID, RuntimeID string
 	State         hcs.State
 	Doc           hcs.ComputeSystem
-	Image         string   `json:",omitempty"`
-	Command       []string `json:",omitempty"`
-	StopSignal    int      `json:",omitempty"`
+	By            resource.Caller // who made it
+	Image         string          `json:",omitempty"`
+	Command       []string        `json:",omitempty"`
+	StopSignal    int             `json:",omitempty"`
 
 	CreateTime time.Time
 	StartTime  time.Time `json:",omitzero"`

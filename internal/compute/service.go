@@ -28,6 +28,7 @@ import (
 	"net"
 	"os/exec"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gatehouse.dev/gatehouse/hcs"
@@ -48,6 +49,8 @@ type Options struct {
 	Stats EndpointStats
 	// Tracer tells which files systems open; nil = cannot.
 	Tracer Tracer
+	// Policy says who may have which isolation, as configured.
+	Policy hcs.Policy
 	// Runtime is the OCI runtime's path; "" = runc from PATH.
 	Runtime string
 	// Facts of the host; zero = found out by HostFacts.
@@ -89,6 +92,9 @@ type HCS struct {
 	facts model.Facts
 	log   *slog.Logger
 
+	policy  atomic.Pointer[hcs.Policy] // whole
+	setting sync.Mutex                 // one SetPolicy at a time
+
 	life context.Context // ends when the service lets go of its workers
 	stop context.CancelFunc
 	wg   sync.WaitGroup // pumps and endings
@@ -116,6 +122,9 @@ func New(o Options) (*HCS, error) {
 		o.Facts = HostFacts(o.Runtime)
 	}
 	h := &HCS{o: o, facts: o.Facts, log: o.Log, byID: map[string]*system{}, byRID: map[string]*system{}}
+	if err := h.loadPolicy(); err != nil {
+		return nil, err
+	}
 	h.life, h.stop = context.WithCancel(context.Background())
 	return h, nil
 }

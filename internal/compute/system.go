@@ -18,6 +18,7 @@ import (
 	"gatehouse.dev/gatehouse/hcs"
 	"gatehouse.dev/gatehouse/internal/compute/held"
 	"gatehouse.dev/gatehouse/internal/compute/model"
+	"gatehouse.dev/gatehouse/internal/resource"
 )
 
 // system is one compute system in memory: its row, its worker, and who waits.
@@ -189,9 +190,17 @@ func (h *HCS) look(id string) *system {
 	return h.byID[id]
 }
 
-// find finds a system that can be seen: made and not forgotten.
-func (h *HCS) find(op, id string) (*system, error) {
-	if s := h.look(id); s != nil {
+// lookFor is look for a caller: what is not its own is not there.
+func (h *HCS) lookFor(ctx context.Context, id string) *system {
+	if s := h.look(id); s != nil && owns(resource.CallerFrom(ctx), s) {
+		return s
+	}
+	return nil
+}
+
+// find finds a system that the caller can see: its own, made and not forgotten.
+func (h *HCS) find(ctx context.Context, op, id string) (*system, error) {
+	if s := h.lookFor(ctx, id); s != nil {
 		if r := s.row.Load(); r.State != stateCreating && !r.Forgotten {
 			return s, nil
 		}

@@ -19,7 +19,7 @@ import (
 // The sequence can be walked once, and must be.
 func (h *HCS) Trace(ctx context.Context, id string) (iter.Seq2[hcs.FileAccess, error], error) {
 	const op = "trace"
-	s, err := h.find(op, id)
+	s, err := h.find(ctx, op, id)
 	if err != nil {
 		return nil, err
 	}

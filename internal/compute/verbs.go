@@ -16,7 +16,7 @@ import (
 
 // Start runs a Created system.
 func (h *HCS) Start(ctx context.Context, id string) (hcs.ProcessInformation, error) {
-	s, err := h.find("start", id)
+	s, err := h.find(ctx, "start", id)
 	if err != nil {
 		return hcs.ProcessInformation{}, err
 	}
@@ -51,7 +51,7 @@ func (h *HCS) Start(ctx context.Context, id string) (hcs.ProcessInformation, err
 // not ended after ten seconds is killed.
 func (h *HCS) Shutdown(ctx context.Context, id string, o hcs.ShutdownOptions) error {
 	const op = "shutdown"
-	s, err := h.find(op, id)
+	s, err := h.find(ctx, op, id)
 	if err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func (h *HCS) Shutdown(ctx context.Context, id string, o hcs.ShutdownOptions) er
 // Terminate ends the system and returns when it is Stopped and what it used was
 // let go. Idempotent; a create under way is undone.
 func (h *HCS) Terminate(ctx context.Context, id string) error {
-	s := h.look(id)
+	s := h.lookFor(ctx, id)
 	if s == nil {
 		return notFound("terminate", id)
 	}
@@ -178,7 +178,7 @@ func (h *HCS) kill(ctx context.Context, s *system) error {
 
 // Crash sends init SIGABRT.
 func (h *HCS) Crash(ctx context.Context, id string, _ hcs.CrashOptions) error {
-	s, err := h.find("crash", id)
+	s, err := h.find(ctx, "crash", id)
 	if err != nil {
 		return err
 	}
@@ -200,7 +200,7 @@ func (h *HCS) Resume(ctx context.Context, id string) error {
 }
 
 func (h *HCS) freeze(ctx context.Context, id string, v model.Verb, to hcs.State) error {
-	s, err := h.find(v.String(), id)
+	s, err := h.find(ctx, v.String(), id)
 	if err != nil {
 		return err
 	}
@@ -230,8 +230,8 @@ func (h *HCS) freeze(ctx context.Context, id string, v model.Verb, to hcs.State)
 }
 
 // Save is for virtual machines.
-func (h *HCS) Save(_ context.Context, id string, _ hcs.SaveOptions) error {
-	s, err := h.find("save", id)
+func (h *HCS) Save(ctx context.Context, id string, _ hcs.SaveOptions) error {
+	s, err := h.find(ctx, "save", id)
 	if err != nil {
 		return err
 	}
@@ -244,7 +244,7 @@ func (h *HCS) Save(_ context.Context, id string, _ hcs.SaveOptions) error {
 // Modify changes settings of a system: its limits now.
 func (h *HCS) Modify(ctx context.Context, id string, q hcs.ModifySettingRequest) error {
 	const op = "modify"
-	s, err := h.find(op, id)
+	s, err := h.find(ctx, op, id)
 	if err != nil {
 		return err
 	}
@@ -260,6 +260,13 @@ func (h *HCS) Modify(ctx context.Context, id string, q hcs.ModifySettingRequest)
 	}
 	defer end()
 	doc, limits, err := model.Update(r.Doc, q.ResourcePath, q.Settings, h.facts)
+	if err != nil {
+		return s.err(op, err)
+	}
+	grant, err := h.grant(ctx, r)
+	if err == nil {
+		err = grant.Quotas(doc, h.facts)
+	}
 	if err != nil {
 		return s.err(op, err)
 	}
@@ -284,7 +291,7 @@ func (h *HCS) Modify(ctx context.Context, id string, q hcs.ModifySettingRequest)
 // one that was forgotten it succeeds as long as its tombstone is there.
 func (h *HCS) Delete(ctx context.Context, id string) error {
 	const op = "delete"
-	s := h.look(id)
+	s := h.lookFor(ctx, id)
 	if s == nil {
 		return notFound(op, id)
 	}

@@ -17,6 +17,8 @@ import (
 	"strings"
 
 	"github.com/BurntSushi/toml"
+
+	"gatehouse.dev/gatehouse/hcs"
 )
 
 // Config is the file. The zero value of every field is its default.
@@ -45,6 +47,8 @@ type Compute struct {
 	Runtime string `toml:"runtime"`
 	// LogMaxBytes of a system's log before it is rotated; 0 = 10 MiB.
 	LogMaxBytes int64 `toml:"log_max_bytes"`
+	// Policy says who may have which isolation; see hcs.Policy for its keys.
+	Policy hcs.Policy `toml:"policy"`
 }
 
 // Network is the default network and what the switch uses of the host.
@@ -117,6 +121,9 @@ func (c Config) check(text string) error {
 	}
 	if n := c.Compute.LogMaxBytes; n != 0 && n < 4096 {
 		return bad(fmt.Sprintf("%d is under 4096", n), "compute", "log_max_bytes")
+	}
+	if _, err := c.Compute.Policy.WithDefaults(); err != nil {
+		return fmt.Errorf("line %d: compute.policy: %w", lineOf(text, []string{"compute", "policy"}), err)
 	}
 	var v4, v6 int
 	for _, s := range c.Network.Subnets {

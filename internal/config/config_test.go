@@ -37,6 +37,10 @@ func TestParse(t *testing.T) {
 		{"cluster pool", "[services]\ncluster_pool=['10.9.0.0/16','10.8.0.0/16']\n", "line 2: services.cluster_pool: at most one prefix of each family"},
 		{"load balancer pool", "[services]\nload_balancer_pool=['192.0.2.1']\n", `line 2: services.load_balancer_pool: "192.0.2.1" is not a prefix`},
 		{"node ports", "[services]\nnode_ports='9-8'\n", `line 2: services.node_ports: "9-8" is not a range`},
+		{"policy", "[compute.policy]\nprofile='client'\ndev_process_isolation=true\n[[compute.policy.rules]]\nmatch={owner='ci-*',uid=1000}\nallowed_isolation=['library-os','process']\nallow_host_paths=['/srv']\n", ""},
+		{"policy profile", "[compute.policy]\nprofile='home'\n", `line 1: compute.policy: Profile: "home": neither Server nor Client`},
+		{"policy rule", "[compute.policy]\n[[compute.policy.rules]]\nallow_privileged=true\n", "compute.policy: Rules[0].Match: is empty"},
+		{"policy key", "[[compute.policy.rules]]\nmatch={uid=1}\nallow_everything=true\n", "unknown key"},
 		{"uplinks", "[network]\nuplinks=['[']\n", "is not a pattern"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

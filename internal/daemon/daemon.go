@@ -212,7 +212,7 @@ func (d *daemon) openCompute(ctx context.Context) (err error) {
 	d.later(d.workers.Close)
 	d.hcs, err = compute.New(compute.Options{
 		Instance: d.inst, Store: d.db, Images: imageHand{d.images}, Tracer: traceHand{}, Networks: networkHand{d.hns}, Workers: workerHand{d.workers},
-		Stats: statsHand{d.hns}, Runtime: rt, LogMaxBytes: d.cfg.Compute.LogMaxBytes, Log: d.log,
+		Stats: statsHand{d.hns}, Policy: d.cfg.Compute.Policy, Runtime: rt, LogMaxBytes: d.cfg.Compute.LogMaxBytes, Log: d.log,
 	})
 	if err != nil {
 		return err
@@ -251,9 +251,9 @@ func (d *daemon) serve(ctx context.Context) error {
 		EndpointStats: func(ctx context.Context, id string) (any, error) { return d.hns.EndpointStats(ctx, id) },
 		Explain:       func(ctx context.Context, body json.RawMessage) (any, error) { return d.hns.Explain(ctx, body) },
 		HNS:           d.v1(),
-		HCS:           d.hcs, Images: image.NewHandler(d.images), Events: d.db, Host: d.questions(), Streams: d.streams(), Metrics: d.metrics, GID: gid, Log: d.log,
+		HCS:           systems{d.hcs, d.inst.Socket}, Images: image.NewHandler(d.images), Events: d.db, Host: d.questions(), Streams: d.streams(), Metrics: d.metrics, Admits: d.hcs.Admits, GID: gid, Log: d.log,
 	})
-	l, err := api.Listen(d.inst.Socket, gid)
+	l, err := api.Listen(d.inst.Socket, gid, d.hcs.OpenToUsers())
 	if err != nil {
 		return err
 	}

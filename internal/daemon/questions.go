@@ -15,13 +15,15 @@ import (
 func (d *daemon) questions() map[string]api.Query {
 	return map[string]api.Query{
 		"version": func(context.Context, url.Values) (any, error) { return d.version(), nil },
-		"doctor":  func(ctx context.Context, _ url.Values) (any, error) { return append(Doctor(ctx), d.checkSwitch()), nil },
-		"leaks":   func(ctx context.Context, _ url.Values) (any, error) { return d.leaks(ctx) },
-		"flows":   func(_ context.Context, q url.Values) (any, error) { return d.flows(q) },
-		"drops":   func(context.Context, url.Values) (any, error) { return d.drops() },
-		"graph":   func(ctx context.Context, _ url.Values) (any, error) { return d.hns.Graph(ctx) },
-		"ports":   func(ctx context.Context, _ url.Values) (any, error) { return list(d.hns.PublishedPorts(ctx)) },
-		"who":     func(ctx context.Context, q url.Values) (any, error) { return list(d.hns.Who(ctx, q.Get("q"))) },
+		"doctor": func(ctx context.Context, _ url.Values) (any, error) {
+			return append(Doctor(ctx), d.checkSwitch(), d.checkPolicy()), nil
+		},
+		"leaks": func(ctx context.Context, _ url.Values) (any, error) { return d.leaks(ctx) },
+		"flows": func(_ context.Context, q url.Values) (any, error) { return d.flows(q) },
+		"drops": func(context.Context, url.Values) (any, error) { return d.drops() },
+		"graph": func(ctx context.Context, _ url.Values) (any, error) { return d.hns.Graph(ctx) },
+		"ports": func(ctx context.Context, _ url.Values) (any, error) { return list(d.hns.PublishedPorts(ctx)) },
+		"who":   func(ctx context.Context, q url.Values) (any, error) { return list(d.hns.Who(ctx, q.Get("q"))) },
 	}
 }
 

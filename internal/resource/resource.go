@@ -22,9 +22,12 @@ type Doc struct {
 // Caller is who asks, by the socket's peer credentials.
 type Caller struct {
 	UID, GID uint32
+	Groups   []uint32 `json:",omitempty"` // supplementary
 	PID      int32
 	// Admin callers (root, the socket's group) may speak for other owners.
 	Admin bool
+	// Door is the protocol that the caller came by; "" = inside the daemon.
+	Door string `json:",omitempty"`
 }
 
 // Owner is the default owner of what the caller makes.

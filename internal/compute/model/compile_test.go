@@ -51,7 +51,7 @@ func TestCompile(t *testing.T) {
 			if err != nil || len(ignored) > 0 {
 				t.Fatalf("%v, ignored %v", err, ignored)
 			}
-			doc = Normalize("web-frontend-1", "uid:0", doc)
+			doc = granted("web-frontend-1", "uid:0", doc)
 			if err := Validate("web-frontend-1", doc, g.Facts); err != nil {
 				t.Fatal(err)
 			}
@@ -85,7 +85,7 @@ func TestCompile(t *testing.T) {
 
 // The document is not touched: what is stored is what was asked for.
 func TestCompileLeavesItsInput(t *testing.T) {
-	doc := Normalize("x", "o", hcs.ComputeSystem{Container: &hcs.Container{Image: "i", Memory: &hcs.Memory{SizeInMB: 64},
+	doc := granted("x", "o", hcs.ComputeSystem{Container: &hcs.Container{Image: "i", Memory: &hcs.Memory{SizeInMB: 64},
 		InitProcess: &hcs.ProcessParameters{CommandArgs: []string{"a"}},
 		Oci: &specs.Spec{Process: &specs.Process{NoNewPrivileges: true}, Linux: &specs.Linux{Sysctl: map[string]string{"a": "b"},
 			Resources: &specs.LinuxResources{Memory: &specs.LinuxMemory{}}}}}})
@@ -106,7 +106,7 @@ func TestCompileLeavesItsInput(t *testing.T) {
 
 func TestSeccompFollowsCapabilities(t *testing.T) {
 	allowed := func(caps *specs.LinuxCapabilities, call string) bool {
-		doc := Normalize("x", "o", hcs.ComputeSystem{Container: &hcs.Container{Image: "i",
+		doc := granted("x", "o", hcs.ComputeSystem{Container: &hcs.Container{Image: "i",
 			InitProcess: &hcs.ProcessParameters{CommandArgs: []string{"a"}, Oci: &specs.Process{Capabilities: caps}}}})
 		s, err := Compile(Input{ID: "x", Doc: doc, Facts: Facts{Cgroup: CgroupV2}})
 		if err != nil {
@@ -178,7 +178,7 @@ func TestLimits(t *testing.T) {
 }
 
 func TestUpdate(t *testing.T) {
-	doc := Normalize("x", "o", hcs.ComputeSystem{Container: &hcs.Container{Image: "i", InitProcess: &hcs.ProcessParameters{}}})
+	doc := granted("x", "o", hcs.ComputeSystem{Container: &hcs.Container{Image: "i", InitProcess: &hcs.ProcessParameters{}}})
 	for _, c := range []struct {
 		path, settings string
 		code           hcs.Code

@@ -52,7 +52,7 @@ func CheckID(id string) error {
 }
 
 // Normalize fills in what a create document leaves open and renames old spellings.
-// It changes nothing that was said.
+// It changes nothing that was said, and leaves the isolation to Decide.
 func Normalize(id, owner string, d hcs.ComputeSystem) hcs.ComputeSystem {
 	if d.Owner == "" {
 		d.Owner = owner
@@ -67,9 +67,6 @@ func Normalize(id, owner string, d hcs.ComputeSystem) hcs.ComputeSystem {
 	d.Container = &c
 	if c.Isolation == "" {
 		c.Isolation = hcs.IsolationDefault
-	}
-	if c.Isolation == hcs.IsolationDefault {
-		c.Isolation = hcs.IsolationProcess
 	}
 	g := hcs.GuestOs{}
 	if c.GuestOs != nil {

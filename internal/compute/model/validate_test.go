@@ -80,7 +80,7 @@ func TestValidate(t *testing.T) {
 		if err := json.Unmarshal([]byte(x.doc), &d); err != nil {
 			t.Fatalf("%s: %v", x.doc, err)
 		}
-		err := Validate("web", Normalize("web", "o", d), Facts{CPUs: 2})
+		err := Validate("web", granted("web", "o", d), Facts{CPUs: 2})
 		var e *hcs.Error
 		errors.As(err, &e)
 		if hcs.CodeOf(err) != x.code || e != nil && e.Field != x.field {
@@ -105,7 +105,7 @@ func FuzzDocument(f *testing.F) {
 		if json.Unmarshal(raw, &d) != nil {
 			return
 		}
-		d = Normalize("web", "o", d)
+		d = granted("web", "o", d)
 		for _, mode := range []CgroupMode{CgroupV1, CgroupV2} {
 			facts := Facts{Cgroup: mode, CPUs: 2, NoSeccomp: true}
 			if Validate("web", d, facts) != nil {

@@ -163,7 +163,7 @@ func newFixture(t *testing.T) *fixture {
 		Metrics: func(_ context.Context, w io.Writer) error { _, err := io.WriteString(w, "up 1\n"); return err },
 		Events:  db, GID: -1, Log: slog.New(slog.DiscardHandler),
 	})
-	l, err := Listen(f.socket, -1)
+	l, err := Listen(f.socket, -1, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -360,7 +360,7 @@ func TestListen(t *testing.T) {
 	if err != nil || fi.Mode().Perm() != 0o660 {
 		t.Fatalf("socket mode %v, %v; want 0660", fi.Mode(), err)
 	}
-	if _, err := Listen(f.socket, -1); err == nil || !strings.Contains(err.Error(), "another daemon answers") {
+	if _, err := Listen(f.socket, -1, false); err == nil || !strings.Contains(err.Error(), "another daemon answers") {
 		t.Errorf("second listener: %v", err)
 	}
 	dir := filepath.Dir(f.socket)
@@ -371,7 +371,7 @@ func TestListen(t *testing.T) {
 	}
 	l.SetUnlinkOnClose(false)
 	l.Close()
-	if l, err := Listen(stale, -1); err != nil {
+	if l, err := Listen(stale, -1, false); err != nil {
 		t.Errorf("over a stale socket: %v", err)
 	} else {
 		l.Close()
@@ -380,10 +380,10 @@ func TestListen(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen(file, -1); err == nil || !strings.Contains(err.Error(), "a file is in the way") {
+	if _, err := Listen(file, -1, false); err == nil || !strings.Contains(err.Error(), "a file is in the way") {
 		t.Errorf("over a file: %v", err)
 	}
-	if _, err := Listen("/tmp/"+strings.Repeat("x", 110), -1); err == nil || !strings.Contains(err.Error(), "longer than") {
+	if _, err := Listen("/tmp/"+strings.Repeat("x", 110), -1, false); err == nil || !strings.Contains(err.Error(), "longer than") {
 		t.Errorf("long path: %v", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -20,9 +21,8 @@ import (
 // peer is who is at the other end of a connection.
 type peer struct {
 	resource.Caller
-	groups []uint32
-	known  bool
-	conn   *net.UnixConn
+	known bool
+	conn  *net.UnixConn
 }
 
 type peerKey struct{}
@@ -44,7 +44,7 @@ func connContext(ctx context.Context, c net.Conn) context.Context {
 			return
 		}
 		p.UID, p.GID, p.PID, p.known = cred.Uid, cred.Gid, cred.Pid, true
-		p.groups = peerGroups(int(fd))
+		p.Groups, p.Door = peerGroups(int(fd)), doorName
 	})
 	return context.WithValue(ctx, peerKey{}, p)
 }
@@ -66,8 +66,12 @@ func peerGroups(fd int) []uint32 {
 	return out
 }
 
-// identify lets root, the daemon's own user and the socket's group in, as
-// callers; everybody else, and whoever the kernel cannot name, is refused.
+// doorName is what a policy's rules call this door.
+const doorName = "api"
+
+// identify lets root, the daemon's own user and the socket's group in, as callers
+// with full rights, and whom the policy's rules name as users of the compute
+// service; everybody else, and whoever the kernel cannot name, is refused.
 func (s *Server) identify(r *http.Request) (*http.Request, error) {
 	p, ok := r.Context().Value(peerKey{}).(peer)
 	if !ok {
@@ -79,9 +83,21 @@ func (s *Server) identify(r *http.Request) (*http.Request, error) {
 	}
 	gid := s.o.GID
 	p.Admin = p.UID == 0 || int(p.UID) == os.Geteuid() ||
-		gid > 0 && (int(p.GID) == gid || slices.Contains(p.groups, uint32(gid)))
-	if !p.Admin {
+		gid > 0 && (int(p.GID) == gid || slices.Contains(p.Groups, uint32(gid)))
+	if !p.Admin && (s.o.Admits == nil || !s.o.Admits(p.Caller)) {
 		return nil, problem(http.StatusForbidden, codeAccessDenied, "user %d may not use this daemon; become root or join the socket's group", p.UID)
 	}
+	if !p.Admin && !forUsers(r) {
+		return nil, problem(http.StatusForbidden, codeAccessDenied, "%s %s is for administrators: become root or join the socket's group", r.Method, r.URL.Path)
+	}
 	return r.WithContext(resource.WithCaller(r.Context(), p.Caller)), nil
+}
+
+// forUsers tells what callers without full rights may ask at all: the compute
+// service, which knows whose a system is, and what running an image needs to read.
+func forUsers(r *http.Request) bool {
+	if strings.HasPrefix(r.URL.Path, "/hcs/v2/") {
+		return true
+	}
+	return r.Method == http.MethodGet && (strings.HasPrefix(r.URL.Path, "/images/v1/") || r.URL.Path == "/host/v1/version")
 }

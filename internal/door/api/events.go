@@ -4,6 +4,7 @@
 package api
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"gatehouse.dev/gatehouse/internal/resource"
 	"gatehouse.dev/gatehouse/internal/store"
 )
 
@@ -28,6 +30,12 @@ var (
 	hcsEvents  = eventSet{[]string{"systems", "processes", "layers", "operations"}, 0x02000000}
 	hostEvents = eventSet{nil, 0x02000000}
 )
+
+// owns tells whether an event is about a system of the caller's.
+func (s *Server) owns(r *http.Request, e store.Event) bool {
+	var of struct{ RuntimeId string }
+	return s.o.HCS != nil && json.Unmarshal(e.Data, &of) == nil && of.RuntimeId != "" && s.o.HCS.Owns(r.Context(), of.RuntimeId)
+}
 
 // stream answers with one event a line until the client leaves or the daemon
 // stops. since = a revision (absent: from now on), follow=false ends it at now.
@@ -72,12 +80,14 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, set eventSet) {
 		}
 		return err
 	}
+	who := resource.CallerFrom(r.Context())
 	kind, id, typ := q.Get("kind"), q.Get("id"), q.Get("type")
 	shown := func(e store.Event) bool {
 		return (len(set.kinds) == 0 || slices.Contains(set.kinds, e.Kind)) &&
 			(kind == "" || e.Kind == kind) &&
 			(id == "" || strings.EqualFold(e.ID, id)) &&
-			(typ == "" || e.Name == typ || strconv.FormatUint(uint64(e.Type), 10) == typ)
+			(typ == "" || e.Name == typ || strconv.FormatUint(uint64(e.Type), 10) == typ) &&
+			(who.Admin || s.owns(r, e))
 	}
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()

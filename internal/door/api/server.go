@@ -77,6 +77,9 @@ type Options struct {
 	Streams map[string]Stream
 	// Metrics writes Prometheus' text form.
 	Metrics func(ctx context.Context, w io.Writer) error
+	// Admits tells which callers without full rights may use the compute service;
+	// nil = none.
+	Admits func(resource.Caller) bool
 	// GID is the group that may use the socket besides root; -1 = none.
 	GID int
 	Log *slog.Logger

@@ -19,11 +19,11 @@ import (
 // maxSocketPath is sizeof(sockaddr_un.sun_path) less the terminator, unix(7).
 const maxSocketPath = 107
 
-// Listen makes the API socket: mode 0660, owner root, group the one named (-1 =
-// the daemon's own). The socket is made in a private directory and renamed into
+// Listen makes the API socket: owner root, group the one named (-1 = the daemon's
+// own), mode 0660, or 0666 with open, where the server decides by itself. The socket is made in a private directory and renamed into
 // place, so that nobody can connect before its mode is right, and the socket that
 // a dead daemon left is replaced. One that still answers is an error.
-func Listen(path string, gid int) (*net.UnixListener, error) {
+func Listen(path string, gid int, open bool) (*net.UnixListener, error) {
 	if len(path)+len("/.s/s") > maxSocketPath {
 		return nil, fmt.Errorf("socket path %s: longer than %d bytes; choose a shorter --root or --socket", path, maxSocketPath-len("/.s/s"))
 	}
@@ -61,7 +61,7 @@ func Listen(path string, gid int) (*net.UnixListener, error) {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	l.SetUnlinkOnClose(false) // it will have moved
-	err = errors.Join(os.Chown(tmp, -1, gid), os.Chmod(tmp, 0o660))
+	err = errors.Join(os.Chown(tmp, -1, gid), SetMode(tmp, open))
 	if err == nil {
 		err = os.Rename(tmp, path)
 	}
@@ -70,6 +70,16 @@ func Listen(path string, gid int) (*net.UnixListener, error) {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
 	return l, nil
+}
+
+// SetMode says who may connect at all: root and the socket's group, or with open
+// everybody.
+func SetMode(path string, open bool) error {
+	mode := os.FileMode(0o660)
+	if open {
+		mode = 0o666
+	}
+	return os.Chmod(path, mode)
 }
 
 func kindOf(m fs.FileMode) string {

@@ -50,6 +50,9 @@ type Systems interface {
 	WaitProcess(ctx context.Context, id, process string) (hcs.ProcessStatus, error)
 	Attach(ctx context.Context, id, process string, o held.AttachOptions, conn *net.UnixConn, early []byte) error
 	Logs(ctx context.Context, id string, o hcs.LogOptions) (iter.Seq2[hcs.LogRecord, error], error)
+	Owns(ctx context.Context, runtimeID string) bool
+	Policy(ctx context.Context) (hcs.Policy, error)
+	SetPolicy(ctx context.Context, p *hcs.Policy) (hcs.Policy, error)
 	ServiceProperties(ctx context.Context, types []string) (map[string]any, error)
 }
 
@@ -96,8 +99,9 @@ func (s *Server) routesHCS() {
 		"POST /hcs/v2/service/modify":                         notBuilt,
 		"POST /hcs/v2/layers/{verb}":                          notBuilt,
 		"DELETE /hcs/v2/layers":                               notBuilt,
-		"GET /hcs/v2/policy":                                  notBuilt,
-		"PUT /hcs/v2/policy":                                  notBuilt,
+		"GET /hcs/v2/policy":                                  verbs.policy,
+		"PUT /hcs/v2/policy":                                  verbs.setPolicy,
+		"DELETE /hcs/v2/policy":                               verbs.dropPolicy,
 	} {
 		s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if strings.Contains(r.Header.Get("Prefer"), "respond-async") {

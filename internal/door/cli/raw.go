@@ -181,7 +181,8 @@ func (a *app) hcsCmd() *cobra.Command {
   hcs start · shutdown · terminate · pause · resume · modify · delete ID
   hcs exit ID                        waits for the exit status
   hcs processes ID                   hcs exec ID [-f FILE] makes one
-  hcs service · events`,
+  hcs service · events
+  hcs policy [-f FILE]               who may have which isolation; FILE replaces it`,
 		Args: args(1, 2, "a verb and, for most verbs, an ID"),
 		RunE: func(c *cobra.Command, args []string) error {
 			const base = "/hcs/v2/"
@@ -196,6 +197,15 @@ func (a *app) hcsCmd() *cobra.Command {
 				return a.raw(c, http.MethodGet, base+"service/properties", nil)
 			case "events":
 				return a.raw(c, http.MethodGet, base+"events", nil)
+			case "policy":
+				if f.file == "" {
+					return a.raw(c, http.MethodGet, base+"policy", nil)
+				}
+				b, err := a.document(f.file)
+				if err != nil {
+					return err
+				}
+				return a.raw(c, http.MethodPut, base+"policy", b)
 			}
 			if len(args) < 2 {
 				return usage(c, fmt.Errorf("hcs %s needs an ID", args[0]))
