@@ -13,6 +13,7 @@ require (
 	github.com/google/go-containerregistry v0.22.1 // registries, OCI layouts, docker archives
 	github.com/google/uuid v1.6.0 // identifiers
 	github.com/hashicorp/yamux v0.1.2 // streams over one connection to a guest
+	github.com/insomniacslk/dhcp v0.0.0-20260901064844-234b97448fae // DHCP messages
 	github.com/klauspost/compress v1.20.3 // zstd layers
 	github.com/miekg/dns v1.1.73 // the embedded resolver
 	github.com/moby/profiles/seccomp v0.2.3 // Docker's default profile
@@ -41,11 +42,13 @@ require (
 	github.com/docker/cli v29.7.2+incompatible // indirect
 	github.com/docker/docker-credential-helpers v0.9.3 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
+	github.com/josharian/native v1.1.0 // indirect
 	github.com/mdlayher/socket v0.6.0 // indirect
 	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
 	github.com/prometheus/client_model v0.6.3 // indirect
 	github.com/prometheus/common v0.72.0 // indirect
 	github.com/sirupsen/logrus v1.10.2 // indirect
+	github.com/u-root/uio v0.0.0-20230220225925-ffce2a382923 // indirect
 	golang.org/x/exp/typeparams v0.0.0-20260209203927-2842357ff358 // indirect
 	golang.org/x/mod v0.41.0 // indirect
 	google.golang.org/protobuf v1.36.12 // indirect

@@ -15,7 +15,7 @@ dev=(clang llvm libbpf-dev linux-libc-dev gcc libc6-dev make curl jq
 	docker.io docker-registry apache2-utils openssl containernetworking-plugins
 	iptables nftables iperf3 debootstrap tcpdump procps python3-minimal
 	qemu-system-x86 erofs-utils e2fsprogs crun busybox-static)
-ci=(ufw firewalld dbus udhcpc)
+ci=(ufw firewalld dbus udhcpc udhcpd)
 bench=(openvswitch-switch)
 vm=(qemu-system-x86 debootstrap e2fsprogs cpio)
 

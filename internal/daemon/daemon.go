@@ -76,6 +76,7 @@ type daemon struct {
 	ports   *hostport.Holder
 	dns     *dns.Server
 	dhcp    *dhcp.Server
+	leases  *dhcp.Clients
 	images  *image.Store
 	workers *worker.Spawner
 	hns     *network.HNS

@@ -53,7 +53,7 @@ func (d *daemon) openNetwork(ctx context.Context) (err error) {
 	d.dns = dns.New(dns.Options{Log: d.log, ResolvConf: resolv, Inside: func(f func() error) error {
 		return compartment.Do(d.inst.NetNs(model.ResolverCompartment), f)
 	}})
-	d.dhcp = dhcp.New(d.log)
+	d.dhcp, d.leases = dhcp.New(d.log), dhcp.NewClients(d.log)
 	d.ports = &hostport.Holder{}
 	body, err := defaultNetwork(d.cfg.Network)
 	if err != nil {
@@ -66,7 +66,7 @@ func (d *daemon) openNetwork(ctx context.Context) (err error) {
 	neighbours := &announcer{log: d.log}
 	d.hns = network.New(network.Options{
 		Instance: d.inst, Store: d.db, Compartments: compartmentHand{d.comp, d.cfg.Network.Uplinks}, Datapath: d.dp,
-		ACLDefaultDeny: d.cfg.Network.ACLDefault == "deny", Outside: outsideACL(d.cfg.Publish), Names: d.dns, Leases: d.dhcp, Ports: d.ports, BootID: strings.TrimSpace(string(boot)),
+		ACLDefaultDeny: d.cfg.Network.ACLDefault == "deny", Outside: outsideACL(d.cfg.Publish), Names: d.dns, Leases: d.dhcp, Clients: d.leases, Ports: d.ports, BootID: strings.TrimSpace(string(boot)),
 		NoDefaultNetwork: d.cfg.Network.Default == "none", DefaultNetwork: body, Log: d.log,
 		Uplinks: func() ([]model.Uplink, error) { return candidates(d.comp, d.cfg.Network.Uplinks) },
 		Sight:   sightHand{d.dp, d.log}, Services: model.ServicePools(d.cfg.Services.Pools()), Announce: neighbours.Set,
@@ -77,6 +77,7 @@ func (d *daemon) openNetwork(ctx context.Context) (err error) {
 	})
 	d.later(neighbours.Close)
 	d.later(d.closeNetwork)
+	go d.followLeases()
 	if err := d.hns.Start(ctx); err != nil {
 		return err
 	}
@@ -94,7 +95,7 @@ func (d *daemon) closeNetwork() error {
 	defer cancel()
 	w := d.hns.World()
 	empty := len(w.AllEndpoints()) == 0 && len(w.AllLoadBalancers()) == 0 && len(w.AllServices()) == 0 && !slices.ContainsFunc(w.AllNamespaces(), func(n *model.Namespace) bool { return n.Doc.NetNsPath != "" })
-	errs := []error{d.dns.Close(), d.dhcp.Close(), d.ports.Close(), d.comp.Settle(ctx), d.dp.Close()}
+	errs := []error{d.dns.Close(), d.dhcp.Close(), d.leases.Close(), d.ports.Close(), d.comp.Settle(ctx), d.dp.Close()}
 	if empty {
 		errs = append(errs, datapath.Destroy(d.datapathOptions()), failpoint.Hit("daemon.closing"), d.comp.Destroy(ctx), worker.Sweep(ctx, d.inst))
 	}
@@ -211,6 +212,13 @@ func (d *daemon) watch(ctx context.Context) {
 		}
 		return err
 	})
+}
+
+// followLeases has endpoints have what their DHCP clients are lent, until these are closed.
+func (d *daemon) followLeases() {
+	for n := range d.leases.News() {
+		n.Took(d.hns.Lend(context.Background(), n.Endpoint, n.Lease))
+	}
 }
 
 // follow calls repair for each value of the channels, again while it fails, and

@@ -19,8 +19,30 @@ func testLease() *model.Lease {
 		Router: a("10.1.0.254"), ServerMAC: vswitch.MAC{2, 0, 0, 0, 0, 1}, DNS: []netip.Addr{a("10.1.0.1"), a("9.9.9.9")}, Domain: "lan"}
 }
 
-// ask is a client's frame.
-func ask(kind byte, more ...byte) []byte {
+// Options and message types of RFC 2132.
+const (
+	optMask, optRouter, optDNS, optDomain             = 1, 3, 6, 15
+	optAddress, optLease, optType, optServer, optRest = 50, 51, 53, 54, 255
+
+	discover, offer, request, ack, nak, inform = 1, 2, 3, 5, 6, 8
+
+	bootpLen = 236
+)
+
+var cookie = [4]byte{99, 130, 83, 99} // RFC 2131 section 3
+
+// options by number.
+func options(b []byte) map[byte][]byte {
+	out := map[byte][]byte{}
+	for len(b) > 1 && b[0] != optRest {
+		out[b[0]] = b[2 : 2+b[1]]
+		b = b[2+b[1]:]
+	}
+	return out
+}
+
+// asking is a client's frame.
+func asking(kind byte, more ...byte) []byte {
 	m := make([]byte, bootpLen)
 	m[0], m[1], m[2], m[7] = 1, 1, 6, 77
 	copy(m[28:], []byte{2, 0, 0, 0, 0, 9})
@@ -41,21 +63,21 @@ func TestAnswer(t *testing.T) {
 		frame []byte
 		kind  byte // 0 = no answer
 	}{
-		"discover":                {ask(discover), offer},
-		"discover, asking other":  {ask(discover, other...), offer},
-		"request":                 {ask(request, append(mine, server...)...), ack},
-		"request after a reboot":  {ask(request, mine...), ack},
-		"request of another's":    {ask(request, other...), nak},
-		"request of nothing":      {ask(request), nak},
-		"request from another":    {ask(request, append(mine, optServer, 4, 10, 1, 0, 2)...), 0},
-		"inform":                  {ask(inform), ack},
-		"release":                 {ask(7), 0},
-		"no type":                 {ask(discover)[:ethLen+ipLen+udpLen+bootpLen+4], 0},
-		"another's hardware":      {func() []byte { f := ask(discover); f[ethLen+ipLen+udpLen+33] = 8; return f }(), 0},
-		"a reply":                 {func() []byte { f := ask(discover); f[ethLen+ipLen+udpLen] = 2; return f }(), 0},
-		"longer than it is":       {func() []byte { f := ask(discover); f[ethLen+ipLen+4] = 0xff; return f }(), 0},
-		"a fragment":              {func() []byte { f := ask(discover); f[ethLen+6] = 0x20; return f }(), 0},
-		"an option beyond an end": {ask(discover, optServer, 200), offer},
+		"discover":                {asking(discover), offer},
+		"discover, asking other":  {asking(discover, other...), offer},
+		"request":                 {asking(request, append(mine, server...)...), ack},
+		"request after a reboot":  {asking(request, mine...), ack},
+		"request of another's":    {asking(request, other...), nak},
+		"request of nothing":      {asking(request), nak},
+		"request from another":    {asking(request, append(mine, optServer, 4, 10, 1, 0, 2)...), 0},
+		"inform":                  {asking(inform), ack},
+		"release":                 {asking(7), 0},
+		"no type":                 {asking(discover)[:ethLen+ipLen+udpLen+bootpLen+4], 0},
+		"another's hardware":      {func() []byte { f := asking(discover); f[ethLen+ipLen+udpLen+33] = 8; return f }(), 0},
+		"a reply":                 {func() []byte { f := asking(discover); f[ethLen+ipLen+udpLen] = 2; return f }(), 0},
+		"longer than it is":       {func() []byte { f := asking(discover); f[ethLen+ipLen+4] = 0xff; return f }(), 0},
+		"a fragment":              {func() []byte { f := asking(discover); f[ethLen+6] = 0x20; return f }(), 0},
+		"an option beyond an end": {asking(discover, optServer, 200), 0},
 	} {
 		out := answer(l, c.frame)
 		if c.kind == 0 {
@@ -92,7 +114,7 @@ func TestAnswer(t *testing.T) {
 }
 
 func FuzzAnswer(f *testing.F) {
-	f.Add(ask(discover))
-	f.Add(ask(request, optAddress, 4, 10, 1, 0, 9))
+	f.Add(asking(discover))
+	f.Add(asking(request, optAddress, 4, 10, 1, 0, 9))
 	f.Fuzz(func(t *testing.T, frame []byte) { answer(testLease(), frame) })
 }

@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The gatehouse authors
 
-// Package dhcp answers endpoints that ask for their address by DHCP (RFC 2131, IPv4).
-// Each gets what its document says: there is nothing to hand out, and no lease to
-// remember.
+// Package dhcp speaks DHCP (RFC 2131, IPv4) for endpoints, at both ends.
 //
-// Be aware: it listens by packet sockets on the host side of each vNIC, before the
-// switch, which lets nobody speak without an address, and the host's firewall. So a
-// client is who its cable says, whatever it claims.
+// Server answers those that ask on a network whose gateway is ours. Each gets what its
+// document says: there is nothing to hand out, and no lease to remember. Clients asks
+// for those that are on a segment of the host's uplinks, and keeps what they are lent.
+//
+// Be aware: both use packet sockets on the host's devices, before the switch and the
+// host's firewall: the server's on the host side of each vNIC, so that a client is who
+// its cable says, whatever it claims; the clients' on the uplink, so that nobody who is
+// in a compartment has a say in what its endpoint is lent.
 package dhcp
 
 import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
-	"os"
 	"reflect"
 	"sync"
 	"time"
@@ -38,17 +39,17 @@ type Server struct {
 
 	mu      sync.Mutex
 	closed  bool
-	running map[string]*client // by device
+	running map[string]*served // by device
 	wait    sync.WaitGroup
 }
 
-type client struct {
+type served struct {
 	lease  model.Lease
 	cancel context.CancelFunc
 }
 
 // New makes a server that answers nobody yet.
-func New(log *slog.Logger) *Server { return &Server{log: log, running: map[string]*client{}} }
+func New(log *slog.Logger) *Server { return &Server{log: log, running: map[string]*served{}} }
 
 // Set replaces all leases.
 func (s *Server) Set(leases []model.Lease) {
@@ -67,7 +68,7 @@ func (s *Server) Set(leases []model.Lease) {
 			c.cancel()
 		}
 		ctx, cancel := context.WithCancel(context.Background())
-		s.running[l.Device] = &client{l, cancel}
+		s.running[l.Device] = &served{l, cancel}
 		s.wait.Go(func() { s.serve(ctx, l) })
 	}
 	for device, c := range s.running {
@@ -105,7 +106,7 @@ func (s *Server) serve(ctx context.Context, l model.Lease) {
 }
 
 func serveDevice(ctx context.Context, l *model.Lease) error {
-	f, err := listen(l.Device)
+	f, err := listen(l.Device, serverPort, 0)
 	if err != nil {
 		return err
 	}
@@ -128,46 +129,4 @@ func serveDevice(ctx context.Context, l *model.Lease) error {
 			}
 		}
 	}
-}
-
-// listen opens a socket that hears what clients send to DHCP servers by a device.
-func listen(device string) (*os.File, error) {
-	i, err := net.InterfaceByName(device)
-	if err != nil {
-		return nil, unix.ENODEV
-	}
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0) // nothing until it is bound
-	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
-	}
-	f := os.NewFile(uintptr(fd), device)
-	err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(toServer)), Filter: &toServer[0]})
-	if err == nil {
-		err = unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1) // Linux 4.20
-	}
-	if err == nil {
-		// Every protocol, in network order: what is bound to one comes after the switch.
-		const all = unix.ETH_P_ALL<<8 | unix.ETH_P_ALL>>8
-		err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: i.Index})
-	}
-	if err != nil {
-		f.Close()
-		return nil, os.NewSyscallError("packet socket", err)
-	}
-	return f, nil
-}
-
-// toServer passes whole UDP datagrams over IPv4 to port 67.
-var toServer = []unix.SockFilter{
-	{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: 12},
-	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 8, K: unix.ETH_P_IP},
-	{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: ethLen + 9},
-	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 6, K: unix.IPPROTO_UDP},
-	{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: ethLen + 6},
-	{Code: unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K, Jt: 4, K: 0x3fff},
-	{Code: unix.BPF_LDX | unix.BPF_B | unix.BPF_MSH, K: ethLen},
-	{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_IND, K: ethLen + 2},
-	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: serverPort},
-	{Code: unix.BPF_RET | unix.BPF_K, K: 0xffff},
-	{Code: unix.BPF_RET | unix.BPF_K},
 }

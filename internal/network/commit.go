@@ -176,7 +176,7 @@ func (h *HNS) execute(ctx context.Context, old, next model.World) error {
 		return step(hcn.HCN_E_REGKEY_FAILURE, "store", err)
 	}
 	err := failpoint.Hit("network.committed")
-	if err == nil {
+	if err == nil && slices.ContainsFunc(changes, func(c model.Change) bool { return !c.Quiet }) {
 		err = h.apply(ctx, next.Desired(), false)
 	}
 	if err == nil {
@@ -320,10 +320,13 @@ func (h *HNS) holdPorts(ctx context.Context, want []model.HostPort, again bool) 
 	return nil
 }
 
-// nameThem gives Names the wanted lists if they differ, and Leases theirs.
+// nameThem gives Names the wanted lists if they differ, and Leases and Clients theirs.
 func (h *HNS) nameThem(want model.Desired, again bool) {
 	if h.o.Leases != nil {
 		h.o.Leases.Set(want.Leases)
+	}
+	if h.o.Clients != nil {
+		h.o.Clients.Set(want.Clients)
 	}
 	same := !again && h.given && slices.EqualFunc(want.Names, h.names, sameName) && slices.EqualFunc(want.Resolvers, h.resolver, sameResolver)
 	h.given = true

@@ -62,6 +62,18 @@ type Leases interface {
 	Set(leases []model.Lease)
 }
 
+// Clients are the hands that ask DHCP servers on behalf of endpoints.
+type Clients interface {
+	// Acquire asks for a lease for an endpoint that is not in the World yet, and
+	// returns when it has one, or nobody answered in time.
+	Acquire(ctx context.Context, c model.DHCPClient) (model.DHCPLease, error)
+	// Release gives back what was acquired for an endpoint that was then not made.
+	Release(c model.DHCPClient)
+	// Set replaces all clients: each keeps its lease, and who is not there any more
+	// gives it back. What becomes of a lease is told to HNS.Lend. It waits for nobody.
+	Set(want []model.DHCPClient)
+}
+
 // Ports are the hands that hold published ports on the host.
 type Ports interface {
 	// Set holds exactly want. It returns nil, or one entry for each of want, nil
@@ -86,9 +98,10 @@ type Options struct {
 	Store        *store.DB
 	Compartments Compartments
 	Datapath     Datapath
-	Names        Names  // nil = none
-	Leases       Leases // nil = none
-	Ports        Ports  // nil = nothing is held
+	Names        Names   // nil = none
+	Leases       Leases  // nil = none
+	Clients      Clients // nil = no endpoint gets an address by DHCP
+	Ports        Ports   // nil = nothing is held
 	// Stats reads the counters of a port; nil = statistics are all zero.
 	Stats func(vswitch.PortID) (PortCounters, error)
 	// Sight looks at flows and routes for Explain; nil = there are none.

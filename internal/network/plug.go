@@ -31,7 +31,7 @@ func (h *HNS) Plug(ctx context.Context, owner, namespaceID string, endpoints []j
 		ns    *model.Namespace
 		after model.World
 	)
-	err := h.change(ctx, "plug network", func(w model.World, in model.Input) (model.World, error) {
+	err := h.lending(ctx, "plug network", func(w model.World, in model.Input) (model.World, error) {
 		var err error
 		w, ns, err = w.Plug(owner, namespaceID, endpoints, in)
 		after = w

@@ -57,7 +57,7 @@ func (h *HNS) DeleteNetwork(ctx context.Context, ref string, match uint64) error
 // CreateEndpoint makes an endpoint on network, or on the one its document names if
 // network is "".
 func (h *HNS) CreateEndpoint(ctx context.Context, network string, body []byte) (e *model.Endpoint, created bool, err error) {
-	err = h.change(ctx, "create endpoint", func(w model.World, in model.Input) (model.World, error) {
+	err = h.lending(ctx, "create endpoint", func(w model.World, in model.Input) (model.World, error) {
 		var err error
 		w, e, created, err = w.CreateEndpoint(network, body, in)
 		return w, err

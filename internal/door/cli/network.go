@@ -63,8 +63,12 @@ func (f *networkFlags) document(name string) (hcn.HostComputeNetwork, error) {
 		}
 		gws = append(gws, a)
 	}
-	var subs []hcn.Subnet
+	var subs, lent []hcn.Subnet
+	dhcp := slices.ContainsFunc(f.subnets, func(s string) bool { return strings.EqualFold(s, "dhcp") })
 	for _, s := range f.subnets {
+		if strings.EqualFold(s, "dhcp") {
+			continue
+		}
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
 			return n, fmt.Errorf("--subnet %q: not a prefix like 10.77.0.0/24", s)
@@ -95,7 +99,7 @@ func (f *networkFlags) document(name string) (hcn.HostComputeNetwork, error) {
 	}
 	if f.vlan != 0 {
 		if subs == nil {
-			return n, errors.New("--vlan: it is the subnets' tag; give --subnet, too")
+			return n, errors.New("--vlan: it is the subnets' tag; give --subnet with a prefix, too")
 		}
 		p, err := json.Marshal(hcn.SubnetPolicy{Type: hcn.VLAN, Settings: fmt.Appendf(nil, `{"IsolationId":%d}`, f.vlan)})
 		if err != nil {
@@ -105,8 +109,17 @@ func (f *networkFlags) document(name string) (hcn.HostComputeNetwork, error) {
 			subs[i].Policies = append(subs[i].Policies, p)
 		}
 	}
-	if subs != nil {
-		n.Ipams = []hcn.Ipam{{Type: "Static", Subnets: subs}}
+	if dhcp { // IPv4 prefixes are then those that the server gives addresses of
+		for _, s := range subs {
+			if !strings.Contains(s.IpAddressPrefix, ":") {
+				lent = append(lent, s)
+			}
+		}
+		subs = slices.DeleteFunc(subs, func(s hcn.Subnet) bool { return !strings.Contains(s.IpAddressPrefix, ":") })
+		n.Ipams = []hcn.Ipam{{Type: "Dhcp", Subnets: lent}}
+	}
+	if len(subs) > 0 {
+		n.Ipams = append(n.Ipams, hcn.Ipam{Type: "Static", Subnets: subs})
 	}
 	return n, nil
 }
@@ -130,7 +143,7 @@ func (a *app) networkCreate() *cobra.Command {
 	}
 	fs := c.Flags()
 	fs.StringVar(&f.typ, "type", "nat", "nat, internal, private, transparent, l2bridge, l2tunnel or overlay")
-	fs.StringArrayVar(&f.subnets, "subnet", nil, "address range, IPv4 or IPv6; repeatable (default: chosen)")
+	fs.StringArrayVar(&f.subnets, "subnet", nil, "address range, IPv4 or IPv6; dhcp = IPv4 addresses are the segment's DHCP server's to give; repeatable (default: chosen)")
 	fs.StringArrayVar(&f.gateway, "gateway", nil, "gateway address in a subnet; repeatable (default: its first)")
 	fs.StringVar(&f.uplink, "uplink", "", "interface of the host that a transparent, l2bridge or l2tunnel network is bound to (default: the default route's)")
 	fs.Uint32Var(&f.vlan, "vlan", 0, "tag of its frames there, 1-4094 (default: none)")
@@ -349,7 +362,7 @@ func (a *app) endpointCreate() *cobra.Command {
 	fs.StringVar(&network, "network", "", "network's name or ID")
 	fs.StringVar(&name, "name", "", "name, which the network's DNS answers")
 	fs.StringVar(&namespace, "namespace", "", "attach it to this namespace at once")
-	fs.StringVar(&f.ip, "ip", "", "IPv4 address (default: the next free one)")
+	fs.StringVar(&f.ip, "ip", "", "IPv4 address; dhcp = ask the segment's DHCP server (default: the next free one)")
 	fs.StringVar(&f.ip6, "ip6", "", "IPv6 address (default: the next free one)")
 	fs.StringVar(&f.mac, "mac-address", "", "MAC address (default: the next free one)")
 	fs.StringArrayVarP(&f.publish, "publish", "p", nil, "HOST:CTR, IP:HOST:CTR or CTR, [/udp|/sctp]; repeatable")

@@ -64,7 +64,7 @@ func (f *runFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.entrypoint, "entrypoint", "", "run this instead of the image's entry point")
 	fs.StringArrayVarP(&f.publish, "publish", "p", nil, "HOST:CTR, IP:HOST:CTR or CTR, [/udp|/sctp]; ranges; repeatable")
 	fs.StringVar(&f.network, "network", "", "network's name or ID, none, host, or container:NAME (default: the default network)")
-	fs.StringVar(&f.ip, "ip", "", "IPv4 address on the network")
+	fs.StringVar(&f.ip, "ip", "", "IPv4 address on the network; dhcp = ask the segment's DHCP server")
 	fs.StringVar(&f.ip6, "ip6", "", "IPv6 address on the network")
 	fs.StringVar(&f.mac, "mac-address", "", "MAC address on the network")
 	fs.StringArrayVar(&f.dns, "dns", nil, "DNS server instead of the network's; repeatable")
@@ -290,6 +290,9 @@ func (f *runFlags) networking(w *wish) error {
 // namespace: what "host" means, whichever process asks.
 const hostNetNs = "/proc/self/ns/net"
 
+// enableDhcp is an endpoint flag of the schema that has no Go name there.
+const enableDhcp hcn.EndpointFlags = 32
+
 func (f *runFlags) endpoint() (map[string]any, error) {
 	ep := map[string]any{}
 	var ips []hcn.IpConfig
@@ -297,7 +300,11 @@ func (f *runFlags) endpoint() (map[string]any, error) {
 		flag, s string
 		v4      bool
 	}{{"--ip", f.ip, true}, {"--ip6", f.ip6, false}} {
-		if x.s == "" {
+		switch {
+		case x.s == "":
+			continue
+		case x.v4 && strings.EqualFold(x.s, "dhcp"):
+			ep["Flags"] = enableDhcp
 			continue
 		}
 		a, err := netip.ParseAddr(x.s)

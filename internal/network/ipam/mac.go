@@ -110,6 +110,14 @@ func NextMAC(ranges []MACRange, last MAC, used func(MAC) bool) (MAC, error) {
 	return MAC{}, fmt.Errorf("MAC pool: %w", ErrExhausted)
 }
 
+// SeedMAC is an address of the ranges that depends on seed.
+func SeedMAC(ranges []MACRange, seed string) MAC {
+	h := fnv.New64a()
+	h.Write([]byte(seed))
+	r := ranges[h.Sum64()%uint64(len(ranges))]
+	return macOf(r.Start.uint() + h.Sum64()%(r.End.uint()-r.Start.uint()+1))
+}
+
 // DefaultMACRange returns 4096 addresses 00-15-5D-xx-y0-00 to 00-15-5D-xx-yF-FF
 // (Microsoft's prefix for virtual machines, which documents and consumers expect)
 // that overlap none of taken. Where it starts looking depends on seed, so that two

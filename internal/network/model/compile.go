@@ -122,7 +122,7 @@ func compileEndpoint(e *Endpoint, n *Network, ns *Namespace, inst instance.Insta
 	for _, r := range ways {
 		p.port.NAT = append(slices.DeleteFunc(p.port.NAT, func(o vswitch.NATRule) bool { return o.Prefix == r.Prefix }), r)
 	}
-	s := vnicSettingsOf(e.Doc.Policies)
+	s := e.vnicSettings()
 	p.port.MTU, p.port.Overhead = s.mtu, s.overhead
 	for _, m := range e.mappings {
 		p.mappings = append(p.mappings, vswitch.PortMapping{
@@ -212,7 +212,7 @@ func compileVNIC(e *Endpoint, n *Network, index int, yields bool, inst instance.
 		Endpoint: e.Doc.Id, Port: e.Port, PortName: inst.PortDevice(uint16(e.Port)), Name: "eth" + itoa(index),
 		MAC: vswitch.MAC(e.mac), Addrs: e.addrs,
 	}
-	s := vnicSettingsOf(e.Doc.Policies)
+	s := e.vnicSettings()
 	v.MTU, v.Overhead, v.Alias, v.Uplink = int(s.mtu), int(s.overhead), s.alias, n.Uplink
 	if v.MTU == 0 && v.Overhead == 0 {
 		v.Overhead = n.overhead()
@@ -343,6 +343,10 @@ func (w World) Desired() Desired {
 		d.HostPorts = append(d.HostPorts, c.hostPorts...)
 		if c.lease.Device != "" {
 			d.Leases = append(d.Leases, c.lease)
+		}
+		if e.Lease != nil {
+			n, _ := w.networks.get(e.Doc.HostComputeNetwork)
+			d.Clients = append(d.Clients, e.client(n))
 		}
 	}
 	d.Switch.Remotes = make([]vswitch.Remote, 0, w.far.len())

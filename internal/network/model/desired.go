@@ -21,6 +21,7 @@ type Desired struct {
 	Resolvers    []Resolver
 	HostPorts    []HostPort
 	Leases       []Lease
+	Clients      []DHCPClient
 }
 
 // OutsideACL and the rules from FirstOutsideRule up are the daemon's own, of

@@ -10,9 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"sort"
 	"strings"
-	"time"
 
 	"gatehouse.dev/gatehouse/hcn"
 	"gatehouse.dev/gatehouse/internal/network/ipam"
@@ -67,8 +65,8 @@ func (w World) CreateEndpoint(network string, body []byte, in Input) (next World
 	if e.Doc.SchemaVersion, err = checkSchema(d.SchemaVersion); err != nil {
 		return w, nil, false, err
 	}
-	if err := checkEndpointFlags(d.Flags); err != nil {
-		return w, nil, false, err
+	if d.Flags&^knownEndpointFlags != 0 {
+		return w, nil, false, refuseAt(hcn.E_INVALID_PARAMETER, "Flags", "%d has unknown bits", d.Flags)
 	}
 	if e.IsRemote() {
 		err = e.fillRemote(n)
@@ -84,6 +82,11 @@ func (w World) CreateEndpoint(network string, body []byte, in Input) (next World
 	if emptyDNS(d.Dns) && !e.IsRemote() {
 		e.InheritDNS = true
 		e.Doc.Dns = n.inheritedDNS()
+	}
+	if e.Lease != nil {
+		if err := w.lend(e, n, in.leased(&e.Doc), in); err != nil {
+			return w, nil, false, err
+		}
 	}
 	if _, err := aliasesOf(&d); err != nil {
 		return w, nil, false, err
@@ -122,11 +125,21 @@ func (w World) CreateEndpoint(network string, body []byte, in Input) (next World
 			return w, nil, false, err
 		}
 	}
+	if e.Lease != nil && !e.Lease.Addr.IsValid() {
+		return w, nil, false, &NeedsLease{e.client(n)}
+	}
 	return w, e, true, nil
 }
 
 // fillLocal fills in what a vNIC needs.
 func (w *World) fillLocal(e *Endpoint, n *Network, in Input) error {
+	asks, err := e.asks(n)
+	if err != nil {
+		return err
+	}
+	if asks {
+		e.Lease, e.OwnRoutes = &DHCPLease{}, len(e.Doc.Routes) > 0
+	}
 	if err := w.fillAddresses(e, n, in); err != nil {
 		return err
 	}
@@ -153,227 +166,6 @@ func (w World) findNetwork(ref string) (*Network, error) {
 	return nil, at("HostComputeNetwork", networkMissing(ref))
 }
 
-func checkEndpointFlags(f hcn.EndpointFlags) error {
-	switch {
-	case f&^knownEndpointFlags != 0:
-		return refuseAt(hcn.E_INVALID_PARAMETER, "Flags", "%d has unknown bits", f)
-	case f&enableDhcp != 0:
-		return notBuilt("Flags", "EnableDhcp")
-	}
-	return nil
-}
-
-// usedIn yields the addresses in use on a network in ascending order within a family.
-func (w *World) usedIn(network string) func(yield func(netip.Addr) bool) {
-	return func(yield func(netip.Addr) bool) {
-		for k := range w.addrs.prefixed(network + "/") {
-			a, ok := netip.AddrFromSlice([]byte(k[len(network)+1:]))
-			if ok && !yield(a) {
-				return
-			}
-		}
-	}
-}
-
-// unusedIn returns the lowest address from a on that no endpoint of the network
-// has, here or elsewhere, nor is in also. The index holds addresses in order, so a run of used ones
-// is a run of ranks, whose end is found by halving.
-func (w *World) unusedIn(network string, also []IpConfig) func(netip.Addr) netip.Addr {
-	return func(a netip.Addr) netip.Addr {
-		for {
-			first := w.addrs.rank(addrKey(network, a))
-			n := sort.Search(w.addrs.len()-first, func(i int) bool {
-				b, ok := addPlus(a, i)
-				return !ok || w.addrs.at(first+i) != addrKey(network, b)
-			})
-			a, _ = addPlus(a, n)
-			if !w.isRemoteAddr(network, a) && !slices.ContainsFunc(also, func(c IpConfig) bool { return sameAddr(c.IpAddress, a) }) {
-				return a
-			}
-			a = a.Next()
-		}
-	}
-}
-
-// addPlus is the address n after a; false beyond the end of the family.
-func addPlus(a netip.Addr, n int) (netip.Addr, bool) {
-	b := a.AsSlice()
-	carry := uint64(n)
-	for i := len(b) - 1; i >= 0 && carry > 0; i-- {
-		carry += uint64(b[i])
-		b[i] = byte(carry)
-		carry >>= 8
-	}
-	if carry > 0 || len(b) == 0 {
-		return netip.Addr{}, false
-	}
-	sum, _ := netip.AddrFromSlice(b)
-	return sum, true
-}
-
-func (w *World) releasedIn(network string) func(netip.Addr) (time.Time, bool) {
-	return func(a netip.Addr) (time.Time, bool) { return w.released.get(addrKey(network, a)) }
-}
-
-func (w *World) fillAddresses(e *Endpoint, n *Network, in Input) error {
-	var out []IpConfig
-	for i, c := range e.Doc.IpConfigurations {
-		field := fmt.Sprintf("IpConfigurations[%d]", i)
-		if c.IpAddress == "" && c.IpSubnetId == "" {
-			continue // {}: as if absent
-		}
-		if c.IpAddress == "" {
-			sub, pool, ok := n.poolByID(c.IpSubnetId)
-			if !ok {
-				return refuseAt(hcn.HCN_E_SUBNET_NOT_FOUND, field+".IpSubnetId", "no pool %q on %s", c.IpSubnetId, n.label())
-			}
-			a, err := w.lowest(n, sub.vlan, pool, in, out)
-			if err != nil {
-				return at(field, err)
-			}
-			c.IpAddress, c.PrefixLength = a.String(), uint8(sub.pool.Prefix.Bits())
-			out = append(out, c)
-			continue
-		}
-		a, err := netip.ParseAddr(c.IpAddress)
-		if err != nil || a.Zone() != "" || a.Is4In6() {
-			return refuseAt(hcn.HCN_E_INVALID_IP, field+".IpAddress", "%q is not an address", c.IpAddress)
-		}
-		sub, ok := n.subnetOf(a)
-		if !ok && len(n.subnets) == 0 {
-			// A network without subnets takes what it is told.
-			if c.PrefixLength == 0 {
-				return refuseAt(hcn.E_INVALID_PARAMETER, field+".PrefixLength", "is not given, and %s has no subnet that says it", n.label())
-			}
-			sub, ok = &subnet{pool: ipam.Pool{Prefix: netip.PrefixFrom(a, a.BitLen())}}, true
-		}
-		if !ok {
-			return refuseAt(hcn.HCN_E_INVALID_IP, field+".IpAddress", "%s is in no subnet of %s (%s)", a, n.label(), join(n.prefixes()))
-		}
-		if err := sub.pool.Check(a); err != nil {
-			return refuseAt(hcn.HCN_E_ADDR_INVALID_OR_RESERVED, field+".IpAddress", "%v", trimClass(err))
-		}
-		if n.isHostAddr(in, a) {
-			return refuseAt(hcn.HCN_E_ADDR_INVALID_OR_RESERVED, field+".IpAddress", "%s is the host's own", a)
-		}
-		if other, ok := w.addrs.get(addrKey(n.Doc.Id, a)); ok {
-			return refuseAt(hcn.HCN_E_ADDR_INVALID_OR_RESERVED, field+".IpAddress", "%s is held by %s", a, w.endpointLabel(other))
-		}
-		if id, ok := w.serving.get(a.String()); ok {
-			return refuseAt(hcn.HCN_E_ADDR_INVALID_OR_RESERVED, field+".IpAddress", "%s is held by %s", a, w.serviceLabel(id))
-		}
-		if slices.ContainsFunc(out, func(o IpConfig) bool { return sameAddr(o.IpAddress, a) }) {
-			return refuseAt(hcn.HCN_E_ADDR_INVALID_OR_RESERVED, field+".IpAddress", "%s is listed twice", a)
-		}
-		switch {
-		case c.PrefixLength == 0:
-			c.PrefixLength = uint8(sub.pool.Prefix.Bits())
-		case int(c.PrefixLength) > a.BitLen():
-			return refuseAt(hcn.E_INVALID_PARAMETER, field+".PrefixLength", "%d is over %d", c.PrefixLength, a.BitLen())
-		}
-		c.IpAddress = a.String()
-		out = append(out, c)
-	}
-	if len(out) == 0 {
-		if len(n.subnets) == 0 {
-			return refuseAt(hcn.HCN_E_INVALID_IP, "IpConfigurations", "%s has no subnets: give the endpoint its addresses", n.label())
-		}
-		anyVLAN := true
-		var vlan uint16
-		for _, v4 := range []bool{true, false} {
-			c, err := w.anyAddress(n, func(s *subnet) bool { return s.pool.Prefix.Addr().Is4() == v4 && (anyVLAN || s.vlan == vlan) }, in)
-			if err != nil {
-				return err
-			}
-			if c != nil {
-				out = append(out, c.IpConfig)
-				anyVLAN, vlan = false, c.vlan
-			}
-		}
-	}
-	e.Doc.IpConfigurations = out
-	return nil
-}
-
-// chosenAddress is one of our choice, and the VLAN that it is in.
-type chosenAddress struct {
-	IpConfig
-	vlan uint16
-}
-
-// anyAddress takes the lowest free address of the first subnet that will do and
-// has one; nil where none will do.
-func (w *World) anyAddress(n *Network, will func(*subnet) bool, in Input) (*chosenAddress, error) {
-	var full error
-	for i := range n.subnets {
-		s := &n.subnets[i]
-		if !will(s) {
-			continue
-		}
-		a, err := w.lowest(n, s.vlan, s.pool, in, nil)
-		if err == nil {
-			return &chosenAddress{IpConfig{IpConfig: hcn.IpConfig{IpAddress: a.String(), PrefixLength: uint8(s.pool.Prefix.Bits())}}, s.vlan}, nil
-		}
-		full = err
-	}
-	if full != nil {
-		return nil, at("IpConfigurations", full)
-	}
-	return nil, nil
-}
-
-func (w *World) lowest(n *Network, vlan uint16, pool ipam.Pool, in Input, chosen []IpConfig) (netip.Addr, error) {
-	// What the document itself chose before is not in the index yet.
-	free := w.unusedIn(n.Doc.Id, chosen)
-	a, err := pool.Lowest(in.Now, func(a netip.Addr) netip.Addr {
-		for a = free(a); ; a = free(a.Next()) {
-			if _, held := w.heldBeside(n, vlan, a); !held && !n.isHostAddr(in, a) && !w.serving.has(a.String()) {
-				return a
-			}
-		}
-	}, w.releasedIn(n.Doc.Id))
-	if err != nil {
-		return a, refuse(hcn.HCN_E_ADDR_INVALID_OR_RESERVED, "no address is free in %s of %s; delete endpoints or use another network", pool.Prefix, n.label())
-	}
-	return a, nil
-}
-
-// poolByID finds a subnet, or a smaller pool in one, by its id.
-func (n *Network) poolByID(id string) (*subnet, ipam.Pool, bool) {
-	for i := range n.subnets {
-		for pid, prefix := range n.subnets[i].pools {
-			if strings.EqualFold(pid, id) {
-				p := n.subnets[i].pool
-				p.Prefix = prefix
-				return &n.subnets[i], p, true
-			}
-		}
-	}
-	return nil, ipam.Pool{}, false
-}
-
-func sameAddr(s string, a netip.Addr) bool {
-	b, err := netip.ParseAddr(s)
-	return err == nil && a == b
-}
-
-// trimClass drops the class that ipam appends: the code says it.
-func trimClass(err error) string {
-	s := err.Error()
-	for _, c := range []error{ipam.ErrReserved, ipam.ErrOutside} {
-		s = strings.TrimSuffix(s, ": "+c.Error())
-	}
-	return s
-}
-
-func join(ps []netip.Prefix) string {
-	var s []string
-	for _, p := range ps {
-		s = append(s, p.String())
-	}
-	return strings.Join(s, ", ")
-}
-
 // endpointLabel names an endpoint to people.
 func (w *World) endpointLabel(id string) string {
 	if e, ok := w.endpoints.get(id); ok && e.Doc.Name != "" {
@@ -389,6 +181,10 @@ func (w *World) fillMAC(e *Endpoint, n *Network) error {
 			return err
 		}
 		last, _ := w.lastMAC.get(n.Doc.Id)
+		if e.Lease != nil {
+			// Several that ask at the same time each ask by their own.
+			last = ipam.SeedMAC(ranges, e.Doc.Id)
+		}
 		host := n.gatewayMAC()
 		m, err := ipam.NextMAC(ranges, last, func(m ipam.MAC) bool {
 			held := m == host || w.macs.has(macKey(n.Doc.Id, m))
@@ -571,7 +367,7 @@ func (w World) ModifyEndpoint(id string, body []byte, match uint64, in Input) (W
 	}
 	c.Doc.Version++
 	w.putEndpoint(&c)
-	if vnicSettingsOf(c.Doc.Policies) != vnicSettingsOf(e.Doc.Policies) {
+	if c.vnicSettings() != e.vnicSettings() {
 		w.refit(c.Doc.HostComputeNamespace)
 	}
 	w.event(hcn.EventEndpointModify, "EndpointModify", Endpoints, c.Doc.Id, c.Doc)

@@ -63,8 +63,10 @@ func (w *World) addSubnets(n *Network, add []Subnet, in Input) error {
 			taken[p] = n.label()
 		}
 	}
-	if len(n.Doc.Ipams) == 0 {
-		n.Doc.Ipams = []Ipam{{Type: "Static"}}
+	to := slices.IndexFunc(n.Doc.Ipams, func(i Ipam) bool { return !isDHCP(i.Type) })
+	if to < 0 {
+		to = len(n.Doc.Ipams)
+		n.Doc.Ipams = append(n.Doc.Ipams, Ipam{Type: "Static"})
 	}
 	own := map[string]netip.Prefix{}
 	for i, s := range add {
@@ -80,7 +82,7 @@ func (w *World) addSubnets(n *Network, add []Subnet, in Input) error {
 		if err := fillSubnet(&s, p, &n.Doc, in); err != nil {
 			return at(field, err)
 		}
-		n.Doc.Ipams[0].Subnets = append(n.Doc.Ipams[0].Subnets, s)
+		n.Doc.Ipams[to].Subnets = append(n.Doc.Ipams[to].Subnets, s)
 	}
 	return nil
 }

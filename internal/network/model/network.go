@@ -165,6 +165,7 @@ func (n *Network) parse() error {
 			if err != nil {
 				return at(fmt.Sprintf("Ipams[%d].Subnets[%d]", i, j), err)
 			}
+			sub.dhcp = isDHCP(im.Type)
 			if n.HostPort != 0 || n.isOverlay() {
 				sub.pool.Gateway = sub.gateway // is here, whatever DoNotReserveGatewayAddress says
 			}
@@ -297,7 +298,7 @@ func (w World) ModifyNetwork(id string, body []byte, match uint64, in Input) (Wo
 	for _, e := range w.EndpointsOf(c.Doc.Id) {
 		ec := *e
 		if ec.InheritDNS {
-			ec.Doc.Dns = c.inheritedDNS()
+			ec.Doc.Dns = ec.inheritedDNS(&c)
 		}
 		if !ec.IsRemote() {
 			if err := w.refer(&ec, &c); err != nil {

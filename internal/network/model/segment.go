@@ -167,6 +167,9 @@ func vlanOf(e *Endpoint, n *Network) (uint16, error) {
 		}
 		vlan, known = s.vlan, true
 	}
+	if !known && e.Lease != nil {
+		return n.ownVLAN()
+	}
 	return vlan, nil
 }
 

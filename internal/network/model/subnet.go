@@ -48,6 +48,9 @@ func (w *World) fillSubnets(d *NetworkDoc, in Input) error {
 				if err != nil {
 					return err
 				}
+				if isDHCP(d.Ipams[i].Type) && p.Addr().Is6() {
+					return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, field+".IpAddressPrefix", "%s: addresses by DHCP are IPv4 ones, DHCPv6 is not spoken; put the prefix into an Ipam of type Static", p)
+				}
 				own[field] = p
 				if err := fillSubnet(s, p, d, in); err != nil {
 					return at(field, err)
@@ -181,10 +184,10 @@ func checkIpamType(t string, of hcn.NetworkType) error {
 	switch {
 	case t == "" || strings.EqualFold(t, "Static"):
 		return nil
-	case strings.EqualFold(t, "Dhcp") && bindsUplink(of):
-		return notBuilt("Type", "Dhcp")
-	case strings.EqualFold(t, "Dhcp"):
-		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "Dhcp needs a network with an uplink (Transparent, L2Bridge)")
+	case isDHCP(t) && lendsOn(of):
+		return nil
+	case isDHCP(t):
+		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "Dhcp: nobody on a network of type %s could be asked; Transparent and L2Bridge are on a segment that may have a DHCP server", of)
 	}
 	return refuseAt(hcn.HCN_E_INVALID_NETWORK, "Type", "%q is not Static or Dhcp", t)
 }

@@ -120,6 +120,7 @@ type subnet struct {
 	vsid    uint32     // of an overlay
 	pools   map[string]netip.Prefix
 	vlan    uint16
+	dhcp    bool // its addresses are the segment's DHCP server's to give
 }
 
 // Endpoint is a stored row.
@@ -133,6 +134,10 @@ type Endpoint struct {
 	Body     string
 	// InheritDNS: the Dns in Doc is the network's.
 	InheritDNS bool `json:",omitempty"`
+	// Lease is of an endpoint that has its IPv4 address by DHCP; nil = it has not.
+	// OwnRoutes: the Routes in its Doc are the client's, not those it was lent.
+	Lease     *DHCPLease `json:",omitempty"`
+	OwnRoutes bool       `json:",omitempty"`
 	// Instance counts attachments, for statistics that restart with each.
 	Instance uint32 `json:",omitempty"`
 	// ACLs are its sets of rules, in the order they are asked.
@@ -188,6 +193,8 @@ type Input struct {
 	Uplinks func() []Uplink
 	// Services are what services are given from.
 	Services ServicePools
+	// Leased are leases that were got for a NeedsLease.
+	Leased []DHCPClient
 	// IsHost tells whether an address is one of the host's own; nil = none is.
 	IsHost func(netip.Addr) bool
 }
@@ -206,6 +213,8 @@ type Change struct {
 	Kind Kind
 	ID   string
 	Row  any // *Network, *Endpoint, *Namespace, *LoadBalancer, *SDNRoute, *Reservation, *GuestService, *Service
+	// Quiet: nothing that the hands made follows from it.
+	Quiet bool
 }
 
 // Event is one fact for the event ring.
@@ -311,6 +320,7 @@ func (w World) Changes() []Change {
 	for _, c := range all {
 		k := string(c.Kind) + c.ID
 		if i, ok := last[k]; ok {
+			c.Quiet = c.Quiet && out[i].Quiet
 			out[i] = c
 			continue
 		}
@@ -382,7 +392,7 @@ func (w *World) changed(k Kind, id string, row any) {
 	if w.loading {
 		return
 	}
-	w.changes = w.changes.add(Change{k, id, row})
+	w.changes = w.changes.add(Change{Kind: k, ID: id, Row: row})
 }
 
 func (w *World) event(typ uint32, name string, k Kind, id string, data any) {
