@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -133,6 +134,26 @@ func TestCopyFileStaysBelow(t *testing.T) {
 		if _, err := a.copyFile(proto.CopyFileRequest{Path: p}); hcs.CodeOf(err) != hcs.CodeInvalidArg {
 			t.Errorf("%s: %v", p, err)
 		}
+	}
+}
+
+func TestIDs(t *testing.T) {
+	for _, id := range []string{"a", "A.b-c_d@vm", strings.Repeat("x", 128)} {
+		if !isID(id) {
+			t.Errorf("%q is none", id)
+		}
+	}
+	for _, id := range []string{"", ".", "..", "-a", "@a", "a/b", "a b", "ä", strings.Repeat("x", 129)} {
+		if isID(id) {
+			t.Errorf("%q is one", id)
+		}
+	}
+}
+
+// On a host the agent touches nothing: it would hide the host's mounts.
+func TestOnlyAsProcess1(t *testing.T) {
+	if err := run(); err == nil || !strings.Contains(err.Error(), "process 1") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,6 +21,7 @@ import (
 	"gatehouse.dev/gatehouse/hcs"
 	"gatehouse.dev/gatehouse/internal/compute/model"
 	"gatehouse.dev/gatehouse/internal/compute/silo"
+	"gatehouse.dev/gatehouse/internal/guest/nic"
 	"gatehouse.dev/gatehouse/internal/guest/proto"
 	"gatehouse.dev/gatehouse/internal/guest/start"
 )
@@ -48,12 +49,25 @@ type container struct {
 	oom     bool
 }
 
-var idRule = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}$`)
+// isID: 1 to 128 of A-Z a-z 0-9 _ . @ -, the first a letter or digit. It is a name
+// of a directory.
+func isID(s string) bool {
+	if len(s) == 0 || len(s) > 128 {
+		return false
+	}
+	for i, c := range []byte(s) {
+		plain := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		if !plain && (i == 0 || !strings.ContainsRune("_.@-", rune(c))) {
+			return false
+		}
+	}
+	return true
+}
 
 func (a *Agent) create(q proto.CreateRequest) (any, error) {
 	cfg := q.ContainerConfig
 	switch {
-	case cfg.Id != q.ContainerId || !idRule.MatchString(cfg.Id):
+	case cfg.Id != q.ContainerId || !isID(cfg.Id):
 		return nil, &hcs.Error{Code: hcs.CodeInvalidArg, Field: "ContainerConfig.Id", Message: fmt.Sprintf("%q for container %q", cfg.Id, q.ContainerId)}
 	case cfg.Mode != proto.ModeHolder && cfg.Mode != proto.ModeInit:
 		return nil, &hcs.Error{Code: hcs.CodeInvalidArg, Field: "ContainerConfig.Mode", Message: fmt.Sprintf("%q", cfg.Mode)}
@@ -118,7 +132,8 @@ func (a *Agent) prepareContainer(c *container) error {
 			unix.Close(fd)
 		}
 	}()
-	var io start.IO
+	io := start.IO{}
+	c.wiring = &wiring{}
 	if cfg.Mode == proto.ModeInit {
 		p := *cfg.OCI.Process
 		if p.User.Username != "" {
@@ -137,25 +152,37 @@ func (a *Agent) prepareContainer(c *container) error {
 		io = c.wiring.io
 	}
 	if c.init, err = start.Create(a.reaper, box, io); err != nil {
-		if c.wiring != nil {
-			c.wiring.abandon()
-		}
+		c.wiring.abandon()
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	c.stop = cancel
+	ns, err := c.network()
+	if err != nil {
+		return a.undo(c, err)
+	}
+	defer unix.Close(ns)
+	if err := nic.Loopback(ns); err != nil {
+		return a.undo(c, err)
+	}
 	go c.group.WatchOOM(ctx, func() {
 		c.mu.Lock()
 		c.oom = true
 		c.mu.Unlock()
 		a.notify(proto.NotifyOutOfMemory, proto.Base{ContainerId: cfg.Id})
 	})
-	if c.wiring == nil {
-		c.wiring = &wiring{}
-	}
 	c.wiring.forked()
 	a.watchInit(c)
 	return nil
+}
+
+// undo ends a process 1 that nobody watches yet.
+func (a *Agent) undo(c *container, err error) error {
+	c.stop()
+	c.wiring.abandon()
+	_, kerr := a.reaper.Kill(c.init.PID, int(unix.SIGKILL))
+	<-c.init.Exit
+	return errors.Join(err, kerr)
 }
 
 // joins are the namespaces of others that a container is to be in.
@@ -297,6 +324,15 @@ func (c *container) pid() (int, error) {
 		return 0, &hcs.Error{Code: hcs.CodeSystemAlreadyStopped, Message: fmt.Sprintf("container %q has no process", c.config.Id)}
 	}
 	return c.init.PID, nil
+}
+
+// network is a descriptor of its network namespace.
+func (c *container) network() (int, error) {
+	pid, err := c.pid()
+	if err != nil {
+		return -1, err
+	}
+	return unix.Open(fmt.Sprintf("/proc/%d/ns/net", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 }
 
 func (c *container) pidfd() (int, error) {

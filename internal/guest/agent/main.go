@@ -20,6 +20,7 @@ import (
 
 	"gatehouse.dev/gatehouse/internal/compute/silo"
 	"gatehouse.dev/gatehouse/internal/guest/modules"
+	"gatehouse.dev/gatehouse/internal/guest/nic"
 	"gatehouse.dev/gatehouse/internal/guest/proto"
 )
 
@@ -33,9 +34,14 @@ func Main() {
 
 // run returns what ended the machine.
 func run() error {
+	if os.Getpid() != 1 {
+		// Its mounts would hide those of a machine that is somebody else's.
+		return errors.New("this is process 1 of a utility VM; there is nothing it does elsewhere")
+	}
 	if err := mounts(); err != nil {
 		return err
 	}
+	log("agent starts")
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
 		return err
@@ -51,10 +57,14 @@ func run() error {
 	if err := mods.load(modules.Channel); err != nil {
 		return err
 	}
+	log("channel's modules are loaded")
 	if err := switchRoot(); err != nil {
 		return err
 	}
 	if err := controllers(); err != nil {
+		return err
+	}
+	if err := nic.Loopback(-1); err != nil {
 		return err
 	}
 	reaper, err := silo.NewReaper()
@@ -66,6 +76,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	log("port is open")
 	a := newAgent(reaper, mods)
 	for {
 		g, err := proto.Answer(p.session())

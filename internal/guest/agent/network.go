@@ -54,7 +54,7 @@ func (a *Agent) removeNetwork(q proto.NetworkRequest) (any, error) {
 	return nil, nic.Remove(fd, q.Network.MacAddress)
 }
 
-// networkOf is a pidfd in the network of a container, -1 for the machine's.
+// networkOf is a descriptor of a container's network, -1 for the machine's.
 func (a *Agent) networkOf(id string) (int, error) {
 	if id == proto.VM {
 		return -1, nil
@@ -63,7 +63,7 @@ func (a *Agent) networkOf(id string) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	return c.pidfd()
+	return c.network()
 }
 
 // write tells programs; files that are mounted in containers keep their inode.

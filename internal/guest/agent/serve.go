@@ -93,6 +93,7 @@ func (a *Agent) serve(g *proto.Guest) {
 	a.mu.Lock()
 	a.session, a.streams = g, s
 	a.mu.Unlock()
+	log("session begins")
 	go a.accept(g, s)
 	defer s.close()
 	for {
@@ -156,6 +157,7 @@ func (a *Agent) answer(g *proto.Guest, m proto.Message, base proto.Base, r rule)
 		log("answer %v of %s: %v", m.Type, base.ContainerId, err)
 	}
 	if m.Type == proto.NegotiateProtocol {
+		log("negotiated")
 		a.modules.loadRest()
 		if err := a.disks.tools(); err != nil {
 			log("tools: %v", err)

@@ -141,18 +141,16 @@ func (a *Agent) dial(h proto.StreamHead, st proto.Stream) error {
 
 func (a *Agent) dialIn(ctx context.Context, h proto.StreamHead) (net.Conn, error) {
 	var d net.Dialer
-	if h.ContainerId == "" || h.ContainerId == proto.VM {
-		return d.DialContext(ctx, h.Network, h.Address)
+	if h.ContainerId == "" {
+		h.ContainerId = proto.VM
 	}
-	c, err := a.container(h.ContainerId)
+	fd, err := a.networkOf(h.ContainerId)
 	if err != nil {
 		return nil, err
 	}
-	fd, err := c.pidfd()
-	if err != nil {
-		return nil, err
+	if fd >= 0 {
+		defer unix.Close(fd)
 	}
-	defer unix.Close(fd)
 	var conn net.Conn
 	err = nic.In(fd, func() (err error) {
 		conn, err = d.DialContext(ctx, h.Network, h.Address)

@@ -28,16 +28,16 @@ import (
 // wait is how long an interface may take to appear.
 const wait = 5 * time.Second
 
-// In runs f on a thread in the network namespace of a pidfd, which is given up
-// afterwards. A negative pidfd stays where the process is.
-func In(pidfd int, f func() error) error {
-	if pidfd < 0 {
+// In runs f on a thread in a network namespace (a descriptor of it), which is given
+// up afterwards. A negative ns is where the process is.
+func In(ns int, f func() error) error {
+	if ns < 0 {
 		return f()
 	}
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if err := unix.Setns(pidfd, unix.CLONE_NEWNET); err != nil {
+		if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
 			done <- fmt.Errorf("enter the network: %w", err)
 			return
 		}
@@ -46,27 +46,27 @@ func In(pidfd int, f func() error) error {
 	return <-done
 }
 
-// Add gives the interface that n means to the network of pidfd and sets it up. A
+// Add gives the interface that n means to the network ns and sets it up. A
 // second Add of the same interface sets it up anew.
-func Add(pidfd int, n proto.Network) error {
+func Add(ns int, n proto.Network) error {
 	mac, err := parseMAC(n.MacAddress)
 	if err != nil {
 		return err
 	}
 	here := false
-	if err := In(pidfd, func() error { l, err := byMAC(mac); here = l != nil; return err }); err != nil {
+	if err := In(ns, func() error { l, err := byMAC(mac); here = l != nil; return err }); err != nil {
 		return err
 	}
 	if !here {
-		if err := bring(pidfd, mac, n); err != nil {
+		if err := bring(ns, mac, n); err != nil {
 			return err
 		}
 	}
-	return In(pidfd, func() error { return setUp(mac, n) })
+	return In(ns, func() error { return setUp(mac, n) })
 }
 
 // Remove takes an interface back into the machine's own network, without addresses.
-func Remove(pidfd int, address string) error {
+func Remove(ns int, address string) error {
 	mac, err := parseMAC(address)
 	if err != nil {
 		return err
@@ -76,7 +76,7 @@ func Remove(pidfd int, address string) error {
 		return err
 	}
 	defer root.Close()
-	return In(pidfd, func() error {
+	return In(ns, func() error {
 		l, err := byMAC(mac)
 		if err != nil || l == nil {
 			return err // removed already
@@ -87,7 +87,7 @@ func Remove(pidfd int, address string) error {
 		if err := flush(l); err != nil {
 			return err
 		}
-		if pidfd < 0 {
+		if ns < 0 {
 			return nil
 		}
 		if err := netlink.LinkSetName(l, fmt.Sprintf("nic%d", l.Attrs().Index)); err != nil {
@@ -98,8 +98,8 @@ func Remove(pidfd int, address string) error {
 }
 
 // Loopback brings up lo.
-func Loopback(pidfd int) error {
-	return In(pidfd, func() error {
+func Loopback(ns int) error {
+	return In(ns, func() error {
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
 			return err
@@ -144,7 +144,7 @@ func bySlot(slot uint32) (netlink.Link, error) {
 }
 
 // bring waits for the interface and moves it.
-func bring(pidfd int, mac net.HardwareAddr, n proto.Network) error {
+func bring(ns int, mac net.HardwareAddr, n proto.Network) error {
 	var l netlink.Link
 	for end := time.Now().Add(wait); l == nil; time.Sleep(5 * time.Millisecond) {
 		var err error
@@ -165,14 +165,14 @@ func bring(pidfd int, mac net.HardwareAddr, n proto.Network) error {
 			return fmt.Errorf("%s: address %s: %w", l.Attrs().Name, mac, err)
 		}
 	}
-	if pidfd < 0 {
+	if ns < 0 {
 		return nil
 	}
 	// Two interfaces of one name may meet there: a name nobody has.
 	if err := errors.Join(netlink.LinkSetDown(l), netlink.LinkSetName(l, fmt.Sprintf("nic%d", l.Attrs().Index))); err != nil {
 		return err
 	}
-	if err := netlink.LinkSetNsFd(l, pidfd); err != nil {
+	if err := netlink.LinkSetNsFd(l, ns); err != nil {
 		return fmt.Errorf("move %s: %w", l.Attrs().Name, err)
 	}
 	return nil

@@ -159,7 +159,7 @@ func (c *config) become() (int, error) {
 		return 125, err
 	}
 	if len(c.Seccomp) > 0 && p.NoNewPrivileges {
-		if err := seccomp(c.Seccomp); err != nil {
+		if err := setFilter(c.Seccomp); err != nil {
 			return 125, err
 		}
 	}

@@ -41,7 +41,7 @@ func (c *config) privileges() error {
 		}
 	} else if len(c.Seccomp) > 0 {
 		// Without no_new_privs only who has CAP_SYS_ADMIN may set a filter.
-		if err := seccomp(c.Seccomp); err != nil {
+		if err := setFilter(c.Seccomp); err != nil {
 			return err
 		}
 	}
@@ -126,8 +126,8 @@ func (c capabilities) apply() error {
 	return nil
 }
 
-// seccomp sets a filter on the calling thread.
-func seccomp(filter []byte) error {
+// setFilter sets a seccomp filter on the calling thread.
+func setFilter(filter []byte) error {
 	if len(filter)%8 != 0 || len(filter)/8 > 4096 {
 		return fmt.Errorf("seccomp: a filter of %d bytes", len(filter))
 	}

@@ -208,6 +208,7 @@ type stdio struct {
 	in       proto.Stream
 	out, err bytes.Buffer
 	done     sync.WaitGroup
+	outDone  func()
 	first    time.Time
 }
 
@@ -226,7 +227,10 @@ func (m *machine) streams(id string, in bool) *stdio {
 		s.in = open(proto.StreamStdin)
 	}
 	out, errs := open(proto.StreamStdout), open(proto.StreamStderr)
+	outEnd := make(chan struct{})
+	s.outDone = func() { <-outEnd }
 	s.done.Go(func() {
+		defer close(outEnd)
 		var b [1]byte
 		if n, _ := out.Read(b[:]); n == 1 {
 			s.first = time.Now()
@@ -331,131 +335,5 @@ func spec(args ...string) *specs.Spec {
 			{Type: specs.IPCNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.CgroupNamespace}},
 			MaskedPaths: []string{"/proc/kcore", "/proc/keys"}, ReadonlyPaths: []string{"/proc/sys"},
 			Resources: &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &limit}, Pids: &specs.LinuxPids{Limit: new(int64(100))}}},
-	}
-}
-
-// TestBoot drives a machine from its start to its goodbye.
-func TestBoot(t *testing.T) {
-	img := buildImage(t)
-	layers, disk := layer(t), scratch(t)
-	m := boot(t, img, []string{layers, disk})
-	m.modify(proto.ResourceMappedVirtualDisk, proto.MappedVirtualDisk{MountPath: "/l/1", Lun: 1, ReadOnly: true})
-	m.modify(proto.ResourceMappedVirtualDisk, proto.MappedVirtualDisk{MountPath: "/c/1", Lun: 2})
-	m.modify(proto.ResourceCombinedLayers, proto.CombinedLayers{ContainerRootPath: "/c/1/r", Layers: []hcs.Layer{{Path: "/l/1"}}, ScratchPath: "/c/1"})
-	t.Logf("disks and overlay after %d ms", time.Since(m.began).Milliseconds())
-
-	// Init mode: nothing runs before Start, no byte is lost, exit is told.
-	const id = "box@1"
-	s := m.streams(id, false)
-	asked := time.Now()
-	m.call(proto.Create, proto.CreateRequest{Base: proto.Base{ContainerId: id}, ContainerConfig: proto.ContainerConfig{Id: id, Mode: proto.ModeInit,
-		RootPath: "/c/1/r", OCI: spec("hello", "echo", "first byte"), Stdio: s.Stdio}}, nil)
-	created := time.Now()
-	var started proto.StartResponse
-	m.call(proto.Start, proto.Base{ContainerId: id}, &started)
-	var w proto.WaitResponse
-	m.call(proto.WaitForProcess, proto.WaitRequest{Base: proto.Base{ContainerId: id}, ProcessId: started.Pid, TimeoutInMs: proto.WaitForever}, &w)
-	s.done.Wait()
-	if s.out.String() != "first byte\n" || w.ExitCode != 0 {
-		t.Errorf("init: %q %q, exit %d", s.out.String(), s.err.String(), w.ExitCode)
-	}
-	t.Logf("create %d ms, start to first byte %d ms; QEMU to first byte %d ms", created.Sub(asked).Milliseconds(),
-		s.first.Sub(created).Milliseconds(), s.first.Sub(m.began).Milliseconds())
-	var exited proto.ProcessExitedNotification
-	m.notice(proto.NotifyProcessExited, &exited)
-	var ended proto.ContainerNotification
-	m.notice(proto.NotifyContainer, &ended)
-	if exited.ProcessId != started.Pid || exited.Key != s.Key || ended.Type != hcs.GracefulExit {
-		t.Errorf("news: %+v, %+v", exited, ended)
-	}
-	m.call(proto.DeleteContainerState, proto.Base{ContainerId: id}, nil)
-	m.call(proto.DeleteContainerState, proto.Base{ContainerId: id}, nil) // idempotent
-
-	// Holder mode: processes come and go.
-	const hold = "hold"
-	m.call(proto.Create, proto.CreateRequest{Base: proto.Base{ContainerId: hold}, ContainerConfig: proto.ContainerConfig{Id: hold,
-		Mode: proto.ModeHolder, RootPath: "/c/1/r", OCI: spec()}}, nil)
-	if err := m.try(proto.Create, proto.CreateRequest{Base: proto.Base{ContainerId: hold}, ContainerConfig: proto.ContainerConfig{Id: hold,
-		Mode: proto.ModeHolder, RootPath: "/c/1/r", OCI: spec()}}, nil); hcs.CodeOf(err) != hcs.CodeSystemAlreadyExists {
-		t.Errorf("the same Id again: %v", err)
-	}
-	m.call(proto.Start, proto.Base{ContainerId: hold}, nil)
-	for _, c := range []struct {
-		input, want string
-		code        uint32
-		args        []string
-	}{
-		{"", "box\n", 0, []string{"hello", "hostname"}},
-		{"through\n", "through\n", 0, []string{"hello", "cat"}},
-		{"", "", 3, []string{"hello", "exit", "3"}},
-	} {
-		if out, code := m.exec(hold, c.input, c.args...); out != c.want || code != c.code {
-			t.Errorf("%v: %q, exit %d", c.args, out, code)
-		}
-	}
-	if out, _ := m.exec(hold, "", "hello", "cat", "/etc/hosts"); !strings.Contains(out, "localhost") {
-		t.Errorf("hosts: %q", out)
-	}
-	err := m.try(proto.ExecuteProcess, proto.ExecuteRequest{Base: proto.Base{ContainerId: hold}, Settings: proto.ExecuteSettings{
-		ProcessParameters: hcs.ProcessParameters{CommandArgs: []string{"nope"}}}}, nil)
-	if e := (*hcs.Error)(nil); !errors.As(err, &e) || e.ExitCode != 127 {
-		t.Errorf("no such program: %v", err)
-	}
-	m.properties(hold)
-	m.memoryRunsOut(hold)
-	if out, code := m.exec(proto.VM, "", "/bin/sh", "-c", "hostname; date +%Y"); code != 0 || out != fmt.Sprintf("machine\n%d\n", time.Now().UTC().Year()) {
-		t.Errorf("in the machine: %q, exit %d", out, code)
-	}
-	m.goodbye()
-}
-
-// properties: what the kernel counted, and who runs.
-func (m *machine) properties(id string) {
-	m.t.Helper()
-	var p proto.PropertiesResponse
-	m.call(proto.GetProperties, proto.PropertiesRequest{Base: proto.Base{ContainerId: id}, Query: hcs.PropertyQuery{
-		PropertyTypes: []hcs.PropertyType{hcs.PropertyStatistics, hcs.PropertyProcessList, hcs.PropertyCpuGroup}}}, &p)
-	st := p.Properties.Statistics
-	if st == nil || st.Memory == nil || st.Memory.LimitBytes != 64<<20 || st.Processor == nil || st.Pids == nil || st.Pids.Limit != 100 {
-		m.t.Errorf("statistics: %+v", st)
-	}
-	if len(p.Properties.ProcessList) != 1 || p.Properties.PropertyResponses[hcs.PropertyCpuGroup].Error == nil {
-		m.t.Errorf("properties: %+v", p.Properties)
-	}
-}
-
-// memoryRunsOut: the kernel's kill is told as what it is.
-func (m *machine) memoryRunsOut(id string) {
-	m.t.Helper()
-	if _, code := m.exec(id, "", "hello", "memhog", "100"); code != 137 {
-		m.t.Errorf("a process larger than its container: exit %d", code)
-	}
-	var oom proto.Base
-	m.notice(proto.NotifyOutOfMemory, &oom)
-	if oom.ContainerId != id {
-		m.t.Errorf("out of memory in %q", oom.ContainerId)
-	}
-}
-
-// goodbye powers off.
-func (m *machine) goodbye() {
-	m.t.Helper()
-	if err := m.s.Tell(proto.ShutdownGraceful, proto.ShutdownRequest{Base: proto.Base{ContainerId: proto.VM}}); err != nil {
-		m.t.Fatal(err)
-	}
-	var bye proto.GoodbyeNotification
-	m.notice(proto.NotifyGoodbye, &bye)
-	if bye.Reason != proto.GoodbyePowerOff {
-		m.t.Errorf("goodbye: %+v", bye)
-	}
-	done := make(chan error, 1)
-	go func() { done <- m.cmd.Wait() }()
-	select {
-	case err := <-done:
-		if err != nil {
-			m.t.Errorf("QEMU: %v", err)
-		}
-	case <-time.After(10 * time.Second):
-		m.t.Error("the machine does not power off")
 	}
 }
