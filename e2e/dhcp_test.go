@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"gatehouse.dev/gatehouse/hcn"
 )
 
 // TestICS: as NAT, and a DHCP client that knows nothing is told its endpoint's address
@@ -56,6 +58,12 @@ func TestICS(t *testing.T) {
 		}
 		b.kill9()
 		b.start()
+	}
+	// To ask is no drop.
+	var stats hcn.EndpointStats
+	b.must("GET", "/endpoints/"+pc.id+"/stats", "", &stats)
+	if stats.DroppedPacketsOutgoing != 0 || stats.PacketsSent < 4 {
+		t.Errorf("two askings and their requests are %+v", stats)
 	}
 	// A daemon that starts has put the addresses back that the test took away.
 	for _, to := range []string{outV4, other.v4} {

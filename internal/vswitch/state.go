@@ -64,6 +64,9 @@ const (
 	// NetARPPass forwards ARP and ND, whose senders are checked, instead of
 	// answering them.
 	NetARPPass NetFlags = 1 << 7
+	// NetDHCP: the host hears at the vNICs who asks a DHCP server there is (IPv4); such a
+	// frame to all goes to nobody else, and is no drop.
+	NetDHCP NetFlags = 1 << 8
 )
 
 // State is what the switch of one host should be. It is a value: Compile neither

@@ -62,6 +62,9 @@ func compileNetwork(n *Network, inst instance.Instance) netPart {
 		return p
 	}
 	p.network.Flags |= vswitch.NetHostNIC
+	if servesDHCP(&n.Doc) {
+		p.network.Flags |= vswitch.NetDHCP
+	}
 	p.hostNIC.Network = n.Doc.Id
 	p.hostNIC.Name = inst.HostDevice(uint16(n.Number))
 	p.hostNIC.SwitchName = inst.SwitchDevice(uint16(n.Number))

@@ -123,6 +123,13 @@ static __always_inline int gh_flood_source(const struct gh_pkt *p, const struct 
 	       p->dport_be == GH_DHCP_SERVER;
 }
 
+/* An endpoint asks a DHCP server, which is the host and has heard it at the vNIC. */
+static __always_inline int gh_flood_asks(const struct gh_pkt *p, const struct gh_net *n)
+{
+	return (n->flags & GH_NET_DHCP) && gh_is_endpoint(p->kind) && p->fam == 4 && p->h.l4 == GH_L4_UDP &&
+	       p->sport_be == GH_DHCP_CLIENT && p->dport_be == GH_DHCP_SERVER;
+}
+
 static __always_inline int gh_is_nd(const struct gh_pkt *p)
 {
 	return p->proto == IPPROTO_ICMPV6 && p->h.icmp_type >= GH_ND_RS && p->h.icmp_type <= GH_ND_REDIRECT;
@@ -170,6 +177,8 @@ static __always_inline int gh_flood(struct __sk_buff *skb)
 		return gh_flood_not(skb, in_port, host);
 	if (gh_is_endpoint(s->p.kind) && !gh_own_mac(skb, in_port, in))
 		return gh_drop(skb, s, GH_DROP_SPOOF_MAC, GH_LAYER_SPOOF);
+	if (gh_flood_asks(&s->p, n))
+		return gh_consumed(skb, in_port, GH_LAYER_L2);
 	/* ARP and ND of ports came by their own stages, which looked at the sender. */
 	if (wire && (!s->p.fam || gh_is_nd(&s->p)) && gh_usurps(skb, s->p.zone, netid))
 		return gh_drop(skb, s, GH_DROP_SPOOF_ARP, GH_LAYER_SPOOF);

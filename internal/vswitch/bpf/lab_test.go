@@ -205,7 +205,7 @@ func (l *lab) configure() {
 		1: {Flags: 1 | 2 | 4, Zone: 1, HostPort: 10, Mtu: 1500, Hairpin4: addr("169.254.100.1"), Hairpin6: addr("fd00:ffff::1"),
 			Gw4: addr("192.168.100.1"), Gw6: addr("fd00:100::1")},
 		2: {Flags: 1 | 2 | 4, Zone: 2, HostPort: 21, Mtu: 1500, Hairpin4: addr("169.254.102.1"), Hairpin6: addr("fd00:ffff::2")},
-		3: {Flags: 2 | 8, Zone: 3, HostPort: 32, Mtu: 1500},
+		3: {Flags: 2 | 8 | 256, Zone: 3, HostPort: 32, Mtu: 1500},
 	}
 	for id, n := range nets {
 		l.put("net", id, n)

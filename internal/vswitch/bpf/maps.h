@@ -65,6 +65,7 @@ enum gh_net_flags {
 	GH_NET_MAC_REWRITE = 1 << 5, /* outside, the uplink's MAC stands for every endpoint's */
 	GH_NET_NO_LOCAL = 1 << 6,    /* nothing is switched here: all goes by the uplink */
 	GH_NET_ARP_PASS = 1 << 7,    /* ARP and ND are forwarded, not answered */
+	GH_NET_DHCP = 1 << 8,	     /* the host hears at the vNICs who asks by DHCP */
 };
 
 struct gh_addr {

@@ -568,6 +568,7 @@ const (
 	SwitchGhNetFlagsGH_NET_MAC_REWRITE SwitchGhNetFlags = 32
 	SwitchGhNetFlagsGH_NET_NO_LOCAL    SwitchGhNetFlags = 64
 	SwitchGhNetFlagsGH_NET_ARP_PASS    SwitchGhNetFlags = 128
+	SwitchGhNetFlagsGH_NET_DHCP        SwitchGhNetFlags = 256
 )
 
 type SwitchGhNh struct {

@@ -36,6 +36,7 @@ const (
 	netRewrite  = uint32(bpf.SwitchGhNetFlagsGH_NET_MAC_REWRITE)
 	netNoLocal  = uint32(bpf.SwitchGhNetFlagsGH_NET_NO_LOCAL)
 	netARPPass  = uint32(bpf.SwitchGhNetFlagsGH_NET_ARP_PASS)
+	netDHCP     = uint32(bpf.SwitchGhNetFlagsGH_NET_DHCP)
 	flagL3      = uint8(bpf.SwitchGhFkeyFlagsGH_FKEY_L3)
 	flagBlind   = uint8(bpf.SwitchGhFkeyFlagsGH_FKEY_BLIND)
 )

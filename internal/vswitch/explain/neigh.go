@@ -258,6 +258,10 @@ func (w *walk) flood() {
 		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_SPOOF_MAC, laySpoof, 0}, "source MAC %s is not the port's", vswitch.MAC(w.frame[6:12]))
 		return
 	}
+	if nr.Flags&netDHCP != 0 && w.endpoint() && w.k.fam == 4 && w.h.l4 == l4UDP && w.k.sport == 68 && w.k.dport == 67 {
+		w.consumed("the host's DHCP server has heard it at the vNIC")
+		return
+	}
 	nd := w.k.proto == protoICMP6 && w.h.icmpType >= ndRS && w.h.icmpType <= ndRedirect
 	if w.wire() && (w.k.fam == 0 || nd) && w.usurps(w.k.zone, w.net) {
 		w.usurped()

@@ -75,6 +75,9 @@ func (l *lab) addNetwork(r *rand.Rand, s *scene, i int) {
 	id := vswitch.NetworkID(i + 1)
 	n := vswitch.Network{ID: id, Zone: vswitch.Zone(i + 1), Name: fmt.Sprintf("n%d", i), MTU: pickOf(r, []uint16{0, 1500, 1400, 1280})}
 	n.Flags = vswitch.NetFlags(r.IntN(16))
+	if one(r, 2) {
+		n.Flags |= vswitch.NetDHCP
+	}
 	if !one(r, 3) {
 		n.Flags |= vswitch.NetSNAT | vswitch.NetUplink
 	}
@@ -312,6 +315,12 @@ func (t *traffic) next() (scenePort, []byte) {
 	}
 	k.SrcPort, k.DstPort = pickOf(r, []uint16{40000, 40001, 12345, 20000, 67, 547}), pickOf(r, scenePorts())
 	t.protocol(k)
+	if k.Src.Is4() && k.Proto == pkt.UDP && one(r, 20) { // asks by DHCP
+		k.Dst, k.SrcPort, k.DstPort = netip.AddrFrom4([4]byte{255, 255, 255, 255}), 68, 67
+		if one(r, 2) {
+			k.Src = netip.IPv4Unspecified()
+		}
+	}
 	t.atTunnel(k)
 	t.narrower(at, k)
 	if len(t.state.Services) > 0 && one(r, 4) {
