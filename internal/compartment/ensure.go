@@ -64,6 +64,12 @@ func (h *Host) ensure(ctx context.Context, want model.Desired) (vswitch.Facts, e
 			errs = append(errs, fmt.Errorf("tunnel %s: %w", want.Tunnels[i].Name, err))
 		}
 	}
+	for i := range want.Taps {
+		t := &want.Taps[i]
+		if err := h.ensureTap(t, t.Fit(follow.at(t.Uplink))); err != nil {
+			errs = append(errs, fmt.Errorf("tap %s of endpoint %s: %w", t.Name, t.Endpoint, err))
+		}
+	}
 	for i := range want.Compartments {
 		if err := ctx.Err(); err != nil {
 			return h.facts(), errors.Join(append(errs, err)...)
@@ -117,6 +123,9 @@ func (h *Host) noteLosses() {
 		for _, n := range h.tunnels {
 			n.broken = true
 		}
+		for _, t := range h.taps {
+			t.broken = true
+		}
 		if !h.joined[h.anchor] {
 			h.anchor = 0
 		}
@@ -139,6 +148,9 @@ func (h *Host) noteLosses() {
 	}
 	for name, n := range h.tunnels {
 		owner[name] = func() { n.broken = true }
+	}
+	for name, t := range h.taps {
+		owner[name] = func() { t.broken = true }
 	}
 	for _, c := range h.comps {
 		for _, v := range c.vnics {

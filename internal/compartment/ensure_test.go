@@ -106,6 +106,9 @@ func check(t testing.TB, h *Host, want model.Desired) {
 		port(n.SwitchName)
 		checkDevice(t, h.nl, n.Name, n.MAC, content{addrs: n.Addrs})
 	}
+	for _, p := range want.Taps {
+		port(p.Name)
+	}
 	for _, c := range want.Compartments {
 		ns, err := openAt(c.Path)
 		if err != nil {

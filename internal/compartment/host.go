@@ -51,6 +51,7 @@ type Host struct {
 	// What was made true, by name and by HCN id; broken ones are looked at again.
 	nics    map[string]*nicRecord
 	tunnels map[string]*tunnelRecord
+	taps    map[string]*tapRecord
 	comps   map[string]*compRecord
 	// shaped is by host-side device of the port.
 	shaped map[string]shaping
@@ -148,6 +149,7 @@ func (h *Host) forget() {
 	h.devices, h.joined, h.queued = map[string]int{}, map[int]bool{}, map[int]bool{}
 	h.shaped = map[string]shaping{}
 	h.nics, h.comps, h.tunnels = map[string]*nicRecord{}, map[string]*compRecord{}, map[string]*tunnelRecord{}
+	h.taps = map[string]*tapRecord{}
 	h.anchor = 0
 }
 

@@ -31,6 +31,7 @@ func (h *Host) Prune(ctx context.Context, want model.Desired) error {
 			h.view.expect(index)
 		}
 	}
+	seen := h.seen(want)
 	var errs []error
 	if err := h.pruneNamespaces(ctx, want); err != nil {
 		errs = append(errs, err)
@@ -57,6 +58,11 @@ func (h *Host) Prune(ctx context.Context, want model.Desired) error {
 			delete(h.tunnels, name)
 		}
 	}
+	for name := range h.taps {
+		if !keep[name] {
+			delete(h.taps, name)
+		}
+	}
 	for name, index := range h.devices {
 		if keep[name] {
 			continue
@@ -64,16 +70,42 @@ func (h *Host) Prune(ctx context.Context, want model.Desired) error {
 		delete(h.devices, name)
 		delete(h.joined, index)
 		delete(h.queued, index)
-		h.reaper.add(index, name)
+		h.reaper.add(index, name, seen[name])
 	}
 	h.swept = len(errs) == 0 // what could not be removed, nobody else remembers
 	return errors.Join(errs...)
 }
 
+// seen are devices of which somebody would notice that they are still there: the
+// interfaces of namespaces that stay, and what a virtual machine holds.
+func (h *Host) seen(want model.Desired) map[string]bool {
+	out := map[string]bool{}
+	for name := range h.taps {
+		out[name] = true
+	}
+	for _, c := range h.comps {
+		for port := range c.vnics {
+			out[port] = c.foreign
+		}
+	}
+	for i := range want.Compartments {
+		if c := h.comps[want.Compartments[i].ID]; c != nil {
+			for port := range c.vnics {
+				out[port] = true
+			}
+		}
+	}
+	return out
+}
+
+// Leaving is closed when what the last Prune took from namespaces that stay, or from
+// a virtual machine, is gone from there; nil where there was no such thing.
+func (h *Host) Leaving() <-chan struct{} { return h.reaper.leaving() }
+
 // exactly reports that want is what we have, no more: the usual case after a
 // create, found without building anything.
 func (h *Host) exactly(want model.Desired) bool {
-	if len(want.HostNICs) != len(h.nics) || len(want.Tunnels) != len(h.tunnels) || len(want.Compartments) != len(h.comps) {
+	if len(want.HostNICs) != len(h.nics) || len(want.Tunnels) != len(h.tunnels) || len(want.Taps) != len(h.taps) || len(want.Compartments) != len(h.comps) {
 		return false
 	}
 	ports := 0
@@ -84,6 +116,11 @@ func (h *Host) exactly(want model.Desired) bool {
 	}
 	for i := range want.Tunnels {
 		if h.tunnels[want.Tunnels[i].Name] == nil {
+			return false
+		}
+	}
+	for i := range want.Taps {
+		if h.taps[want.Taps[i].Name] == nil {
 			return false
 		}
 	}
@@ -106,7 +143,7 @@ func (h *Host) exactly(want model.Desired) bool {
 			ports += 2
 		}
 	}
-	return len(h.devices) == ports+len(h.tunnels)+2*len(h.nics)+2 // and the anchor's two
+	return len(h.devices) == ports+len(h.tunnels)+len(h.taps)+2*len(h.nics)+2 // and the anchor's two
 }
 
 // ends of a vNIC's pair that are in the host's namespace.
@@ -124,6 +161,9 @@ func wantedDevices(want model.Desired) map[string]bool {
 	}
 	for i := range want.Tunnels {
 		keep[want.Tunnels[i].Name] = true
+	}
+	for i := range want.Taps {
+		keep[want.Taps[i].Name] = true
 	}
 	for i := range want.Compartments {
 		for j := range want.Compartments[i].VNICs {

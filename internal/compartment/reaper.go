@@ -34,11 +34,15 @@ type reaper struct {
 	now  map[int]string // being deleted
 	busy bool           // todo or now has something
 	idle *sync.Cond
+	// seen are those that somebody would still meet; gone is closed when there are
+	// none any more, and nil then.
+	seen map[int]bool
+	gone chan struct{}
 }
 
 func newReaper(group uint32, log *slog.Logger) *reaper {
 	r := &reaper{
-		group: group, log: log, todo: map[int]string{},
+		group: group, log: log, todo: map[int]string{}, seen: map[int]bool{},
 		kick: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	r.idle = sync.NewCond(&r.mu)
@@ -46,10 +50,18 @@ func newReaper(group uint32, log *slog.Logger) *reaper {
 	return r
 }
 
-func (r *reaper) add(index int, name string) {
+// add takes a device; seen says that somebody would meet it, and it goes now.
+func (r *reaper) add(index int, name string, seen bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.todo[index] = name
+	if seen {
+		r.seen[index] = true
+		if r.gone == nil {
+			r.gone = make(chan struct{})
+		}
+		defer r.hurry()
+	}
 	if !r.busy {
 		r.busy = true
 		time.AfterFunc(reapAfter, r.hurry)
@@ -63,6 +75,13 @@ func (r *reaper) pending(index int) bool {
 	_, waits := r.todo[index]
 	_, goes := r.now[index]
 	return waits || goes
+}
+
+// leaving is closed when what is seen is gone; nil where nothing is.
+func (r *reaper) leaving() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.gone
 }
 
 func (r *reaper) hurry() {
@@ -98,6 +117,14 @@ func (r *reaper) reap() {
 		// Nobody else knows of them any more: they wait for the next time.
 		r.log.Error("delete devices; it is tried again", "count", len(batch), "err", err)
 		maps.Copy(r.todo, batch)
+	} else {
+		for index := range batch {
+			delete(r.seen, index)
+		}
+	}
+	if r.gone != nil && len(r.seen) == 0 {
+		close(r.gone)
+		r.gone = nil
 	}
 	if r.busy = len(r.todo) > 0; r.busy {
 		time.AfterFunc(reapAfter, r.hurry)

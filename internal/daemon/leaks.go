@@ -80,6 +80,9 @@ func (l *ledger) find() error {
 	for _, n := range d.Tunnels {
 		owner[n.Name] = "the switch"
 	}
+	for _, t := range d.Taps {
+		owner[t.Name] = "endpoint " + t.Endpoint
+	}
 	for _, c := range d.Compartments {
 		owner[c.Path] = "namespace " + c.ID
 		for _, v := range c.VNICs {

@@ -70,6 +70,9 @@ func (i Instance) UVMImages() string { return filepath.Join(i.Lib, "uvm") }
 // PortDevice is the host side of the vNIC at port id.
 func (i Instance) PortDevice(id uint16) string { return fmt.Sprintf("gh%sp%04x", i.Tag, id) }
 
+// TapDevice is what a virtual machine's monitor opens for the vNIC at port id.
+func (i Instance) TapDevice(id uint16) string { return fmt.Sprintf("gh%st%04x", i.Tag, id) }
+
 // AttachedDevice is the vNIC at port id where that is in the host's own namespace.
 func (i Instance) AttachedDevice(id uint16) string { return fmt.Sprintf("gh%se%04x", i.Tag, id) }
 

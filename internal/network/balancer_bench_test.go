@@ -38,6 +38,8 @@ func (s *still) Ensure(_ context.Context, d model.Desired) (vswitch.Facts, error
 
 func (s *still) Prune(context.Context, model.Desired) error { return nil }
 
+func (s *still) Leaving() <-chan struct{} { return nil }
+
 func (s *still) Apply(_ context.Context, t vswitch.Tables) error {
 	vswitch.Diff(s.now, t)
 	s.now = t

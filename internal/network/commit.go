@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"gatehouse.dev/gatehouse/hcn"
 	"gatehouse.dev/gatehouse/internal/failpoint"
@@ -25,7 +26,12 @@ type verb struct {
 	f    func(model.World, model.Input) (model.World, error)
 	err  error
 	done chan struct{}
+	left <-chan struct{} // what it removed is gone; nil = nothing to wait for
 }
+
+// leaveLimit ends the wait for devices that the kernel is slow to remove: they are
+// the reaper's, who does not give up.
+const leaveLimit = 2 * time.Second
 
 // change runs f in a transaction and returns when the kernel is as the next World
 // says, or as before with the error. f may run more than once, each time on the
@@ -57,6 +63,13 @@ func (h *HNS) change(ctx context.Context, op string, f func(model.World, model.I
 		}
 	}
 	h.mu.Unlock()
+	if v.left != nil && v.err == nil {
+		select {
+		case <-v.left:
+		case <-ctx.Done():
+		case <-time.After(leaveLimit):
+		}
+	}
 	return wrap(op, v.err)
 }
 
@@ -90,6 +103,10 @@ func (h *HNS) transact(batch []*verb) {
 	switch {
 	case err == nil:
 		h.reset(next)
+		left := h.o.Compartments.Leaving()
+		for _, v := range able {
+			v.left = left
+		}
 	case len(able) == 1:
 		able[0].err = err
 	default:

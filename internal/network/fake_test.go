@@ -71,6 +71,9 @@ func wantedBy(d model.Desired) (devices []string, spaces []string) {
 	for _, n := range d.HostNICs {
 		devices = append(devices, n.Name, n.SwitchName)
 	}
+	for _, t := range d.Taps {
+		devices = append(devices, t.Name)
+	}
 	for _, c := range d.Compartments {
 		spaces = append(spaces, c.Path)
 		for _, v := range c.VNICs {
@@ -111,6 +114,8 @@ func (f *fake) Ensure(ctx context.Context, d model.Desired) (vswitch.Facts, erro
 	}
 	return facts, err
 }
+
+func (f *fake) Leaving() <-chan struct{} { return nil }
 
 func (f *fake) Prune(ctx context.Context, d model.Desired) error {
 	f.mu.Lock()

@@ -40,6 +40,9 @@ type Compartments interface {
 	Ensure(ctx context.Context, want model.Desired) (vswitch.Facts, error)
 	// Prune removes what is ours and not in want.
 	Prune(ctx context.Context, want model.Desired) error
+	// Leaving is closed when nobody meets any more what Prune removed where people
+	// look; nil where it removed no such thing.
+	Leaving() <-chan struct{}
 }
 
 // Datapath are the hands that hold the switch's tables in the kernel.

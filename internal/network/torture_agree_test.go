@@ -187,6 +187,9 @@ func (d *tortured) devicesAgree(want model.Desired) error {
 	for _, n := range want.Tunnels {
 		devices = append(devices, n.Name)
 	}
+	for _, t := range want.Taps {
+		devices = append(devices, t.Name)
+	}
 	for _, p := range want.Switch.Ports {
 		if p.EgressBps != 0 {
 			devices = append(devices, p.Shaper, p.ShaperPeer)

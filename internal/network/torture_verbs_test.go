@@ -157,7 +157,7 @@ var endpointPolicies = []form{
 var tortureVerbs = []func(*gen) call{
 	(*gen).network, (*gen).networkPolicy, (*gen).networkPolicy,
 	(*gen).endpoint, (*gen).endpoint, (*gen).endpoint, (*gen).endpointPolicy, (*gen).endpointPolicy, (*gen).endpointPolicy,
-	(*gen).namespace, (*gen).attach, (*gen).attach, (*gen).attach, (*gen).attach, (*gen).detach, (*gen).container,
+	(*gen).namespace, (*gen).attach, (*gen).attach, (*gen).attach, (*gen).attach, (*gen).detach, (*gen).container, (*gen).vmPort,
 	(*gen).balancer, (*gen).balancer, (*gen).balancer, (*gen).balanced, (*gen).balanced, (*gen).route, (*gen).ports, (*gen).plug, (*gen).plug,
 	(*gen).service, (*gen).service, (*gen).served, (*gen).guest,
 }
@@ -494,6 +494,18 @@ func (g *gen) served() call {
 		}
 	}
 	return c
+}
+
+// vmPort plugs an endpoint into a virtual machine, or out.
+func (g *gen) vmPort() call {
+	id, verb := g.endpointRef(), g.word("Add", "Add", "Remove")
+	for _, e := range g.h.World().AllEndpoints() {
+		if e.VM != nil && g.r.IntN(3) > 0 {
+			id, verb = e.Doc.Id, "Remove"
+		}
+	}
+	return call{kind: "endpoints", verb: "modify", ref: id, body: fmt.Sprintf(`{"ResourceType":"Port","RequestType":%q,"Settings":{"PortId":%q,"VirtualMachineId":%q}}`,
+		verb, g.word("", tortureID(0x400+g.r.IntN(4))), g.word("", tortureID(0x300+g.r.IntN(4))))}
 }
 
 // guest is the networking of a virtual machine: a document alone.

@@ -32,6 +32,7 @@ type endpointPart struct {
 	hostPorts []HostPort
 	names     []NameRecord
 	lease     Lease // without Device: none
+	tap       Tap   // without Name: none
 }
 
 func compileNetwork(n *Network, inst instance.Instance) netPart {
@@ -100,7 +101,8 @@ func compileEndpoint(e *Endpoint, n *Network, ns *Namespace, inst instance.Insta
 	if e.IsRemote() && n != nil {
 		p.names = names(e, n, addrs)
 	}
-	if n == nil || ns == nil || !ns.hasVNICs() {
+	inNamespace := ns != nil && ns.hasVNICs()
+	if n == nil || !inNamespace && e.VM == nil {
 		return p
 	}
 	p.attached = true
@@ -108,7 +110,12 @@ func compileEndpoint(e *Endpoint, n *Network, ns *Namespace, inst instance.Insta
 		ID: e.Port, Kind: vswitch.PortContainer, Network: n.numberOf(e.vlan), Object: e.Doc.Id,
 		Interface: inst.PortDevice(uint16(e.Port)), MAC: vswitch.MAC(e.mac), Addrs: addrs, Up: true,
 	}
-	if ns.isHostOwn() {
+	onHost := e.VM == nil && ns.isHostOwn()
+	switch {
+	case e.VM != nil:
+		e.plugVM(&p.port, inst)
+		p.tap = compileTap(e, n, inst)
+	case onHost:
 		p.port.Kind = vswitch.PortVM // both ends of the pair are in one namespace, as a tap is
 		p.port.Forward = true        // the host answers, and routes, from all its addresses
 		p.port.Host = true
@@ -134,7 +141,7 @@ func compileEndpoint(e *Endpoint, n *Network, ns *Namespace, inst instance.Insta
 		})
 	}
 	p.names = names(e, n, addrs)
-	if l, ok := compileLease(e, n, inst); ok && !ns.isHostOwn() {
+	if l, ok := compileLease(e, n, p.port.Interface); ok && !onHost {
 		p.lease = l
 	}
 	return p
@@ -191,7 +198,7 @@ func (w *World) compileNamespace(ns *Namespace) Compartment {
 	})
 	for _, nic := range ns.NICs {
 		e, ok := w.endpoints.get(nic.Endpoint)
-		if !ok {
+		if !ok || e.VM != nil {
 			continue
 		}
 		n, ok := w.networks.get(e.Doc.HostComputeNetwork)
@@ -344,6 +351,9 @@ func (w World) Desired() Desired {
 		d.Switch.Mappings = append(d.Switch.Mappings, c.mappings...)
 		d.Names = append(d.Names, c.names...)
 		d.HostPorts = append(d.HostPorts, c.hostPorts...)
+		if c.tap.Name != "" {
+			d.Taps = append(d.Taps, c.tap)
+		}
 		if c.lease.Device != "" {
 			d.Leases = append(d.Leases, c.lease)
 		}

@@ -16,6 +16,7 @@ type Desired struct {
 	Switch       vswitch.State
 	HostNICs     []HostNIC
 	Tunnels      []Tunnel
+	Taps         []Tap
 	Compartments []Compartment
 	Names        []NameRecord
 	Resolvers    []Resolver
@@ -90,12 +91,16 @@ func (v *VNIC) Fit(follow int) int { return fit(v.MTU, v.Overhead, follow, v.Add
 func (n *HostNIC) Fit(follow int) int { return fit(n.MTU, n.Overhead, follow, n.Addrs) }
 
 func fit(mtu, overhead, follow int, addrs []netip.Prefix) int {
-	if mtu != 0 {
-		return mtu
-	}
 	least := leastMTU4
 	if slices.ContainsFunc(addrs, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
 		least = leastMTU6
+	}
+	return fitMTU(mtu, overhead, follow, least)
+}
+
+func fitMTU(mtu, overhead, follow, least int) int {
+	if mtu != 0 {
+		return mtu
 	}
 	return max(follow-overhead, min(least, follow))
 }

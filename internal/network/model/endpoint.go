@@ -335,10 +335,7 @@ func (w World) ModifyEndpoint(id string, body []byte, match uint64, in Input) (W
 	switch hcn.EndpointResourceType(r.ResourceType) {
 	case hcn.EndpointResourceTypePolicy:
 	case hcn.EndpointResourceTypePort:
-		if e.IsRemote() {
-			return w, nil, remoteRefused("ResourceType", "a port of a virtual machine")
-		}
-		return w, nil, notBuilt("ResourceType", "the port of a virtual machine")
+		return w.modifyPort(e, r, in)
 	default:
 		return w, nil, refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "ResourceType", "%q: an endpoint has Policy and Port", r.ResourceType)
 	}

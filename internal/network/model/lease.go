@@ -7,7 +7,6 @@ import (
 	"net/netip"
 
 	"gatehouse.dev/gatehouse/hcn"
-	"gatehouse.dev/gatehouse/internal/instance"
 	"gatehouse.dev/gatehouse/internal/vswitch"
 )
 
@@ -18,7 +17,7 @@ func servesDHCP(d *NetworkDoc) bool {
 
 // compileLease is what an endpoint is told: its first IPv4 address. There is none
 // where the network has no server, which is the gateway, or the endpoint no address.
-func compileLease(e *Endpoint, n *Network, inst instance.Instance) (Lease, bool) {
+func compileLease(e *Endpoint, n *Network, device string) (Lease, bool) {
 	if !servesDHCP(&n.Doc) || n.HostPort == 0 {
 		return Lease{}, false
 	}
@@ -28,7 +27,7 @@ func compileLease(e *Endpoint, n *Network, inst instance.Instance) (Lease, bool)
 			continue
 		}
 		l := Lease{
-			Device: inst.PortDevice(uint16(e.Port)), MAC: vswitch.MAC(e.mac), Addr: a,
+			Device: device, MAC: vswitch.MAC(e.mac), Addr: a,
 			Server: s.gateway, ServerMAC: vswitch.MAC(n.gatewayMAC()), Domain: e.Doc.Dns.Domain,
 		}
 		for _, r := range e.Doc.Routes {

@@ -249,6 +249,9 @@ func (w *World) attach(ns *Namespace, e *Endpoint) (*Endpoint, error) {
 		return nil, remoteRefused("", "a namespace")
 	case e.Doc.HostComputeNamespace == ns.Doc.Id:
 		return e, nil
+	case e.VM != nil && ns.isHostOwn():
+		return nil, refuse(hcn.HCN_E_ENDPOINT_ALREADY_ATTACHED, "This endpoint is already attached to the switch. %s has port %s of virtual machine %q; remove that first",
+			w.endpointLabel(e.Doc.Id), e.VM.ID, e.VM.Machine)
 	case e.Doc.HostComputeNamespace != "" && ns.isHostOwn():
 		return nil, refuse(hcn.HCN_E_ENDPOINT_ALREADY_ATTACHED, "This endpoint is already attached to the switch. %s is in namespace %s; detach it there first",
 			w.endpointLabel(e.Doc.Id), e.Doc.HostComputeNamespace)
@@ -266,7 +269,9 @@ func (w *World) attach(ns *Namespace, e *Endpoint) (*Endpoint, error) {
 	ec.Doc.HostComputeNamespace = ns.Doc.Id
 	ec.Doc.State = nc.endpointState()
 	ec.Doc.Version++
-	ec.Instance++
+	if ec.VM == nil {
+		ec.Instance++
+	}
 	w.putEndpoint(&ec)
 	w.saveNamespace(&nc)
 	w.attachEvent(hcn.EventNetworkEndpointAttached, "NetworkEndpointAttached", &ec, ns.Doc.Id)
@@ -280,6 +285,9 @@ func (w *World) detach(ns *Namespace, e *Endpoint) *Endpoint {
 	ec := *e
 	ec.Doc.HostComputeNamespace = ""
 	ec.Doc.State = StateDetached
+	if ec.VM != nil {
+		ec.Doc.State = StateAttached
+	}
 	ec.Doc.Version++
 	w.putEndpoint(&ec)
 	w.saveNamespace(&nc)

@@ -144,6 +144,8 @@ type Endpoint struct {
 	ACLs []ACLRef `json:",omitempty"`
 	// NATPools are those of its VirtualIPs.
 	NATPools []NATPoolRef `json:",omitempty"`
+	// VM is its port where a virtual machine has its vNIC.
+	VM *VMPort `json:",omitempty"`
 
 	mac      ipam.MAC
 	addrs    []netip.Prefix // address and length, in order of IpConfigurations

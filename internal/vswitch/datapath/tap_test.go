@@ -11,99 +11,17 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"sync/atomic"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"gatehouse.dev/gatehouse/internal/nettest"
 	"gatehouse.dev/gatehouse/internal/vswitch"
 )
 
-// guest is a machine behind a tap, as a VMM makes one: the switch's tap and the
-// guest's network card, here another tap in a namespace, are joined in user space
-// frame by frame, with the headers that carry partial checksums and segmentation.
-type guest struct {
-	ns      *nettest.NS
-	tap     string // at the host
-	partial atomic.Int64
-	large   atomic.Int64 // frames to be cut into segments
-}
-
-const vnetHeader = 10 // struct virtio_net_hdr, linux/virtio_net.h
-
-func newGuest(t *testing.T, host *nettest.NS, tap string) *guest {
-	t.Helper()
-	g := &guest{ns: nettest.NewNS(t), tap: tap}
-	a, b := openTap(t, host, tap), openTap(t, g.ns, "eth0")
-	host.Up(tap)
-	g.ns.Up("eth0")
-	done := make(chan struct{}, 2)
-	relay := func(from, to *os.File) {
-		defer func() { done <- struct{}{} }()
-		buf := make([]byte, 70000)
-		for {
-			n, err := from.Read(buf)
-			if errors.Is(err, os.ErrClosed) || err != nil {
-				return
-			}
-			if n > vnetHeader && buf[0]&1 != 0 { // VIRTIO_NET_HDR_F_NEEDS_CSUM
-				g.partial.Add(1)
-			}
-			if n > vnetHeader && buf[1] != 0 { // not VIRTIO_NET_HDR_GSO_NONE
-				g.large.Add(1)
-			}
-			_, _ = to.Write(buf[:n]) // a device that is down loses frames
-		}
-	}
-	go relay(a, b)
-	go relay(b, a)
-	t.Cleanup(func() {
-		a.Close()
-		b.Close()
-		<-done
-		<-done
-	})
-	return g
-}
-
-func openTap(t *testing.T, ns *nettest.NS, name string) *os.File {
-	t.Helper()
-	var f *os.File
-	err := ns.Do(func() error {
-		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-		if err != nil {
-			return err
-		}
-		req, err := unix.NewIfreq(name)
-		if err != nil {
-			return err
-		}
-		req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
-		if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
-			unix.Close(fd)
-			return err
-		}
-		const csum, tso4, tso6 = 1, 2, 4 // TUN_F_*, linux/if_tun.h
-		if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, csum|tso4|tso6); err != nil {
-			unix.Close(fd)
-			return err
-		}
-		f = os.NewFile(uintptr(fd), name)
-		return nil
-	})
-	if err != nil {
-		t.Fatalf("tap %s: %v", name, err)
-	}
-	return f
-}
-
 // mac is the address of the guest's card.
-func (g *guest) mac(t *testing.T) vswitch.MAC {
+func guestMAC(t *testing.T, g *nettest.Guest) vswitch.MAC {
 	t.Helper()
-	x, err := g.ns.Netlink().LinkByName("eth0")
+	x, err := g.NS.Netlink().LinkByName("eth0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,12 +69,12 @@ func send(t *testing.T, what string, from *nettest.NS, addr string, to *nettest.
 }
 
 // offloads: the switch saw frames that are not finished, both ways.
-func (g *guest) offloads(t *testing.T) {
+func offloads(t *testing.T, g *nettest.Guest) {
 	t.Helper()
-	if g.partial.Load() == 0 || g.large.Load() == 0 {
-		t.Errorf("%d frames with partial checksums and %d large ones passed the tap: offloads are off", g.partial.Load(), g.large.Load())
+	if g.Partial.Load() == 0 || g.Large.Load() == 0 {
+		t.Errorf("%d frames with partial checksums and %d large ones passed the tap: offloads are off", g.Partial.Load(), g.Large.Load())
 	}
-	t.Logf("tap: %d frames with partial checksums, %d to be cut", g.partial.Load(), g.large.Load())
+	t.Logf("tap: %d frames with partial checksums, %d to be cut", g.Partial.Load(), g.Large.Load())
 }
 
 // TestGuestOnNAT: a machine behind a tap in a routed network with NAT.
@@ -164,36 +82,37 @@ func TestGuestOnNAT(t *testing.T) {
 	l := newLab(t)
 	b := l.container(11)
 	tap := l.name("vm")
-	g := newGuest(t, l.host, tap)
+	g := nettest.NewGuest(t, l.host.Do, tap)
+	l.host.Up(tap)
 	l.join(l.link(tap))
-	g.ns.Addr("eth0", "10.1.0.12/16")
-	g.ns.Addr("eth0", "fd00:1::c/64")
-	g.ns.DefaultRoute("10.1.0.1")
-	g.ns.DefaultRoute("fd00:1::1")
+	g.NS.Addr("eth0", "10.1.0.12/16")
+	g.NS.Addr("eth0", "fd00:1::c/64")
+	g.NS.DefaultRoute("10.1.0.1")
+	g.NS.DefaultRoute("fd00:1::1")
 	l.s.Ports = append(l.s.Ports, vswitch.Port{ID: 12, Kind: vswitch.PortVM, Network: testNetwork, Object: "vm", Interface: tap,
-		MAC: g.mac(t), Addrs: addrs("10.1.0.12", "fd00:1::c"), Up: true})
+		MAC: guestMAC(t, g), Addrs: addrs("10.1.0.12", "fd00:1::c"), Up: true})
 	l.publish(12, 6, 8080, 7)
 	d := l.open()
 	l.apply(d)
-	for _, ns := range []*nettest.NS{b, g.ns, l.outside, l.host} {
+	for _, ns := range []*nettest.NS{b, g.NS, l.outside, l.host} {
 		echo(ns, "[::]:7")
 	}
-	ask(t, "guest to container", g.ns, "10.1.0.11:7")
-	ask(t, "guest to container v6", g.ns, "[fd00:1::b]:7")
+	ask(t, "guest to container", g.NS, "10.1.0.11:7")
+	ask(t, "guest to container v6", g.NS, "[fd00:1::b]:7")
 	ask(t, "container to guest", b, "10.1.0.12:7")
 	ask(t, "container to guest v6", b, "[fd00:1::c]:7")
-	ask(t, "guest to gateway", g.ns, "10.1.0.1:7")
+	ask(t, "guest to gateway", g.NS, "10.1.0.1:7")
 	ask(t, "host to guest", l.host, "10.1.0.12:7")
-	ask(t, "guest to outside", g.ns, "198.51.100.2:7")
-	ask(t, "guest to outside v6", g.ns, "[2001:db8:1::2]:7")
+	ask(t, "guest to outside", g.NS, "198.51.100.2:7")
+	ask(t, "guest to outside v6", g.NS, "[2001:db8:1::2]:7")
 	if err := l.outside.Ask("tcp", "198.51.100.1:8080", "published", answer); err != nil {
 		t.Errorf("outside to guest: %v", err)
 	}
-	send(t, "guest to container", g.ns, "10.1.0.11:9", b, "10.1.0.11:9")
-	send(t, "container to guest", b, "10.1.0.12:9", g.ns, "10.1.0.12:9")
-	send(t, "guest to outside", g.ns, "198.51.100.2:9", l.outside, "198.51.100.2:9")
-	send(t, "guest to outside v6", g.ns, "[2001:db8:1::2]:9", l.outside, "[2001:db8:1::2]:9")
-	g.offloads(t)
+	send(t, "guest to container", g.NS, "10.1.0.11:9", b, "10.1.0.11:9")
+	send(t, "container to guest", b, "10.1.0.12:9", g.NS, "10.1.0.12:9")
+	send(t, "guest to outside", g.NS, "198.51.100.2:9", l.outside, "198.51.100.2:9")
+	send(t, "guest to outside v6", g.NS, "[2001:db8:1::2]:9", l.outside, "[2001:db8:1::2]:9")
+	offloads(t, g)
 }
 
 // TestGuestOnTheWire: a machine behind a tap whose MAC is seen at the uplink, and
@@ -208,25 +127,26 @@ func TestGuestOnTheWire(t *testing.T) {
 			f := newFabric(t, n)
 			a, b := f.hosts[0], f.hosts[1]
 			a1, b1 := a.container(11), b.container(21)
-			g := newGuest(t, a.ns, "vm")
+			g := nettest.NewGuest(t, a.ns.Do, "vm")
+			a.ns.Up("vm")
 			a.join("vm")
-			address(g.ns, "eth0", 12)
+			address(g.NS, "eth0", 12)
 			a.facts.Ifindex["vm"] = a.link("vm").Attrs().Index
 			a.s.Ports = append(a.s.Ports, vswitch.Port{ID: 12, Kind: vswitch.PortVM, Network: 1, Object: "vm", Interface: "vm",
-				MAC: g.mac(t), Addrs: addrs("10.9.0.12", "fd09::c"), Up: true})
+				MAC: guestMAC(t, g), Addrs: addrs("10.9.0.12", "fd09::c"), Up: true})
 			a.apply()
 			b.apply()
-			for _, ns := range []*nettest.NS{a1, b1, g.ns} {
+			for _, ns := range []*nettest.NS{a1, b1, g.NS} {
 				echo(ns, "[::]:7")
 			}
-			ask(t, "guest to container", g.ns, "10.9.0.11:7")
+			ask(t, "guest to container", g.NS, "10.9.0.11:7")
 			ask(t, "container to guest v6", a1, "[fd09::c]:7")
-			ask(t, "guest to another host's container", g.ns, "10.9.0.21:7")
+			ask(t, "guest to another host's container", g.NS, "10.9.0.21:7")
 			ask(t, "another host's container to guest v6", b1, "[fd09::c]:7")
-			send(t, "guest to another host's container", g.ns, "10.9.0.21:9", b1, "10.9.0.21:9")
-			send(t, "another host's container to guest", b1, "[fd09::c]:9", g.ns, "[fd09::c]:9")
-			send(t, "container to guest", a1, "10.9.0.12:9", g.ns, "10.9.0.12:9")
-			g.offloads(t)
+			send(t, "guest to another host's container", g.NS, "10.9.0.21:9", b1, "10.9.0.21:9")
+			send(t, "another host's container to guest", b1, "[fd09::c]:9", g.NS, "[fd09::c]:9")
+			send(t, "container to guest", a1, "10.9.0.12:9", g.NS, "10.9.0.12:9")
+			offloads(t, g)
 			if t.Failed() {
 				a.dump()
 				b.dump()
