@@ -11,10 +11,12 @@ require (
 	github.com/docker/go-units v0.5.0 // sizes as people write them
 	github.com/google/go-cmp v0.7.0 // tests
 	github.com/google/go-containerregistry v0.22.1 // registries, OCI layouts, docker archives
+	github.com/google/nftables v0.3.0 // redirects inside a namespace
 	github.com/google/uuid v1.6.0 // identifiers
 	github.com/hashicorp/yamux v0.1.2 // streams over one connection to a guest
 	github.com/insomniacslk/dhcp v0.0.0-20260901064844-234b97448fae // DHCP messages
 	github.com/klauspost/compress v1.20.3 // zstd layers
+	github.com/mdlayher/netlink v1.7.3-0.20250113171957-fbb4dce95f42 // buffers of nftables' socket
 	github.com/miekg/dns v1.1.73 // the embedded resolver
 	github.com/moby/profiles/seccomp v0.2.3 // Docker's default profile
 	github.com/moby/sys/user v0.5.0 // passwd and group files

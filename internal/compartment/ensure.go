@@ -323,7 +323,8 @@ func (h *Host) hostSide(name string, addrs []netip.Prefix) error {
 // ensureCompartment brings one compartment in line.
 func (h *Host) ensureCompartment(c *model.Compartment, follow *mtus, first bool) error {
 	rec := h.comps[c.ID]
-	if rec != nil && !rec.broken && rec.follows == follow && rec.path == c.Path && same(rec.last, c.VNICs, sameVNIC) {
+	if rec != nil && !rec.broken && rec.follows == follow && rec.path == c.Path && same(rec.last, c.VNICs, sameVNIC) &&
+		same(rec.redirects, c.Redirects, sameRedirect) {
 		rec.last = c.VNICs
 		return nil
 	}
@@ -344,6 +345,7 @@ func (h *Host) ensureCompartment(c *model.Compartment, follow *mtus, first bool)
 			h.log.Warn("a compartment's namespace is gone", "compartment", c.ID, "path", c.Path)
 		}
 		rec.dead, rec.broken, rec.follows, rec.last = true, false, follow, c.VNICs
+		rec.redirects, rec.looked = c.Redirects, false
 		return nil
 	}
 	if err != nil {
@@ -351,6 +353,9 @@ func (h *Host) ensureCompartment(c *model.Compartment, follow *mtus, first bool)
 	}
 	defer ns.close()
 	rec.dead = false
+	if err := h.ensureRedirects(ns, c, rec, fresh); err != nil {
+		return err
+	}
 	for i := range c.VNICs {
 		v := &c.VNICs[i]
 		mtu := v.Fit(follow.at(v.Uplink))

@@ -21,6 +21,7 @@ import (
 // Options of Open.
 type Options struct {
 	Instance instance.Instance // required
+	Users    map[string]uint32 // of the host, by the SID that redirects name
 	Log      *slog.Logger      // nil = nowhere
 }
 
@@ -28,6 +29,7 @@ type Options struct {
 // be called concurrently; changes happen one after the other.
 type Host struct {
 	inst     instance.Instance
+	users    map[string]uint32
 	log      *slog.Logger
 	nl       *netlink.Handle // in the host's namespace
 	conf     confDirs        // of the host's namespace
@@ -64,14 +66,16 @@ type nicRecord struct {
 }
 
 type compRecord struct {
-	id      string
-	path    string
-	foreign bool
-	follows *mtus              // what vNICs without an MTU of their own follow
-	last    []model.VNIC       // the slice given last, to see at a glance that nothing changed
-	vnics   map[string]*record // by PortName
-	broken  bool
-	dead    bool // foreign, and its owner took the namespace away
+	id        string
+	path      string
+	foreign   bool
+	follows   *mtus              // what vNICs without an MTU of their own follow
+	last      []model.VNIC       // the slice given last, to see at a glance that nothing changed
+	vnics     map[string]*record // by PortName
+	redirects []model.Redirect
+	looked    bool // at the namespace: it has redirects and no others of ours
+	broken    bool
+	dead      bool // foreign, and its owner took the namespace away
 }
 
 type record struct {
@@ -87,7 +91,7 @@ func Open(o Options) (*Host, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	h := &Host{inst: o.Instance, log: log}
+	h := &Host{inst: o.Instance, users: o.Users, log: log}
 	h.forget()
 	if err := shareDir(h.dir()); err != nil {
 		return nil, fmt.Errorf("open compartments: %w", err)

@@ -214,6 +214,11 @@ func (h *Host) pruneNamespaces(ctx context.Context, want model.Desired) error {
 	}
 	for id, c := range h.comps {
 		if !ids[id] {
+			if c.foreign && !paths[filepath.Clean(c.path)] {
+				if err := h.dropRedirects(c); err != nil {
+					errs = append(errs, err)
+				}
+			}
 			delete(h.comps, id)
 		} else if !c.foreign && !paths[filepath.Clean(c.path)] {
 			c.broken = true

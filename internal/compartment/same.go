@@ -4,6 +4,7 @@
 package compartment
 
 import (
+	"reflect"
 	"slices"
 
 	"gatehouse.dev/gatehouse/internal/network/model"
@@ -31,6 +32,8 @@ func sameVNIC(a, b *model.VNIC) bool {
 		a.MAC == b.MAC && a.MTU == b.MTU && a.Overhead == b.Overhead && a.Uplink == b.Uplink && a.Alias == b.Alias && a.Host == b.Host && slices.Equal(a.Addrs, b.Addrs) &&
 		slices.Equal(a.Routes, b.Routes) && slices.Equal(a.Neighbours, b.Neighbours)
 }
+
+func sameRedirect(a, b *model.Redirect) bool { return reflect.DeepEqual(a, b) }
 
 func sameNIC(a, b *model.HostNIC) bool {
 	return a.Network == b.Network && a.Name == b.Name && a.SwitchName == b.SwitchName &&

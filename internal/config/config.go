@@ -64,6 +64,8 @@ type Network struct {
 	// ACLDefault is what happens to packets that no rule of an endpoint is about, in a
 	// direction for which it has rules: allow, which is the default, or deny.
 	ACLDefault string `toml:"acl_default"`
+	// Users are numbers of users of the host, by the SID that documents for Windows name.
+	Users map[string]uint32 `toml:"users"`
 }
 
 // DNS configures the resolvers on the networks' gateway addresses.
@@ -158,6 +160,14 @@ func (c Config) check(text string) error {
 	}
 	if d := c.Network.ACLDefault; d != "" && d != "allow" && d != "deny" {
 		return bad(fmt.Sprintf("%q is neither allow nor deny", d), "network", "acl_default")
+	}
+	for sid, uid := range c.Network.Users {
+		switch {
+		case !strings.HasPrefix(sid, "S-1-"):
+			return bad(fmt.Sprintf("%q is not a SID like S-1-5-32-556", sid), "network", "users")
+		case uid == 1<<32-1:
+			return bad(fmt.Sprintf("%d is no user", uid), "network", "users")
+		}
 	}
 	for _, a := range c.DNS.Upstream {
 		if _, err := netip.ParseAddr(a); err != nil {

@@ -40,7 +40,7 @@ func (d *daemon) openNetwork(ctx context.Context) (err error) {
 	if d.dp, err = datapath.Open(d.datapathOptions()); err != nil {
 		return err
 	}
-	if d.comp, err = compartment.Open(compartment.Options{Instance: d.inst, Log: d.log}); err != nil {
+	if d.comp, err = compartment.Open(compartment.Options{Instance: d.inst, Users: d.cfg.Network.Users, Log: d.log}); err != nil {
 		return errors.Join(err, d.dp.Close())
 	}
 	if c := checkNATPorts(); c.State != host.OK {
@@ -69,7 +69,7 @@ func (d *daemon) openNetwork(ctx context.Context) (err error) {
 		ACLDefaultDeny: d.cfg.Network.ACLDefault == "deny", Outside: outsideACL(d.cfg.Publish), Names: d.dns, Leases: d.dhcp, Clients: d.leases, Ports: d.ports, BootID: strings.TrimSpace(string(boot)),
 		NoDefaultNetwork: d.cfg.Network.Default == "none", DefaultNetwork: body, Log: d.log,
 		Uplinks: func() ([]model.Uplink, error) { return candidates(d.comp, d.cfg.Network.Uplinks) },
-		Sight:   sightHand{d.dp, d.log}, Services: model.ServicePools(d.cfg.Services.Pools()), Announce: neighbours.Set,
+		Sight:   sightHand{d.dp, d.log}, Services: model.ServicePools(d.cfg.Services.Pools()), Users: d.cfg.Network.Users, Announce: neighbours.Set,
 		Stats: func(p vswitch.PortID) (network.PortCounters, error) {
 			s, err := d.dp.Stats(p)
 			return network.PortCounters(s), err

@@ -121,7 +121,7 @@ func (h *HNS) transact(batch []*verb) {
 func (h *HNS) input(ctx context.Context) model.Input {
 	in := model.Input{
 		Now: h.o.Now(), Owner: resource.CallerFrom(ctx).Owner(), NewID: h.o.NewID,
-		Avoid: h.avoid, Services: h.o.Services, Uplinks: h.uplinks, IsHost: func(a netip.Addr) bool { return slices.Contains(h.Facts().HostAddrs, a) },
+		Avoid: h.avoid, Services: h.o.Services, Users: h.o.Users, Uplinks: h.uplinks, IsHost: func(a netip.Addr) bool { return slices.Contains(h.Facts().HostAddrs, a) },
 	}
 	if h.o.Ports != nil {
 		in.Ports = portPicker{h.o.Ports}

@@ -120,6 +120,8 @@ type Options struct {
 	Announce func([]vswitch.Announcement, []vswitch.UplinkPort)
 	// Services are the pools that services are given from.
 	Services model.ServicePools
+	// Users are numbers of users of this host, by the SID that documents name them by.
+	Users map[string]uint32
 	// HostRoutes are the prefixes that the host routes by devices that are not
 	// ours; nil = read from /proc/net.
 	HostRoutes func() ([]netip.Prefix, error)

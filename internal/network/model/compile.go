@@ -196,11 +196,13 @@ func (w *World) compileNamespace(ns *Namespace) Compartment {
 		e, ok := w.endpoints.get(nic.Endpoint)
 		return ok && e.Doc.Flags&enableLowInterfaceMetric != 0
 	})
+	var inside []*Endpoint
 	for _, nic := range ns.NICs {
 		e, ok := w.endpoints.get(nic.Endpoint)
 		if !ok || e.VM != nil {
 			continue
 		}
+		inside = append(inside, e)
 		n, ok := w.networks.get(e.Doc.HostComputeNetwork)
 		if !ok {
 			continue
@@ -210,6 +212,9 @@ func (w *World) compileNamespace(ns *Namespace) Compartment {
 			v.Host, v.Name, v.Routes, v.Neighbours = true, w.inst.AttachedDevice(uint16(e.Port)), nil, nil
 		}
 		c.VNICs = append(c.VNICs, v)
+	}
+	if !ns.isHostOwn() {
+		c.Redirects = compileRedirects(inside)
 	}
 	return c
 }

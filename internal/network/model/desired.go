@@ -60,6 +60,8 @@ type Compartment struct {
 	// must be neither made nor removed.
 	Foreign bool
 	VNICs   []VNIC
+	// Redirects are asked in order; the first that a connection is of decides.
+	Redirects []Redirect
 }
 
 // VNIC is one endpoint's interface inside a compartment. PortName is its host side.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -364,7 +365,7 @@ func (w World) ModifyEndpoint(id string, body []byte, match uint64, in Input) (W
 	}
 	c.Doc.Version++
 	w.putEndpoint(&c)
-	if c.vnicSettings() != e.vnicSettings() {
+	if c.vnicSettings() != e.vnicSettings() || !reflect.DeepEqual(c.redirects(), e.redirects()) {
 		w.refit(c.Doc.HostComputeNamespace)
 	}
 	w.event(hcn.EventEndpointModify, "EndpointModify", Endpoints, c.Doc.Id, c.Doc)

@@ -100,7 +100,8 @@ func checkEndpointPolicy(p hcn.EndpointPolicy, n *Network) error {
 	case hcn.NetworkProviderAddress:
 		return checkSource(p, n)
 	case hcn.L4WFPPROXY:
-		return notBuilt("Type", "policy L4WFPPROXY, a proxy in the endpoint's own namespace; L4Proxy is one elsewhere")
+		_, err := parseRedirect(p.Settings)
+		return at("Settings", err)
 	case hcn.NetworkInterfaceConstraint:
 		return notBuilt("Type", "policy %s", p.Type)
 	case "Encryption":
@@ -427,6 +428,9 @@ func (w *World) setPolicies(e *Endpoint, old []mapping, wanted []hcn.EndpointPol
 		return err
 	}
 	if err := checkProxies(e, out); err != nil {
+		return err
+	}
+	if err := w.checkRedirects(e, out, in); err != nil {
 		return err
 	}
 	if err := w.checkVirtualIPs(e, out, n, in); err != nil {

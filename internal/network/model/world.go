@@ -197,6 +197,8 @@ type Input struct {
 	Services ServicePools
 	// Leased are leases that were got for a NeedsLease.
 	Leased []DHCPClient
+	// Users are numbers of users of this host, by SID.
+	Users map[string]uint32
 	// IsHost tells whether an address is one of the host's own; nil = none is.
 	IsHost func(netip.Addr) bool
 }
