@@ -126,22 +126,22 @@ func TestLibnetwork(t *testing.T) {
 		t.Errorf("outbound NAT is cleared: %s", left)
 	}
 
-	// Services: an ILB in front of an ELB.
+	// Services: an ILB in front of an ELB. libnetwork takes its address of the subnet.
 	var ilb, elb hns.PolicyList
 	refs := `"References":["/endpoints/` + strings.ToUpper(a.Id) + `","/endpoints/` + c.Id + `"]`
-	b.mustV1("POST", "/policylists/", `{`+refs+`,"Policies":[{"Type":"ELB","Protocol":6,"InternalPort":80,"ExternalPort":90,"VIPs":["10.96.0.10"],"ILB":true}]}`, &ilb)
+	b.mustV1("POST", "/policylists/", `{`+refs+`,"Policies":[{"Type":"ELB","Protocol":6,"InternalPort":80,"ExternalPort":90,"VIPs":["10.78.0.200"],"ILB":true}]}`, &ilb)
 	b.mustV1("POST", "/policylists/", `{`+refs+`,"Policies":[{"Type":"ELB","Protocol":6,"InternalPort":80,"ExternalPort":9090}]}`, &elb)
 	if len(ilb.References) != 2 || ilb.References[0] != "/endpoints/"+a.Id {
 		t.Errorf("list: %+v", ilb)
 	}
-	b.reaches(cNS, "10.96.0.10:90")
+	b.reaches(cNS, "10.78.0.200:90")
 	b.reaches(x, hostV4+":9090")
 	var lists []hns.PolicyList
 	if b.mustV1("GET", "/policylists/", "", &lists); len(lists) != 2 {
 		t.Errorf("lists: %+v", lists)
 	}
-	b.mustV1("POST", "/policylists/"+ilb.ID, `{"References":["/endpoints/`+c.Id+`"],"Policies":[{"Type":"ELB","Protocol":6,"InternalPort":80,"ExternalPort":90,"VIPs":["10.96.0.10"],"ILB":true}]}`, &ilb)
-	if seen := b.spread(aNS, "10.96.0.10:90", 8); len(seen) != 1 {
+	b.mustV1("POST", "/policylists/"+ilb.ID, `{"References":["/endpoints/`+c.Id+`"],"Policies":[{"Type":"ELB","Protocol":6,"InternalPort":80,"ExternalPort":90,"VIPs":["10.78.0.200"],"ILB":true}]}`, &ilb)
+	if seen := b.spread(aNS, "10.78.0.200:90", 8); len(seen) != 1 {
 		t.Errorf("one backend left: %v", seen)
 	}
 	b.mustV1("DELETE", "/policylists/"+elb.ID, "", nil)
@@ -185,7 +185,7 @@ func TestLibnetwork(t *testing.T) {
 		t.Errorf("accelnet: %+v", macs)
 	}
 	b.mustV1("DELETE", "/accelnet/", "", nil)
-	b.unreached(host, "10.96.0.10:90")
+	b.unreached(host, "10.78.0.200:90")
 }
 
 // TestFlannelHostGateway replays flannel's host-gw backend, and what Calico does for its

@@ -62,6 +62,7 @@ type Compiler struct {
 	mappings  mappingMemo
 	services  servicesMemo
 	announced announceMemo
+	inside    insideMemo
 	addrSets  addrSetMemo
 	acls      aclMemo
 	outside   outsideMemo
@@ -103,7 +104,7 @@ func (c *Compiler) compile(s State, f Facts) (Tables, error) {
 	steps := []func(State, Facts, *Tables) error{
 		c.compileUplinks, c.compileHost, c.compilePools, c.compileVTEPs, c.compileNetworks, c.compileAddrSets, c.compileACLs, c.compileOutside, c.compilePorts,
 		c.compileOverlay, c.compileFloods,
-		c.compileServices, c.compileAnnounced, c.compileFIB,
+		c.compileServices, c.compileInside, c.compileAnnounced, c.compileFIB,
 	}
 	for _, step := range steps {
 		if err := step(s, f, &t); err != nil {

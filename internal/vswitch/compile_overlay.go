@@ -464,3 +464,23 @@ func (m *overlayMemo) listen(b *block, n *Network, x *netContext, vnis map[PeerK
 	}
 	return nil
 }
+
+// checkTunnelPorts refuses services that outside would be asked for on the port
+// of a tunnel: what comes there is the tunnel's.
+func (c *Compiler) checkTunnelPorts() error {
+	for i := range c.overlay.was.tunnels {
+		tu := &c.overlay.was.tunnels[i]
+		vips := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+		for _, r := range c.pools.nat {
+			vips = append(vips, r.addr)
+		}
+		for _, vip := range vips {
+			f := Frontend{Addr: vip, Port: tu.udp(), Proto: protoUDP}
+			k := svcKey(f, zoneHost)
+			if id, ok := c.services.owner[k]; ok && c.services.outside(id, k) {
+				return invalid("Tunnels[%d]: udp %d on %s is that of %s; one of them needs another port", i, f.Port, vip, c.services.name(id))
+			}
+		}
+	}
+	return nil
+}

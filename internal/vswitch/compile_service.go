@@ -68,6 +68,7 @@ func (c *Compiler) compileServices(s State, _ Facts, t *Tables) error {
 	if m.all == nil {
 		m.all, m.owner = map[ServiceID]*serviceMemo{}, map[SvcKey]ServiceID{}
 	}
+	c.inside.look(s)
 	stale := c.staleFor(m)
 	parts, total := m.keepParts(s.ServiceParts, c.round, stale != nil)
 	total += len(s.Services) + len(published)
@@ -93,7 +94,7 @@ func (c *Compiler) compileServices(s State, _ Facts, t *Tables) error {
 		if err := c.checkService(n.Service); err != nil {
 			return nil, n.invalid(err)
 		}
-		m.release(x)
+		c.releaseService(x)
 		x.was = *n.Service
 		if part == nil {
 			x.was.Frontends, x.was.Backends = slices.Clone(n.Frontends), slices.Clone(n.Backends)
@@ -155,7 +156,7 @@ func (c *Compiler) compileServices(s State, _ Facts, t *Tables) error {
 	w := serviceWriter{t: t}
 	gone := func(x *serviceMemo) {
 		if !x.met(c.round) {
-			m.release(x)
+			c.releaseService(x)
 			delete(m.all, x.was.ID)
 			w.put(x.was.ID, nil)
 		}
@@ -192,26 +193,6 @@ func (c *Compiler) compileServices(s State, _ Facts, t *Tables) error {
 	t.SocketHooks = m.hosts > 0
 	m.nat = c.pools.nat
 	return c.checkTunnelPorts()
-}
-
-// checkTunnelPorts refuses services that outside would be asked for on the port
-// of a tunnel: what comes there is the tunnel's.
-func (c *Compiler) checkTunnelPorts() error {
-	for i := range c.overlay.was.tunnels {
-		tu := &c.overlay.was.tunnels[i]
-		vips := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
-		for _, r := range c.pools.nat {
-			vips = append(vips, r.addr)
-		}
-		for _, vip := range vips {
-			f := Frontend{Addr: vip, Port: tu.udp(), Proto: protoUDP}
-			k := svcKey(f, zoneHost)
-			if id, ok := c.services.owner[k]; ok && c.services.outside(id, k) {
-				return invalid("Tunnels[%d]: udp %d on %s is that of %s; one of them needs another port", i, f.Port, vip, c.services.name(id))
-			}
-		}
-	}
-	return nil
 }
 
 // staleFor tells of which services something changed that is not in them: a port
@@ -269,10 +250,12 @@ func equalList[T comparable](a, b []T) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b))
 }
 
-func (m *servicesMemo) release(x *serviceMemo) {
+func (c *Compiler) releaseService(x *serviceMemo) {
+	m := &c.services
 	if x.block == nil {
 		return
 	}
+	c.inside.add(&x.was, -1)
 	for _, e := range x.block.svc {
 		delete(m.owner, e.Key)
 		if e.Value.Flags&uint16(ScopeHost) != 0 {
@@ -321,6 +304,7 @@ func (c *Compiler) claimService(x *serviceMemo) error {
 			}
 		}
 	}
+	c.inside.add(&x.was, 1)
 	m.slots += len(x.block.slot)
 	m.member += len(x.block.member)
 	if m.member > MaxBackends {

@@ -139,6 +139,7 @@ func compare(old, new Tables, epochs map[uint32]bool) difference {
 	changed(old.cfg, new.cfg)
 	changed(old.host, new.host)
 	changed(old.announced, new.announced)
+	changed(old.inside, new.inside)
 	changed(old.outside, new.outside)
 	changed(old.fib, new.fib)
 	pair(old.uplinks, new.uplinks, changed)

@@ -71,6 +71,16 @@ func (w *world) changeService(n byte, pick func(int) int) {
 			if len(s.Networks) > 0 {
 				f.Network, f.Scope = s.Networks[pick(len(s.Networks))].ID, 0
 			}
+		case 4, 5: // inside a subnet, seen by its endpoints or not
+			if len(s.Networks) > 0 {
+				if at := s.Networks[pick(len(s.Networks))]; len(at.Subnets) > 0 && at.Subnets[0].Prefix.Addr().Is4() {
+					a := at.Subnets[0].Prefix.Addr().As4()
+					a[3] = 200 + n%3
+					if f.Addr = netip.AddrFrom4(a); n%2 == 0 {
+						f.Network, f.Scope = at.ID, 0
+					}
+				}
+			}
 		}
 		x.Frontends = []Frontend{f}
 		if i := slices.IndexFunc(s.Services, func(x Service) bool { return x.ID == id }); i >= 0 {

@@ -23,6 +23,7 @@ type Tables struct {
 
 	cfg, host *block
 	announced *block
+	inside    *block // frontends inside subnets of their clients
 	outside   *block
 	fib       *block // no rows: what goes stale with the host's routes
 	uplinks   map[PortID]*block
@@ -42,7 +43,7 @@ type Tables struct {
 
 // blocks yields every object's block.
 func (t Tables) blocks(yield func(*block) bool) {
-	for _, b := range []*block{t.cfg, t.host, t.announced, t.outside, t.fib, t.vteps} {
+	for _, b := range []*block{t.cfg, t.host, t.announced, t.inside, t.outside, t.fib, t.vteps} {
 		if b != nil && !yield(b) {
 			return
 		}

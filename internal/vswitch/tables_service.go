@@ -76,6 +76,10 @@ func staleService(a, b *block, epochs map[uint32]bool) {
 
 func (b *block) printService(add func(string, ...any)) {
 	for _, e := range b.vip {
+		if e.Key.Zone != 0 {
+			add("vip zone %d %s", e.Key.Zone, ip(e.Key.Addr.B))
+			continue
+		}
 		add("vip uplink %d %s", e.Key.Uplink, ip(e.Key.Addr.B))
 	}
 	for _, e := range b.svc {

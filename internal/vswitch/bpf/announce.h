@@ -10,14 +10,6 @@
 
 #include "reply.h"
 
-static __always_inline int gh_announced(__u16 uplink, const struct gh_addr *a)
-{
-	struct gh_vip_key k __attribute__((aligned(8))) = { .uplink = uplink };
-
-	__builtin_memcpy(&k.addr, a, 16);
-	return bpf_map_lookup_elem(&vip_l2, &k) != NULL;
-}
-
 /* gh_vip_answer() is the vip stage. Of the packet only in_port is known. */
 static __always_inline int gh_vip_answer(struct __sk_buff *skb)
 {
@@ -45,7 +37,7 @@ static __always_inline int gh_vip_answer(struct __sk_buff *skb)
 		__builtin_memcpy(&tip4, a.tip, 4);
 		gh_addr4(&target, tip4);
 		/* Who says that it has our address itself, is told by the daemon. */
-		if (sip4 == tip4 || !gh_announced(s->p.in_port, &target))
+		if (sip4 == tip4 || !gh_announced(s->p.in_port, 0, &target))
 			return gh_pass(skb);
 		gh_arp_turn(&a, in->mac, sip4, tip4);
 		if (bpf_skb_store_bytes(skb, 0, &a, sizeof(a), 0))
@@ -59,7 +51,7 @@ static __always_inline int gh_vip_answer(struct __sk_buff *skb)
 		return gh_pass(skb);
 	__builtin_memcpy(&src, &f->ip.saddr, 16);
 	__builtin_memcpy(&target, f->nd.target, 16);
-	if (!gh_announced(s->p.in_port, &target))
+	if (!gh_announced(s->p.in_port, 0, &target))
 		return gh_pass(skb);
 	asked = skb->len;
 	if (gh_advertise(skb, f, &src, &target, in->mac, 0))

@@ -419,13 +419,14 @@ struct {
 } member SEC(".maps");
 
 /*
- * vip_l2: HASH {uplink, addr} -> 1: addresses that are not the host's but that it
- * answers ARP and ND for at this uplink, with the uplink's MAC: of services, of
- * NAT pools.
+ * vip_l2: HASH {uplink, zone, addr} -> 1: addresses that nobody holds but that are
+ * answered for by ARP and ND. At an uplink (zone 0), with its MAC: of services, of
+ * NAT pools. To the endpoints of a network (uplink 0), with its gateway's: of
+ * services inside its subnets.
  */
 struct gh_vip_key {
 	__u16 uplink; /* port id */
-	__u16 zero;
+	__u16 zone;
 	struct gh_addr addr;
 };
 

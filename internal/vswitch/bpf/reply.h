@@ -56,9 +56,19 @@ static __always_inline int gh_answer(struct __sk_buff *skb, struct gh_scratch *s
 	return bpf_redirect(in->ifindex, turned ? BPF_F_INGRESS : 0);
 }
 
+/* Is a answered for at an uplink, or to the endpoints of a zone? */
+static __always_inline int gh_announced(__u16 uplink, __u16 zone, const struct gh_addr *a)
+{
+	struct gh_vip_key k __attribute__((aligned(8))) = { .uplink = uplink, .zone = zone };
+
+	__builtin_memcpy(&k.addr, a, 16);
+	return bpf_map_lookup_elem(&vip_l2, &k) != NULL;
+}
+
 /*
- * The link address of who leads to target: where a route leads to another host,
- * the router's, for those who take what is behind it for their own link's.
+ * The link address of who leads to target: the gateway's where target is a
+ * service's, and where a route leads to another host the router's, for those who
+ * take what is behind it for their own link's.
  */
 static __always_inline const __u8 *gh_proxy_mac(const struct gh_scratch *s, const struct gh_port *in,
 						const struct gh_addr *target)
@@ -66,6 +76,8 @@ static __always_inline const __u8 *gh_proxy_mac(const struct gh_scratch *s, cons
 	const struct gh_net *n = gh_net_get(s->p.net);
 	struct gh_far f;
 
+	if (gh_is_endpoint(in->kind) && gh_announced(0, s->p.zone, target))
+		return in->gw_mac;
 	if (!n || in->kind == GH_PORT_TUNNEL || !gh_far_find(in, s->p.in_port, s->p.zone, target, &f))
 		return NULL;
 	return n->router_mac;

@@ -53,10 +53,11 @@ func (l *lab) services() {
 		as      = SwitchGhSvcFlagsGH_SVC_PRESERVE
 		cluster = in | host
 	)
-	for _, f := range []struct{ vip, lb, a, c, r string }{
-		{"10.96.0.1", "192.0.2.1", "192.168.100.10", "192.168.102.10", "10.0.0.8"},
-		{"fd00:96::1", "2001:db8:96::1", "fd00:100::10", "fd00:102::10", "fd00:a::8"},
+	for _, f := range []struct{ vip, lb, a, c, r, inside string }{
+		{"10.96.0.1", "192.0.2.1", "192.168.100.10", "192.168.102.10", "10.0.0.8", "192.168.100.200"},
+		{"fd00:96::1", "2001:db8:96::1", "fd00:100::10", "fd00:102::10", "fd00:a::8", "fd00:100::200"},
 	} {
+		l.put("vip_l2", VIPKey{Zone: 1, Addr: addr(f.inside)}, uint8(1))
 		a, c, r := labBackend{1, f.a, 80}, labBackend{20, f.c, 80}, labBackend{0, f.r, 80}
 		l.service(f.vip, 80, pkt.TCP, 0, cluster, a)
 		l.service(f.vip, 53, pkt.UDP, 0, cluster, labBackend{1, f.a, 53})

@@ -1179,7 +1179,7 @@ const (
 type SwitchGhVipKey struct {
 	_      structs.HostLayout
 	Uplink uint16
-	Zero   uint16
+	Zone   uint16
 	Addr   SwitchGhAddr
 }
 

@@ -308,7 +308,7 @@ static __always_inline int gh_proxy_arp(struct __sk_buff *skb, struct gh_scratch
 	__builtin_memcpy(&sip4, a.sip, 4);
 	__builtin_memcpy(&tip4, a.tip, 4);
 	gh_addr4(&tip, tip4);
-	if (!skb->vlan_present && a.op == GH_ARP_REQUEST && sip4 != tip4 && gh_announced(s->p.in_port, &tip))
+	if (!skb->vlan_present && a.op == GH_ARP_REQUEST && sip4 != tip4 && gh_announced(s->p.in_port, 0, &tip))
 		return gh_stage(skb, s, GH_STAGE_VIP);
 	id = gh_wireip_get(s->p.in_port, s->p.vlan, &tip);
 	if (id && a.op == GH_ARP_REQUEST && sip4 != tip4) {
@@ -338,7 +338,7 @@ static __always_inline int gh_proxy_nd(struct __sk_buff *skb, struct gh_scratch 
 	s->p.h.icmp_type = f->nd.type;
 	__builtin_memcpy(&s->p.src, &f->ip.saddr, 16);
 	__builtin_memcpy(&target, f->nd.target, 16);
-	if (!skb->vlan_present && f->nd.type == GH_ND_NS && gh_announced(s->p.in_port, &target))
+	if (!skb->vlan_present && f->nd.type == GH_ND_NS && gh_announced(s->p.in_port, 0, &target))
 		return gh_stage(skb, s, GH_STAGE_VIP);
 	if (f->nd.type == GH_ND_NS && gh_wireip_get(s->p.in_port, s->p.vlan, &target)) {
 		turned = gh_turned(skb, in);

@@ -514,3 +514,31 @@ func TestServiceOfOverlay(t *testing.T) {
 		}
 	}
 }
+
+// A service inside the subnet of its clients, as libnetwork allocates them: they ask
+// for it by ARP and ND.
+func TestServiceInsideSubnet(t *testing.T) {
+	l := newLab(t)
+	a, c := l.container(10), l.container(12)
+	nameServer(a, "[::]:7", "a")
+	inside := map[string]string{"4": "10.1.0.200", "6": "fd00:1::200"}
+	for i, f := range families() {
+		s := f.service(vswitch.ServiceID(i+1), inside[f.name], 80, 0, 10)
+		for j := range s.Frontends {
+			s.Frontends[j].Network = l.s.Networks[0].ID
+		}
+		l.s.Services = append(l.s.Services, s)
+	}
+	d := l.open()
+	l.apply(d)
+	for _, f := range families() {
+		for _, network := range []string{"tcp", "udp"} {
+			if who, sees := whoIs(t, c, network, f.addr(inside[f.name], 80)); who != "a" || netip.MustParseAddrPort(sees).Addr().Unmap() != f.at(12) {
+				t.Errorf("IPv%s, %s: %s sees %s", f.name, network, who, sees)
+			}
+			if who, _ := whoIs(t, a, network, f.addr(inside[f.name], 80)); who != "a" {
+				t.Errorf("IPv%s, %s: the backend itself hears %s", f.name, network, who)
+			}
+		}
+	}
+}

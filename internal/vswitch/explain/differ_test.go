@@ -55,7 +55,7 @@ func TestDifferential(t *testing.T) {
 		"service by affinity", "service drains", "service gone", "service elsewhere", "service in an overlay", "a tunnel narrower", "forward new from outside tunnel", "forward new from outside tunnel relayed", "forward hit from outside tunnel relayed",
 		"forward new from tunnel relayed", "forward hit from tunnel relayed", "drop LOOP from tunnel relayed", "drop NO_BACKEND from tunnel relayed",
 		"drop SPOOF_IP from tunnel relayed", "drop ICMP_NOFLOW from tunnel relayed",
-		"forward hit from outside tunnel", "forward revalidated from tunnel out", "forward hit from tunnel out", "service direct", "service as it was sent", "answer from where it was asked", "service by client", "service silent", "proxied", "proxied in silence", "announced",
+		"forward hit from outside tunnel", "forward revalidated from tunnel out", "forward hit from tunnel out", "service direct", "service as it was sent", "answer from where it was asked", "service by client", "service silent", "proxied", "proxied in silence", "announced", "announced inside",
 		"drop ACL_OUT_PRE", "drop ACL_OUT", "drop ACL_IN", "drop FRAG_ORDER at L8 inbound rules",
 		"drop ACL_OUT answered", "drop ACL_IN answered", "drop ACL_IN of an answer", "drop ACL_OUT of an answer",
 		"drop ACL_OUT of a group", "flood but for whom rules bar", "pass flood but for whom rules bar",

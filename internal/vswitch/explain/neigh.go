@@ -92,6 +92,10 @@ func (w *walk) whoHas(target addr, what string, probes bool) {
 	v, ok := w.addrRow(w.k.zone, target)
 	mac, port, known := w.whose(v, ok, target)
 	nr := w.netRow(w.net)
+	if k := (vswitch.VIPKey{Zone: w.k.zone, Addr: bpf.SwitchGhAddr{B: target}}); !known && w.endpoint() && w.s.Rows.VIP[k] != 0 {
+		w.replied(w.netName(w.net), fmt.Sprintf("vip zone %d %s", w.k.zone, ip(target)), target, w.in.GwMac)
+		return
+	}
 	if !known && !isTunnel(w.kind) {
 		if f, far := w.findFar(w.inPort, w.k.zone, target); far {
 			w.replied(w.netName(w.net), f.rule, target, nr.RouterMac)

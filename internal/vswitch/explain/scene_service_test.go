@@ -14,7 +14,8 @@ import (
 )
 
 func sceneVIPs() []netip.Addr {
-	return []netip.Addr{netip.MustParseAddr("10.96.0.1"), netip.MustParseAddr("10.96.0.2"), netip.MustParseAddr("fd00:96::1"), netip.MustParseAddr("fd00:96::2")}
+	return []netip.Addr{netip.MustParseAddr("10.96.0.1"), netip.MustParseAddr("10.96.0.2"), netip.MustParseAddr("fd00:96::1"), netip.MustParseAddr("fd00:96::2"),
+		netip.MustParseAddr("192.168.100.99"), netip.MustParseAddr("fd00:100::99")} // the last are inside subnets
 }
 
 // serve adds random services.
@@ -338,8 +339,11 @@ func serviceWords(t Trace) (all []string) {
 		if s.Layer == layerName(layNAT) && strings.Contains(s.Reason, "not to see who asks") {
 			all = append(all, "proxied in silence")
 		}
-		if s.Verdict == "reply" && strings.HasPrefix(s.Rule, "vip ") {
+		if s.Verdict == "reply" && strings.HasPrefix(s.Rule, "vip uplink ") {
 			all = append(all, "announced")
+		}
+		if s.Verdict == "reply" && strings.HasPrefix(s.Rule, "vip zone ") {
+			all = append(all, "announced inside")
 		}
 		if s.Layer == layerName(laySpoof) && strings.Contains(s.Reason, "where it was asked") {
 			all = append(all, "answer from where it was asked")
