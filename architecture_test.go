@@ -113,7 +113,7 @@ func TestArchitectureIsWhatTheDocumentSays(t *testing.T) {
 // Kernel calls live in few packages, and each library has its home.
 func TestLibrariesStayHome(t *testing.T) {
 	homes := map[string][]string{
-		"github.com/vishvananda/netlink":                {"internal/compartment", "internal/nettest", "internal/vswitch/datapath", "internal/guest/nic"},
+		"github.com/vishvananda/netlink":                {"internal/compartment", "internal/nettest", "internal/vswitch/datapath", "internal/guest/nic", "internal/compute/mirror"},
 		"github.com/cilium/ebpf":                        {"internal/vswitch/bpf", "internal/vswitch/bpf/bpfrun", "internal/vswitch/datapath"},
 		"go.etcd.io/bbolt":                              {"internal/store"},
 		"github.com/miekg/dns":                          {"internal/dns"},

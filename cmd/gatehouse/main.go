@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 
+	"gatehouse.dev/gatehouse/internal/compute/uvm"
 	"gatehouse.dev/gatehouse/internal/compute/worker"
 	"gatehouse.dev/gatehouse/internal/daemon"
 	"gatehouse.dev/gatehouse/internal/door/cli"
@@ -23,6 +24,9 @@ func init() { runtime.LockOSThread() }
 func main() {
 	if worker.Is(os.Args) {
 		os.Exit(worker.Main(os.Args))
+	}
+	if uvm.IsProbe(os.Args) {
+		os.Exit(uvm.ProbeMain())
 	}
 	os.Exit(commands(os.Args[1:]))
 }

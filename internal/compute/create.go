@@ -305,7 +305,7 @@ func (m *making) worker(ctx context.Context) (held.Client, model.Silo, error) {
 			return nil, none, err
 		}
 	}
-	spec, silo, err := m.prepare()
+	spec, silo, err := m.prepare(ctx)
 	if err != nil {
 		return nil, none, err
 	}
@@ -378,7 +378,7 @@ func (m *making) plug(ctx context.Context) (err error) {
 }
 
 // prepare makes the scratch and compiles the worker's spec.
-func (m *making) prepare() (held.Spec, model.Silo, error) {
+func (m *making) prepare(ctx context.Context) (held.Spec, model.Silo, error) {
 	r, c := m.row, m.row.Doc.Container
 	root, err := m.root()
 	if err != nil {
@@ -404,8 +404,12 @@ func (m *making) prepare() (held.Spec, model.Silo, error) {
 	if err != nil {
 		return held.Spec{}, model.Silo{}, &hcs.Error{Code: hcs.CodeInvalidArg, Field: "Container.InitProcess.User", Err: err}
 	}
+	facts := m.h.facts
+	if r.inMachine() {
+		facts = model.GuestFacts(facts)
+	}
 	cgroup := m.h.o.Instance.Cgroup + "/" + r.RuntimeID
-	silo, err := model.Compile(model.Input{ID: r.ID, RuntimeID: r.RuntimeID, Doc: r.Doc, Image: config, Facts: m.h.facts,
+	silo, err := model.Compile(model.Input{ID: r.ID, RuntimeID: r.RuntimeID, Doc: r.Doc, Image: config, Facts: facts,
 		User: user, NetNsPath: m.netNsPath(), OwnNetNs: r.Plugged, EtcDir: m.etc(), CgroupPath: cgroup, Devices: m.devices})
 	if err != nil {
 		return held.Spec{}, model.Silo{}, err
@@ -416,6 +420,11 @@ func (m *making) prepare() (held.Spec, model.Silo, error) {
 		LogMaxBytes: m.h.o.LogMaxBytes, CgroupPath: cgroup, StopSignal: silo.StopSignal}
 	if silo.Log {
 		spec.LogPath = m.h.logPath(r.RuntimeID)
+	}
+	if r.inMachine() {
+		if err := m.machine(ctx, &spec); err != nil {
+			return held.Spec{}, model.Silo{}, err
+		}
 	}
 	return spec, silo, nil
 }

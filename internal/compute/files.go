@@ -42,6 +42,9 @@ func (h *HCS) files(r *row) (Files, error) {
 		return Files{}, &hcs.Error{Code: hcs.CodeSystemAlreadyStopped,
 			Message: "its files went with it; to keep them, create with the annotation " + hcs.AnnotationKeep}
 	}
+	if r.inMachine() {
+		return Files{}, inMachine()
+	}
 	c := r.Doc.Container
 	f := Files{Hide: model.MountPoints(r.Doc)}
 	st := hcs.Storage{}

@@ -12,6 +12,7 @@ import (
 
 	"gatehouse.dev/gatehouse/hcs"
 	"gatehouse.dev/gatehouse/internal/compute/held"
+	"gatehouse.dev/gatehouse/internal/compute/model"
 )
 
 // Images is what the service asks of the image store.
@@ -91,6 +92,27 @@ type Watch interface {
 	// ended is answered first.
 	Next(ctx context.Context) ([]string, error)
 	Close() error
+}
+
+// Machines is what the service asks about utility VMs. May be nil: there are none.
+type Machines interface {
+	// Base is what a machine is made of: the first of accelerators that works, and
+	// the image of that name ("" = the default). An error has CodeHypervNotInstalled
+	// when this host has none.
+	Base(ctx context.Context, image string, accelerators []string) (MachineBase, error)
+	// Layer returns the disk of an unpacked image layer, made at the first time.
+	Layer(ctx context.Context, dir string) (string, error)
+	// Scratch makes an empty writable disk at path.
+	Scratch(ctx context.Context, path string) error
+}
+
+// MachineBase is program, kernel and accelerator of a machine.
+type MachineBase struct {
+	QEMU        string
+	Accelerator string
+	Image       model.VMImage
+	// TSCKHz as in model.Facts.
+	TSCKHz uint64
 }
 
 // EndpointStats is what the service asks of the networking service for

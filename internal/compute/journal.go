@@ -22,6 +22,7 @@ const (
 	whatProcessCreated = "process-created"
 	whatProcessExited  = "process-exited"
 	whatOOM            = "oom"
+	whatCrashed        = "crashed"
 	whatExited         = "exited"
 )
 
@@ -164,7 +165,7 @@ func (c *change) fact(e held.JournalEntry) {
 	c.Journal = e.Seq
 	switch e.What {
 	case whatStarted:
-		c.started(e.Time, e.PID)
+		c.started(e.Time, e.PID, e.HostPID)
 	case whatPaused:
 		c.State = hcs.StatePaused
 		c.emit(hcs.EventSystemPaused, hcs.KindSystems, e.Time, c.base())
@@ -173,7 +174,7 @@ func (c *change) fact(e held.JournalEntry) {
 		c.emit(hcs.EventSystemResumed, hcs.KindSystems, e.Time, c.base())
 	case whatProcessCreated:
 		if _, ok := c.Processes[e.Process]; !ok {
-			c.processCreated(e.Process, e.PID, e.Time)
+			c.processCreated(e.Process, e.PID, e.HostPID, e.Time)
 		}
 	case whatProcessExited:
 		if e.Status != nil {
@@ -182,6 +183,12 @@ func (c *change) fact(e held.JournalEntry) {
 	case whatOOM:
 		c.OOM = true
 		c.emit(hcs.EventOutOfMemory, hcs.KindSystems, e.Time, struct{ RuntimeId string }{c.RuntimeID})
+	case whatCrashed:
+		report := hcs.CrashReport{SystemId: c.ID, CrashLog: e.Log}
+		if e.Exit != nil {
+			report.Status = e.Exit.Status
+		}
+		c.emit(hcs.EventSystemCrashReport, hcs.KindSystems, e.Time, report)
 	case whatExited:
 		x := e.Exit
 		if x == nil || c.Ending != "" {

@@ -58,7 +58,9 @@ func (h *HCS) CreateProcess(ctx context.Context, id string, p hcs.ProcessParamet
 		return none, s.err(op, err)
 	}
 	user := init.User
-	if cmd.User != "" {
+	if cmd.User != "" && r.inMachine() {
+		user = specs.User{Username: cmd.User} // the agent sees the files that it means
+	} else if cmd.User != "" {
 		root := fmt.Sprintf("/proc/%d/root", r.Processes[initKey].PID)
 		passwd, group, err := userFiles(func(name string) ([]byte, error) { return readInRoot(root, name) })
 		if err != nil {
@@ -86,7 +88,7 @@ func (h *HCS) CreateProcess(ctx context.Context, id string, p hcs.ProcessParamet
 	if _, ok := now.Processes[info.Key]; !ok {
 		return none, s.refused(op, hcs.CodeSystemAlreadyStopped, hcs.StateStopped)
 	}
-	return hcs.ProcessInformation{ProcessId: uint32(info.PID), HostProcessId: uint32(info.PID), Key: info.Key}, nil
+	return hcs.ProcessInformation{ProcessId: uint32(info.PID), HostProcessId: now.Processes[info.Key].hostPID(), Key: info.Key}, nil
 }
 
 // Processes lists every process of the system.
@@ -140,7 +142,7 @@ func (h *HCS) OpenProcess(ctx context.Context, id, process string) (hcs.ProcessI
 	if err != nil {
 		return hcs.ProcessInformation{}, hcs.ProcessStatus{}, err
 	}
-	info := hcs.ProcessInformation{ProcessId: p.PID, HostProcessId: p.PID, Key: key}
+	info := hcs.ProcessInformation{ProcessId: p.PID, HostProcessId: p.hostPID(), Key: key}
 	st := hcs.ProcessStatus{ProcessId: p.PID, Key: key}
 	if p.Status != nil {
 		st, info.HostProcessId = *p.Status, 0

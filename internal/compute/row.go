@@ -59,9 +59,17 @@ type row struct {
 }
 
 type processRow struct {
-	PID    uint32
+	PID    uint32             // where its kernel counts
+	Host   uint32             `json:",omitempty"` // of the machine that it is in; 0 = PID
 	Seq    uint64             // of its creation, for the order
 	Status *hcs.ProcessStatus `json:",omitempty"`
+}
+
+func (p processRow) hostPID() uint32 {
+	if p.Host != 0 {
+		return p.Host
+	}
+	return p.PID
 }
 
 // maxExited processes are kept a system.
@@ -78,13 +86,16 @@ func (r *row) clone() *row {
 	return &c
 }
 
-func (r *row) keep() bool    { return r.Doc.Annotations[hcs.AnnotationKeep] == "true" }
-func (r *row) remove() bool  { return r.Doc.Annotations[hcs.AnnotationRemove] == "true" }
+func (r *row) keep() bool   { return r.Doc.Annotations[hcs.AnnotationKeep] == "true" }
+func (r *row) remove() bool { return r.Doc.Annotations[hcs.AnnotationRemove] == "true" }
+func (r *row) inMachine() bool {
+	return r.Doc.Container.Isolation == hcs.IsolationHypervisor
+}
 func (r *row) stopped() bool { return r.State == hcs.StateStopped }
 
 func (r *row) init() hcs.ProcessInformation {
 	p := r.Processes[initKey]
-	return hcs.ProcessInformation{ProcessId: p.PID, HostProcessId: p.PID, Key: initKey}
+	return hcs.ProcessInformation{ProcessId: p.PID, HostProcessId: p.hostPID(), Key: initKey}
 }
 
 const initKey = "init"
@@ -96,7 +107,7 @@ func (r *row) base() hcs.Properties {
 		Isolation: r.Doc.Container.Isolation, Annotations: r.Doc.Annotations, Image: r.Image, Command: r.Command,
 		CreateTime: r.CreateTime, StartTime: r.StartTime, Namespace: r.Namespace}
 	if r.State == hcs.StateRunning || r.State == hcs.StatePaused {
-		p.HostProcessId = r.Processes[initKey].PID
+		p.HostProcessId = r.Processes[initKey].hostPID()
 	}
 	if r.stopped() {
 		p.Stopped, p.StopTime, p.ExitStatus = true, r.StopTime, r.Exit
@@ -125,20 +136,21 @@ func (c *change) emit(t hcs.EventType, kind string, at time.Time, data any) {
 	c.events = append(c.events, e)
 }
 
-func (c *change) started(at time.Time, pid int) {
+func (c *change) started(at time.Time, pid, host int) {
 	if c.State == stateCreating {
 		c.created()
 	}
 	c.State, c.StartTime = hcs.StateRunning, at
-	c.Processes[initKey] = processRow{PID: uint32(pid), Seq: c.Journal}
+	c.Processes[initKey] = processRow{PID: uint32(pid), Host: uint32(host), Seq: c.Journal}
 	c.emit(hcs.EventSystemStarted, hcs.KindSystems, at, c.base())
-	c.processCreated(initKey, pid, at) // its own entry follows: one transaction less to wait for
+	c.processCreated(initKey, pid, host, at) // its own entry follows: one transaction less to wait for
 }
 
-func (c *change) processCreated(key string, pid int, at time.Time) {
-	c.Processes[key] = processRow{PID: uint32(pid), Seq: c.Journal}
+func (c *change) processCreated(key string, pid, host int, at time.Time) {
+	p := processRow{PID: uint32(pid), Host: uint32(host), Seq: c.Journal}
+	c.Processes[key] = p
 	c.emit(hcs.EventProcessCreated, hcs.KindProcesses, at, hcs.ProcessEventData{RuntimeId: c.RuntimeID,
-		ProcessInformation: hcs.ProcessInformation{ProcessId: uint32(pid), HostProcessId: uint32(pid), Key: key}})
+		ProcessInformation: hcs.ProcessInformation{ProcessId: p.PID, HostProcessId: p.hostPID(), Key: key}})
 }
 
 func (c *change) created() {

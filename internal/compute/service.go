@@ -45,6 +45,8 @@ type Options struct {
 	Images   Images
 	Networks Networks
 	Workers  Workers
+	// Machines are utility VMs; nil = isolation Hypervisor is refused.
+	Machines Machines
 	// Stats adds the network's counters to Statistics; nil = none.
 	Stats EndpointStats
 	// Tracer tells which files systems open; nil = cannot.
@@ -121,6 +123,7 @@ func New(o Options) (*HCS, error) {
 	if o.Facts.Cgroup == "" {
 		o.Facts = HostFacts(o.Runtime)
 	}
+	o.Facts.Machines = o.Machines != nil
 	h := &HCS{o: o, facts: o.Facts, log: o.Log, byID: map[string]*system{}, byRID: map[string]*system{}}
 	if err := h.loadPolicy(); err != nil {
 		return nil, err

@@ -42,7 +42,8 @@ type system struct {
 	cancel      context.CancelCauseFunc // of the create under way
 	unreachable bool
 	leases      int
-	unsaved     bool // the row in memory is newer than the stored one
+	uid         uint32 // of its machine
+	unsaved     bool   // the row in memory is newer than the stored one
 }
 
 func newSystem(h *HCS, r *row) *system {

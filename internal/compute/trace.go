@@ -32,6 +32,9 @@ func (h *HCS) Trace(ctx context.Context, id string) (iter.Seq2[hcs.FileAccess, e
 	case w == nil || st == hcs.StateUnknown:
 		return nil, s.refused(op, hcs.CodeServiceNotAvailable, st)
 	}
+	if s.row.Load().inMachine() {
+		return nil, s.err(op, inMachine())
+	}
 	root := held.RootFS(h.o.Instance.Worker(s.row.Load().RuntimeID))
 	watch, err := h.o.Tracer.Watch(fmt.Sprintf("/proc/%d/root%s", w.PID(), root))
 	if err != nil {

@@ -70,18 +70,19 @@ type daemon struct {
 	log     *slog.Logger
 	started time.Time
 
-	db      *store.DB
-	dp      *datapath.Datapath
-	comp    *compartment.Host
-	ports   *hostport.Holder
-	dns     *dns.Server
-	dhcp    *dhcp.Server
-	leases  *dhcp.Clients
-	images  *image.Store
-	workers *worker.Spawner
-	hns     *network.HNS
-	hcs     *compute.HCS
-	api     *api.Server
+	db       *store.DB
+	dp       *datapath.Datapath
+	comp     *compartment.Host
+	ports    *hostport.Holder
+	dns      *dns.Server
+	dhcp     *dhcp.Server
+	leases   *dhcp.Clients
+	images   *image.Store
+	workers  *worker.Spawner
+	machines *machineHand
+	hns      *network.HNS
+	hcs      *compute.HCS
+	api      *api.Server
 
 	uplinks tally // changes of uplinks
 
@@ -211,9 +212,10 @@ func (d *daemon) openCompute(ctx context.Context) (err error) {
 	}
 	d.workers = &worker.Spawner{Cgroup: worker.WorkerCgroup(d.inst), Spare: spareWorkers, Log: d.log}
 	d.later(d.workers.Close)
+	d.machines = newMachineHand(d.inst)
 	d.hcs, err = compute.New(compute.Options{
 		Instance: d.inst, Store: d.db, Images: imageHand{d.images}, Tracer: traceHand{}, Networks: networkHand{d.hns}, Workers: workerHand{d.workers},
-		Stats: statsHand{d.hns}, Policy: d.cfg.Compute.Policy, Runtime: rt, LogMaxBytes: d.cfg.Compute.LogMaxBytes, Log: d.log,
+		Machines: d.machines, Stats: statsHand{d.hns}, Policy: d.cfg.Compute.Policy, Runtime: rt, LogMaxBytes: d.cfg.Compute.LogMaxBytes, Log: d.log,
 	})
 	if err != nil {
 		return err

@@ -16,7 +16,7 @@ func (d *daemon) questions() map[string]api.Query {
 	return map[string]api.Query{
 		"version": func(context.Context, url.Values) (any, error) { return d.version(), nil },
 		"doctor": func(ctx context.Context, _ url.Values) (any, error) {
-			return append(Doctor(ctx), d.checkSwitch(), d.checkPolicy()), nil
+			return append(Doctor(ctx), d.checkSwitch(), d.checkPolicy(), d.checkMachines(ctx)), nil
 		},
 		"leaks": func(ctx context.Context, _ url.Values) (any, error) { return d.leaks(ctx) },
 		"flows": func(_ context.Context, q url.Values) (any, error) { return d.flows(q) },

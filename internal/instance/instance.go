@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -63,6 +64,16 @@ func (i Instance) Store() string { return filepath.Join(i.Lib, "gatehouse.db") }
 
 // UVMImages is the catalogue of utility-VM images.
 func (i Instance) UVMImages() string { return filepath.Join(i.Lib, "uvm") }
+
+// MachineUsers is how many users an instance has for utility VMs.
+const MachineUsers = 1 << 12
+
+// MachineUser is the n-th user that a utility VM of this instance runs as: each of
+// the 4096 tags has its own range from 0x67000000 ("g") on.
+func (i Instance) MachineUser(n uint32) uint32 {
+	tag, _ := strconv.ParseUint(i.Tag, 16, 12) // three hex digits
+	return 0x67000000 | uint32(tag)<<12 | n&(MachineUsers-1)
+}
 
 // Device names: gh + tag + role + number in hex, ten bytes, within IFNAMSIZ (16
 // with the terminator).

@@ -10,6 +10,15 @@ type Machine struct {
 	QEMU  string
 	Args  []string
 	Files []MachineFile
+	NICs  []MachineNIC `json:",omitempty"`
+	Disks Disks
+	// Copy are files put into the guest: paths below the agent's own directory to
+	// those of the host.
+	Copy map[string]string `json:",omitempty"`
+	// NetNsPath is the network whose interfaces the guest has in their stead; "" = none.
+	NetNsPath string `json:",omitempty"`
+	// Seccomp is the OCI spec's filter, compiled.
+	Seccomp []byte `json:",omitempty"`
 	// Kernel and Initrd are files of the host; QEMU sees them at MachineKernel and
 	// MachineInitrd, and nothing else of the host but the distribution's /usr.
 	Kernel, Initrd string
@@ -32,9 +41,23 @@ type Machine struct {
 // MachineFile is a descriptor that QEMU inherits.
 type MachineFile struct {
 	Role MachineRole
-	// Path of a RoleDisk, name of a RoleTap's device.
+	// Path of a RoleDisk.
 	Path     string `json:",omitempty"`
 	ReadOnly bool   `json:",omitempty"`
+}
+
+// MachineNIC is a vNIC on a tap of the host's namespace.
+type MachineNIC struct {
+	Tap string
+	MAC string
+	MTU int `json:",omitempty"` // 0 = the guest's own default
+}
+
+// Disks say what LUNs of the first SCSI controller are for: image layers, topmost
+// first, and the writable one.
+type Disks struct {
+	Layers  []int
+	Scratch int
 }
 
 // MachineRole says what a descriptor is.
@@ -47,7 +70,6 @@ const (
 	RoleSerial MachineRole = "serial"
 	RoleAgent  MachineRole = "agent"
 	RoleDisk   MachineRole = "disk"
-	RoleTap    MachineRole = "tap"
 )
 
 // Accelerators.

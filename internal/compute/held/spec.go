@@ -45,6 +45,9 @@ type Spec struct {
 	// CgroupPath as in linux.cgroupsPath, for statistics and the last kill.
 	CgroupPath string
 	StopSignal int // default 15
+	// Machine that the container gets for itself; nil = the host's kernel runs it.
+	// OCI is then for the guest, and Root is not used.
+	Machine *Machine `json:",omitempty"`
 }
 
 // Root is the root file system: Lower topmost first over an upper directory, or
@@ -63,18 +66,22 @@ type JournalEntry struct {
 	Seq  uint64
 	Time time.Time
 	// What: created, started, paused, resumed, process-created, process-exited,
-	// oom, exited.
+	// oom, crashed, exited.
 	What    string
-	Process string                `json:",omitempty"` // init, p1, p2 …
-	PID     int                   `json:",omitempty"` // host pid
-	Status  *hcs.ProcessStatus    `json:",omitempty"`
-	Exit    *hcs.SystemExitStatus `json:",omitempty"`
+	Process string `json:",omitempty"` // init, p1, p2 …
+	PID     int    `json:",omitempty"` // where its kernel counts: the host or a guest
+	HostPID int    `json:",omitempty"` // of the machine that it is in; 0 = PID
+	// Log is the last of a console, of crashed.
+	Log    string                `json:",omitempty"`
+	Status *hcs.ProcessStatus    `json:",omitempty"`
+	Exit   *hcs.SystemExitStatus `json:",omitempty"`
 }
 
 // ProcessInfo describes a started process.
 type ProcessInfo struct {
-	Key string // init, p1, p2 …
-	PID int    // host pid
+	Key     string // init, p1, p2 …
+	PID     int    // as in JournalEntry
+	HostPID int    `json:",omitempty"`
 }
 
 // AttachOptions say which streams a connection wants.

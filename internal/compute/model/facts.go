@@ -31,6 +31,8 @@ type Facts struct {
 	// MaxOpenFiles is the highest RLIMIT_NOFILE that can be given to a process;
 	// 0 = any, which takes CAP_SYS_RESOURCE.
 	MaxOpenFiles uint64
+	// Machines: this service runs utility VMs.
+	Machines bool
 	// TSCKHz is the frequency of the time stamp counter, which emulation passes on
 	// to guests; 0 = unknown, or another architecture.
 	TSCKHz uint64

@@ -38,7 +38,7 @@ type VMImage struct {
 	Kernel string
 	Initrd string
 	Tools  string // a disk for the agent; "" = none
-	// Cmdline goes behind the arguments that every machine has.
+	// Cmdline is what this kernel needs on every host; "" = what every one needs.
 	Cmdline string
 }
 
@@ -147,19 +147,20 @@ func (m *machine) boot() {
 	if o.Initrd != "" {
 		m.add("-initrd", held.MachineInitrd)
 	}
-	// Without tsc_early_khz one emulated boot in five hangs, and without
-	// tsc=reliable a busy host drops the clock.
-	line := []string{"console=ttyS0", "quiet", "panic=-1", "reboot=t"}
+	// Without tsc=reliable a busy host drops the clock, and without tsc_early_khz one
+	// emulated boot in five hangs.
+	line := strings.TrimSpace(m.in.Image.Cmdline)
+	if line == "" {
+		line = "console=ttyS0 quiet panic=-1 random.trust_cpu=on reboot=t tsc=reliable"
+	}
 	if khz := m.in.Facts.TSCKHz; khz > 0 {
-		line = append(line, fmt.Sprintf("tsc_early_khz=%d", khz))
+		line += fmt.Sprintf(" tsc_early_khz=%d", khz)
 	}
-	line = append(line, "tsc=reliable", "random.trust_cpu=on", fmt.Sprintf("nr_cpus=%d", o.Processors))
-	for _, more := range []string{m.in.Image.Cmdline, k.KernelCmdLine} {
-		if more = strings.TrimSpace(more); more != "" {
-			line = append(line, more)
-		}
+	line += fmt.Sprintf(" nr_cpus=%d", o.Processors)
+	if more := strings.TrimSpace(k.KernelCmdLine); more != "" {
+		line += " " + more
 	}
-	m.add("-append", strings.Join(line, " "))
+	m.add("-append", line)
 }
 
 // channels: the serial log, the agent's port, QMP, and the guest's panic.
@@ -278,14 +279,9 @@ func (m *machine) adapters() {
 	if m.in.VM.Devices == nil {
 		return
 	}
-	for i, name := range slices.Sorted(maps.Keys(m.in.VM.Devices.NetworkAdapters)) {
+	for _, name := range slices.Sorted(maps.Keys(m.in.VM.Devices.NetworkAdapters)) {
 		t := m.in.Taps[name]
-		m.add("-netdev", fmt.Sprintf("tap,id=net%d,fd=%d,vhost=off", i, m.file(held.MachineFile{Role: held.RoleTap, Path: t.Device})))
-		dev := fmt.Sprintf("virtio-net-device,netdev=net%d,id=nic%d,mac=%s,rx_queue_size=1024", i, i, t.MAC)
-		if t.MTU > 0 {
-			dev += fmt.Sprintf(",host_mtu=%d", t.MTU)
-		}
-		m.add("-device", dev)
+		m.out.NICs = append(m.out.NICs, held.MachineNIC{Tap: t.Device, MAC: t.MAC.String(), MTU: t.MTU})
 	}
 }
 

@@ -153,7 +153,12 @@ func container(c hcs.Container, f Facts) error {
 	switch c.Isolation {
 	case hcs.IsolationProcess:
 	case hcs.IsolationHypervisor:
-		return &hcs.Error{Code: hcs.CodeHypervNotInstalled, Field: "Container.Isolation", Message: "utility VMs are not here yet; use Process"}
+		if !f.Machines {
+			return &hcs.Error{Code: hcs.CodeHypervNotInstalled, Field: "Container.Isolation", Message: "this service has no utility VMs; use Process"}
+		}
+		if err := ValidateGuest(c); err != nil {
+			return err
+		}
 	case hcs.IsolationLibraryOS:
 		return refuse("Container.Isolation", "library OSes are not here yet; use Process")
 	default:

@@ -96,6 +96,8 @@ type Process struct {
 	PID     int
 	Exit    <-chan Exit // receives once
 	Console *os.File    // master of the terminal; the caller closes it
+	// Resize sizes the terminal; nil without one.
+	Resize func(height, width uint16) error
 }
 
 // Start runs the container: one invocation of the runtime. When it fails nothing
@@ -199,8 +201,9 @@ func (e *Engine) launch(ctx context.Context, name string, io IO, args ...string)
 		_, _ = e.Signal(pid, int(unix.SIGKILL))
 		return nil, &RuntimeError{ExitCode: 125, Message: fmt.Sprintf("OCI runtime %s %s: no console came: %v", e.c.Runtime, args[0], err)}
 	}
+	p.Resize = func(h, w uint16) error { return Resize(p.Console, h, w) }
 	if io.Height > 0 && io.Width > 0 {
-		_ = Resize(p.Console, io.Height, io.Width)
+		_ = p.Resize(io.Height, io.Width)
 	}
 	return p, nil
 }

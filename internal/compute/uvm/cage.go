@@ -22,11 +22,13 @@ import (
 // namespace of its own; and an empty network namespace. All of it goes with the
 // thread that entered it.
 type cage struct {
-	dir      string // where the root is made
-	program  string // QEMU inside
-	files    map[string]string
-	kvm      bool
-	kvmGroup uint32
+	dir     string // where the root is made
+	program string // QEMU inside
+	files   map[string]string
+	// kvm is the device's number, 0 = not wanted. It gets a node of QEMU's own there,
+	// whomever the host's belongs to.
+	kvm uint64
+	uid uint32
 }
 
 func newCage(m held.Machine, dir string) (*cage, error) {
@@ -37,7 +39,7 @@ func newCage(m held.Machine, dir string) (*cage, error) {
 	if !strings.HasPrefix(program, "/usr/") {
 		return nil, fmt.Errorf("%s: not below /usr, which is all of the host that it would see", program)
 	}
-	c := &cage{dir: dir, program: program, files: map[string]string{held.MachineKernel: m.Kernel}}
+	c := &cage{dir: dir, program: program, uid: m.UID, files: map[string]string{held.MachineKernel: m.Kernel}}
 	if m.Initrd != "" {
 		c.files[held.MachineInitrd] = m.Initrd
 	}
@@ -49,7 +51,7 @@ func newCage(m held.Machine, dir string) (*cage, error) {
 		if err != nil {
 			return nil, err
 		}
-		c.files["/dev/kvm"], c.kvm, c.kvmGroup = "/dev/kvm", true, st.Sys().(*syscall.Stat_t).Gid
+		c.kvm = st.Sys().(*syscall.Stat_t).Rdev
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -113,6 +115,18 @@ func (c *cage) fill() error {
 			return err
 		}
 		if err := bind(d, at, unix.MS_NODEV); err != nil {
+			return err
+		}
+	}
+	if c.kvm != 0 {
+		at := filepath.Join(c.dir, "dev", "kvm")
+		if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mknod(at, unix.S_IFCHR|0o600, int(c.kvm)); err != nil {
+			return fmt.Errorf("/dev/kvm of qemu: %w", err)
+		}
+		if err := os.Chown(at, int(c.uid), int(c.uid)); err != nil {
 			return err
 		}
 	}

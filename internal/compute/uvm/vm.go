@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gatehouse.dev/gatehouse/internal/compute/held"
+	"gatehouse.dev/gatehouse/internal/compute/mirror"
 	"gatehouse.dev/gatehouse/internal/compute/silo"
 )
 
@@ -40,6 +42,8 @@ type Config struct {
 	Group  silo.Cgroup
 	// Reaper collects QEMU; it must be running.
 	Reaper *silo.Reaper
+	// Mirrors are vNICs beside the machine's own.
+	Mirrors []mirror.Interface
 }
 
 // VM is a running machine.
@@ -67,11 +71,15 @@ func Start(ctx context.Context, c Config) (vm *VM, err error) {
 	if err := f.open(c.Machine.Files); err != nil {
 		return nil, fmt.Errorf("start machine: %w", err)
 	}
+	args, err := f.nics(c)
+	if err != nil {
+		return nil, fmt.Errorf("start machine: %w", err)
+	}
 	out, err := f.pipe()
 	if err != nil {
 		return nil, fmt.Errorf("start machine: %w", err)
 	}
-	exit, err := v.fork(f)
+	exit, err := v.fork(f, args)
 	if err != nil {
 		out.Close()
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -107,7 +115,7 @@ func Start(ctx context.Context, c Config) (vm *VM, err error) {
 // fork starts QEMU from a thread of its own, whose namespaces it gets and which
 // lives as long as the worker: QEMU dies with its parent, and its parent is the
 // thread.
-func (v *VM) fork(f *files) (<-chan silo.Exit, error) {
+func (v *VM) fork(f *files, args []string) (<-chan silo.Exit, error) {
 	m := v.c.Machine
 	if err := errors.Join(v.c.Group.Make(), v.c.Group.LimitCPU(m.QuotaMicros, m.PeriodMicros, m.Weight)); err != nil {
 		return nil, err
@@ -116,13 +124,9 @@ func (v *VM) fork(f *files) (<-chan silo.Exit, error) {
 	if err != nil {
 		return nil, err
 	}
-	cred := &syscall.Credential{Uid: m.UID, Gid: m.UID}
-	if cage.kvm {
-		cred.Groups = []uint32{cage.kvmGroup}
-	}
 	attr := &syscall.ProcAttr{
 		Dir: "/", Env: []string{"PATH=/usr/bin:/bin"}, Files: f.theirs,
-		Sys: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, Credential: cred},
+		Sys: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, Credential: &syscall.Credential{Uid: m.UID, Gid: m.UID}},
 	}
 	// A core would be the guest's memory. The limit is inherited, for another user's
 	// could be set with CAP_SYS_RESOURCE only.
@@ -136,7 +140,7 @@ func (v *VM) fork(f *files) (<-chan silo.Exit, error) {
 		if err := cage.enter(); err != nil {
 			return err
 		}
-		v.pid, exit, err = v.c.Reaper.Fork(cage.program, append([]string{filepath.Base(cage.program)}, m.Args...), attr)
+		v.pid, exit, err = v.c.Reaper.Fork(cage.program, slices.Concat([]string{filepath.Base(cage.program)}, m.Args, args), attr)
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.QEMU, err)
 		}
@@ -148,6 +152,9 @@ func (v *VM) fork(f *files) (<-chan silo.Exit, error) {
 	err = v.c.Group.Join(v.pid)
 	// Requires CAP_SYS_RESOURCE, without which it stays as the worker's.
 	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", v.pid), []byte(oomScore), 0)
+	if errors.Is(err, unix.ESRCH) { // it has ended: its own words say why
+		err = nil
+	}
 	if err != nil {
 		_, _ = v.c.Reaper.Kill(v.pid, int(unix.SIGKILL))
 		<-exit
@@ -248,8 +255,6 @@ func (f *files) open(list []held.MachineFile) error {
 				mode = os.O_RDONLY
 			}
 			file, err = os.OpenFile(m.Path, mode, 0)
-		case held.RoleTap:
-			file, err = openTap(m.Path)
 		default:
 			file, err = f.pair(m.Role)
 		}
@@ -259,6 +264,31 @@ func (f *files) open(list []held.MachineFile) error {
 		f.give(file)
 	}
 	return nil
+}
+
+// nics opens the taps and says what QEMU is told of them.
+func (f *files) nics(c Config) (args []string, err error) {
+	add := func(tap *os.File, mac string, mtu int) {
+		n := len(args) / 4
+		args = append(args, "-netdev", fmt.Sprintf("tap,id=net%d,fd=%d,vhost=off", n, len(f.theirs)))
+		dev := fmt.Sprintf("virtio-net-device,netdev=net%d,id=nic%d,mac=%s,rx_queue_size=1024", n, n, mac)
+		if mtu > 0 {
+			dev += fmt.Sprintf(",host_mtu=%d", mtu)
+		}
+		args = append(args, "-device", dev)
+		f.give(tap)
+	}
+	for _, n := range c.Machine.NICs {
+		tap, err := mirror.OpenTap(n.Tap)
+		if err != nil {
+			return nil, err
+		}
+		add(tap, n.MAC, n.MTU)
+	}
+	for _, m := range c.Mirrors {
+		add(m.Tap, m.Network.MacAddress, int(m.Network.MTU))
+	}
+	return args, nil
 }
 
 // pair returns QEMU's end of a socket and keeps ours.
@@ -287,22 +317,4 @@ func (f *files) pipe() (*os.File, error) {
 	f.closers = append(f.closers, w)
 	f.theirs[1], f.theirs[2] = w.Fd(), w.Fd()
 	return r, nil
-}
-
-// openTap opens the queue of a tap that exists.
-func openTap(device string) (*os.File, error) {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("/dev/net/tun: %w", err)
-	}
-	ifr, err := unix.NewIfreq(device)
-	if err == nil {
-		ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
-		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
-	}
-	if err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("tap %s: %w", device, err)
-	}
-	return os.NewFile(uintptr(fd), device), nil
 }

@@ -25,6 +25,7 @@ const (
 	WhatProcessCreated = "process-created"
 	WhatProcessExited  = "process-exited"
 	WhatOOM            = "oom"
+	WhatCrashed        = "crashed"
 	WhatExited         = "exited"
 )
 

@@ -144,7 +144,7 @@ func open(o order, thread *silo.Thread, reaper *silo.Reaper) (*server, error) {
 	if err := thread.Isolate(); err != nil {
 		return nil, err
 	}
-	engine, err := silo.New(siloConfig(spec), thread, reaper)
+	engine, err := newEngine(spec, thread, reaper)
 	if err != nil {
 		return nil, err
 	}

@@ -39,8 +39,9 @@ type process struct {
 	mu       sync.Mutex // guards the rest
 	pid      int
 	console  *os.File
-	sources  []*os.File // our ends of the output
-	size     [2]uint16  // height, width
+	sizing   func(height, width uint16) error // of the terminal
+	sources  []*os.File                       // our ends of the output
+	size     [2]uint16                        // height, width
 	status   *hcs.ProcessStatus
 	signaled int // last signal sent through us
 	done     chan struct{}
@@ -114,7 +115,7 @@ func (p *process) launch(start func(silo.IO) (*silo.Process, error)) (proc *silo
 		}
 		return nil, tail, err
 	}
-	p.pid, p.console = proc.PID, proc.Console
+	p.pid, p.console, p.sizing = proc.PID, proc.Console, proc.Resize
 	if p.terminal {
 		p.sources = []*os.File{p.console}
 		p.out.begin(1)
@@ -161,7 +162,7 @@ func (p *process) drain() {
 	for _, f := range p.sources {
 		f.Close()
 	}
-	p.sources, p.console = nil, nil
+	p.sources, p.console, p.sizing = nil, nil, nil
 }
 
 func (p *process) resize(h, w uint16) error {
@@ -169,12 +170,13 @@ func (p *process) resize(h, w uint16) error {
 		return nil
 	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.size = [2]uint16{h, w} // before the start too
-	if p.console == nil {
+	size := p.sizing
+	p.mu.Unlock()
+	if size == nil {
 		return nil
 	}
-	if err := silo.Resize(p.console, h, w); err != nil && !errors.Is(err, os.ErrClosed) {
+	if err := size(h, w); err != nil && !errors.Is(err, os.ErrClosed) {
 		return fmt.Errorf("resize %s: %w", p.key, err)
 	}
 	return nil

@@ -32,7 +32,7 @@ const (
 // system is one compute system inside its worker.
 type system struct {
 	spec    Spec
-	engine  *silo.Engine
+	engine  engine
 	journal *journal
 	logFile *logFile
 	log     *slog.Logger
@@ -61,7 +61,7 @@ const (
 	stateExited  = "exited"
 )
 
-func newSystem(spec Spec, e *silo.Engine, j *journal, lf *logFile, log *slog.Logger) *system {
+func newSystem(spec Spec, e engine, j *journal, lf *logFile, log *slog.Logger) *system {
 	s := &system{spec: spec, engine: e, journal: j, logFile: lf, log: log, state: stateCreated,
 		procs: map[string]*process{}, exited: make(chan struct{}), killed: make(chan struct{})}
 	s.procs[initKey] = newProcess(initKey, spec.Terminal, spec.Stdin, spec.StdinOnce, spec.ConsoleSize, lf)
@@ -151,11 +151,12 @@ func (s *system) start(ctx context.Context) (ProcessInfo, error) {
 	s.mu.Lock()
 	s.state, s.started = stateRunning, time.Now()
 	s.mu.Unlock()
-	s.note(JournalEntry{What: WhatStarted, PID: proc.PID})
-	s.note(JournalEntry{What: WhatProcessCreated, Process: initKey, PID: proc.PID})
-	go s.engine.Group().WatchOOM(s.context(), s.noteOOM)
+	host := s.engine.HostPID()
+	s.note(JournalEntry{What: WhatStarted, PID: proc.PID, HostPID: host})
+	s.note(JournalEntry{What: WhatProcessCreated, Process: initKey, PID: proc.PID, HostPID: host})
+	go s.engine.WatchOOM(s.context(), s.noteOOM)
 	go s.initExit(p, proc)
-	return ProcessInfo{Key: initKey, PID: proc.PID}, nil
+	return ProcessInfo{Key: initKey, PID: proc.PID, HostPID: host}, nil
 }
 
 // context ends with the system.
@@ -244,9 +245,10 @@ func (s *system) exec(ctx context.Context, op specs.Process, input bool) (Proces
 		}
 		return ProcessInfo{}, startError(err, tail)
 	}
-	s.note(JournalEntry{What: WhatProcessCreated, Process: key, PID: proc.PID})
+	host := s.engine.HostPID()
+	s.note(JournalEntry{What: WhatProcessCreated, Process: key, PID: proc.PID, HostPID: host})
 	go s.execExit(p, proc)
-	return ProcessInfo{Key: key, PID: proc.PID}, nil
+	return ProcessInfo{Key: key, PID: proc.PID, HostPID: host}, nil
 }
 
 func status(p *process, e silo.Exit) *hcs.ProcessStatus {
@@ -284,14 +286,14 @@ func (s *system) execExit(p *process, proc *silo.Process) {
 
 func (s *system) initExit(p *process, proc *silo.Process) {
 	e := <-proc.Exit
-	group := s.engine.Group()
-	if group.OOMKills() > 0 {
+	fault, crash := s.engine.Fault() // before anything of it is ended
+	if s.engine.OOMKills() > 0 {
 		s.noteOOM()
 	}
 	// With a pid namespace the kernel ended the others; without one they are ours.
 	// Those that do not end keep their cgroup, and Close reports them.
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	if err := group.Kill(ctx); err != nil {
+	if err := s.engine.Kill(ctx); err != nil {
 		s.log.Warn("processes are left", "err", err)
 	}
 	cancel()
@@ -306,7 +308,14 @@ func (s *system) initExit(p *process, proc *silo.Process) {
 	s.mu.Lock()
 	s.state = stateExited
 	x := classify(e, s.terminated, p.lastSignal(), s.oom)
+	if fault != nil && !s.terminated {
+		fault.InitExitCode = x.InitExitCode
+		x = fault
+	}
 	s.mu.Unlock()
+	if fault != nil {
+		s.note(JournalEntry{What: WhatCrashed, Exit: x, Log: crash})
+	}
 	s.note(JournalEntry{What: WhatExited, Process: initKey, PID: p.pid, Time: e.Time, Status: st, Exit: x})
 	p.out.finish(jsonFrame(hcs.FrameExit, st))
 	close(s.exited)
@@ -447,7 +456,7 @@ func (s *system) stats() hcs.Statistics {
 }
 
 func (s *system) details() []hcs.ProcessDetails {
-	out := s.engine.Group().ProcessDetails()
+	out := s.engine.ProcessDetails()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	keys := map[uint32]string{}
