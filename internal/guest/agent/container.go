@@ -119,6 +119,11 @@ func (a *Agent) prepareContainer(c *container) error {
 	if c.dir, err = os.Open(path); err != nil {
 		return err
 	}
+	if l := cfg.OCI.Linux; l != nil && l.Resources != nil {
+		if err := start.LimitDevices(c.dir, l.Resources.Devices); err != nil {
+			return err
+		}
+	}
 	spec := *cfg.OCI
 	if err := a.nets.files(&spec, cfg); err != nil {
 		return err
@@ -127,11 +132,7 @@ func (a *Agent) prepareContainer(c *container) error {
 	if box.Joins, err = a.joins(cfg); err != nil {
 		return err
 	}
-	defer func() {
-		for _, fd := range box.Joins {
-			unix.Close(fd)
-		}
-	}()
+	defer leave(box.Joins)
 	io := start.IO{}
 	c.wiring = &wiring{}
 	if cfg.Mode == proto.ModeInit {
@@ -189,23 +190,19 @@ func (a *Agent) undo(c *container, err error) error {
 func (a *Agent) joins(cfg proto.ContainerConfig) (map[specs.LinuxNamespaceType]int, error) {
 	joins := map[specs.LinuxNamespaceType]int{}
 	done := func(err error) (map[specs.LinuxNamespaceType]int, error) {
-		for _, fd := range joins {
-			unix.Close(fd)
-		}
+		leave(joins)
 		return nil, err
 	}
 	join := func(t specs.LinuxNamespaceType, id string) error {
-		pid := os.Getpid()
-		if id != proto.VM {
-			other, err := a.container(id)
-			if err != nil {
-				return err
-			}
-			if pid, err = other.pid(); err != nil {
-				return err
-			}
+		if id == proto.VM {
+			joins[t] = start.Ours
+			return nil
 		}
-		fd, err := unix.PidfdOpen(pid, 0)
+		other, err := a.container(id)
+		if err != nil {
+			return err
+		}
+		fd, err := other.pidfd()
 		if err == nil {
 			joins[t] = fd
 		}
@@ -226,6 +223,15 @@ func (a *Agent) joins(cfg proto.ContainerConfig) (map[specs.LinuxNamespaceType]i
 		}
 	}
 	return joins, nil
+}
+
+// leave closes the descriptors of joins.
+func leave(joins map[specs.LinuxNamespaceType]int) {
+	for _, fd := range joins {
+		if fd != start.Ours {
+			unix.Close(fd)
+		}
+	}
 }
 
 // watchInit waits for the end of process 1, which is the container's.

@@ -316,8 +316,16 @@ func (d *disks) removeLayers(l proto.CombinedLayers) error {
 
 // tools mounts the tools disk if LUN 0 is one: an EROFS with a bin directory.
 func (d *disks) tools() error {
-	if _, err := os.Stat("/sys/bus/scsi/devices/0:0:0:0"); err != nil {
-		return nil // a machine without
+	if hosts, err := filepath.Glob("/sys/class/scsi_host/host0"); err != nil || len(hosts) == 0 {
+		return err // a machine without disks
+	}
+	for end := time.Now().Add(time.Second); ; time.Sleep(retry) { // the bus is looked through meanwhile
+		if _, err := os.Stat("/sys/bus/scsi/devices/0:0:0:0"); err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			return nil // a machine without tools
+		}
 	}
 	dev, err := d.disk(0, 0)
 	if err != nil {

@@ -133,19 +133,9 @@ func (a *Agent) watch(p *process, sp *start.Process, w *wiring, last func()) {
 		st *proto.Stream
 		r  *os.File
 	}{{w.stdout, w.outR}, {w.stderr, w.errR}} {
-		if c.r == nil {
-			continue
+		if c.r != nil {
+			out.Go(func() { pump(c.st, c.r, sp.Console != nil) })
 		}
-		out.Go(func() {
-			if c.st != nil {
-				_, _ = io.Copy(c.st, c.r)
-			}
-			// Nobody listens (any more): a process is not held up by that.
-			_, _ = io.Copy(io.Discard, c.r)
-			if c.st != nil {
-				_ = c.st.CloseWrite()
-			}
-		})
 	}
 	if w.stdin != nil {
 		go func() {
@@ -157,18 +147,17 @@ func (a *Agent) watch(p *process, sp *start.Process, w *wiring, last func()) {
 	}
 	go func() {
 		e := <-sp.Exit
-		drained := make(chan struct{})
-		go func() { out.Wait(); close(drained) }()
-		select {
-		case <-drained:
-		case <-time.After(drainLimit):
-		}
-		for _, f := range append(w.ours, sp.Console) {
+		for _, f := range []*os.File{w.outR, w.errR} {
 			if f != nil {
-				f.Close() // ends what still reads
+				_ = f.SetReadDeadline(time.Now().Add(drainLimit)) // closed already is no matter
 			}
 		}
-		<-drained
+		out.Wait()
+		for _, f := range append(w.ours, sp.Console) {
+			if f != nil {
+				f.Close()
+			}
+		}
 		if w.stdin != nil {
 			_ = w.stdin.SetReadDeadline(time.Unix(1, 0))
 			w.stdin.Close()
@@ -185,6 +174,64 @@ func (a *Agent) watch(p *process, sp *start.Process, w *wiring, last func()) {
 		a.notify(proto.NotifyProcessExited, proto.ProcessExitedNotification{Base: proto.Base{ContainerId: p.container},
 			ProcessId: p.pid, Key: p.key, ExitCode: uint32(e.Code), Signal: uint32(e.Signal), OOM: p.oom})
 	}()
+}
+
+// pump copies output until its end, or until the deadline that the process's exit
+// set and then what is left in the pipe. A host that reads slowly holds the
+// process up; one that ends its direction of the stream wants no more: the
+// process's next write fails, or is dropped where a terminal would hang up.
+func pump(st *proto.Stream, r *os.File, terminal bool) {
+	if st == nil {
+		_, _ = io.Copy(io.Discard, r)
+		return
+	}
+	defer st.CloseWrite()
+	go func() {
+		_, err := io.Copy(io.Discard, *st)
+		_ = st.SetWriteDeadline(time.Unix(1, 0))
+		if err == nil && !terminal && !st.Session().IsClosed() {
+			r.Close()
+		}
+	}()
+	buf := make([]byte, 32<<10)
+	for deaf, over := false, false; ; {
+		n, err := r.Read(buf)
+		if errors.Is(err, os.ErrDeadlineExceeded) && !over {
+			over = true
+		}
+		if over {
+			n, err = readNow(r, buf)
+		}
+		if n > 0 && !deaf {
+			_, werr := st.Write(buf[:n])
+			deaf = werr != nil // nobody listens: the process is not held up by that
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// readNow reads what is there, io.EOF if nothing is.
+func readNow(r *os.File, buf []byte) (n int, err error) {
+	raw, err := r.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	if err := r.SetReadDeadline(time.Time{}); err != nil {
+		return 0, err
+	}
+	var rerr error
+	if err := raw.Read(func(fd uintptr) bool {
+		n, rerr = unix.Read(int(fd), buf)
+		return true
+	}); err != nil {
+		return 0, err
+	}
+	if rerr != nil || n <= 0 {
+		return 0, io.EOF
+	}
+	return n, nil
 }
 
 // add remembers a process, and forgets the oldest ended ones beyond the limit.

@@ -30,6 +30,7 @@ func Mux(conn io.ReadWriteCloser, host bool) (*yamux.Session, error) {
 
 // Stream kinds. Stdin carries bytes to the guest, stdout, stderr and log from it,
 // copy the content of CopyFile to it; dial both ways. The end of a direction is EOF.
+// The host ends its direction of an output stream only to say that it wants no more.
 const (
 	StreamStdin  = "stdin"
 	StreamStdout = "stdout" // of a terminal: all output

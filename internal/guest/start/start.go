@@ -35,10 +35,13 @@ type Container struct {
 	Seccomp []byte
 	// Cgroup is the open directory of the container's group in cgroup v2.
 	Cgroup *os.File
-	// Joins are namespaces of others, by a pidfd of a process in them. Types that
-	// the spec lists and Joins has not are new.
+	// Joins are namespaces of others, by a pidfd of a process in them, or Ours. Types
+	// that the spec lists and Joins has not are new.
 	Joins map[specs.LinuxNamespaceType]int
 }
+
+// Ours in Joins: the namespace of the calling process.
+const Ours = -1
 
 // Process is a started one.
 type Process struct {
@@ -73,7 +76,9 @@ func Create(r *silo.Reaper, c Container, io IO) (*Process, error) {
 		cfg.RootPropagation = l.RootfsPropagation
 		for _, n := range l.Namespaces {
 			if fd, ok := c.Joins[n.Type]; ok {
-				joins[fd] |= cloneFlags[n.Type]
+				if fd != Ours {
+					joins[fd] |= cloneFlags[n.Type]
+				}
 				continue
 			}
 			flags |= cloneFlags[n.Type]

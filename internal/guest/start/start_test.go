@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,6 +30,15 @@ func TestMain(m *testing.M) {
 	}
 	os.Exit(m.Run())
 }
+
+// theReaper is one for all tests: two would take each other's children.
+var theReaper = sync.OnceValues(func() (*silo.Reaper, error) {
+	r, err := silo.NewReaper()
+	if err == nil {
+		go r.Run(context.Background())
+	}
+	return r, err
+})
 
 // box is a container to be: a root with the program of gatehouse/hello, a cgroup.
 type box struct {
@@ -76,14 +86,11 @@ func newBox(t *testing.T) *box {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := silo.NewReaper()
+	r, err := theReaper()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	go r.Run(ctx)
 	t.Cleanup(func() {
-		defer cancel()
 		g := silo.Cgroup{On: silo.Cgroups{V2: cg.V2}, Path: filepath.Base(dir)}
 		end, stop := context.WithTimeout(context.Background(), 5*time.Second)
 		defer stop()
@@ -244,6 +251,54 @@ func TestSeccomp(t *testing.T) {
 	}
 }
 
+func TestDevices(t *testing.T) {
+	b := newBox(t)
+	mode := os.FileMode(0o666)
+	b.spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/kmsg", Type: "c", Major: 1, Minor: 11, FileMode: &mode}}
+	write := func(file string) bool {
+		_, code := b.run(hello("write", file, "a test of gatehouse"))
+		return code == 0
+	}
+	if !write("/dev/kmsg") {
+		t.Error("refused without rules")
+	}
+	none := specs.LinuxDeviceCgroup{Access: "rwm"}
+	if err := LimitDevices(b.group, []specs.LinuxDeviceCgroup{none}); err != nil {
+		t.Fatal(err)
+	}
+	if write("/dev/kmsg") {
+		t.Error("a device that no rule allows can be written")
+	}
+	if !write("/dev/null") {
+		t.Error("a standard device is refused")
+	}
+	for i, c := range []struct {
+		rules []specs.LinuxDeviceCgroup
+		want  bool
+	}{
+		{[]specs.LinuxDeviceCgroup{none, {Allow: true, Type: "c", Major: new(int64(1)), Minor: new(int64(11)), Access: "rw"}}, true},
+		{[]specs.LinuxDeviceCgroup{none, {Allow: true, Type: "c", Major: new(int64(1)), Access: "r"}}, false},
+		{[]specs.LinuxDeviceCgroup{none, {Allow: true, Type: "b", Major: new(int64(1)), Minor: new(int64(11))}}, false},
+		{[]specs.LinuxDeviceCgroup{{Allow: true}, {Type: "c", Major: new(int64(1)), Minor: new(int64(11)), Access: "w"}}, false},
+		{[]specs.LinuxDeviceCgroup{{Allow: true}, {Type: "c", Major: new(int64(1)), Minor: new(int64(12))}}, true},
+	} {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			b := newBox(t)
+			b.spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/kmsg", Type: "c", Major: 1, Minor: 11, FileMode: &mode}}
+			if err := LimitDevices(b.group, c.rules); err != nil {
+				t.Fatal(err)
+			}
+			_, code := b.run(hello("write", "/dev/kmsg", "a test of gatehouse"))
+			if (code == 0) != c.want {
+				t.Errorf("exit %d, want allowed %v", code, c.want)
+			}
+		})
+	}
+	if err := LimitDevices(b.group, []specs.LinuxDeviceCgroup{{Access: "x"}}); hcs.CodeOf(err) != hcs.CodeInvalidArg {
+		t.Errorf("no access: %v", err)
+	}
+}
+
 func TestPathsAreMaskedAndReadOnly(t *testing.T) {
 	b := newBox(t)
 	b.spec.Root.Readonly = true
@@ -375,7 +430,7 @@ func TestJoinsAnotherNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(self)
-	b.c.Joins = map[specs.LinuxNamespaceType]int{specs.NetworkNamespace: self, specs.UTSNamespace: self}
+	b.c.Joins = map[specs.LinuxNamespaceType]int{specs.NetworkNamespace: self, specs.UTSNamespace: Ours}
 	want, _ := os.Readlink("/proc/self/ns/net")
 	b.c.Init = hello("sleep", "inf")
 	c, err := Create(b.reaper, b.c, IO{})
