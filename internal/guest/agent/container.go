@@ -39,8 +39,8 @@ type container struct {
 	dir    *os.File       // the group's directory
 	init   *start.Process // process 1: the caller's or the holder
 	wiring *wiring        // of the caller's, until Start
+	engine *silo.Engine   // where crun starts it; init is nil until then
 	ended  chan struct{}  // closed when process 1 has ended
-	stop   context.CancelFunc
 
 	mu      sync.Mutex // guards the rest
 	started time.Time  // zero: not yet
@@ -77,9 +77,6 @@ func (a *Agent) create(q proto.CreateRequest) (any, error) {
 	if st, err := os.Stat(cfg.RootPath); err != nil || !st.IsDir() {
 		return nil, &hcs.Error{Code: hcs.CodeInvalidLayer, Field: "ContainerConfig.RootPath", Message: "no directory of this machine", Err: err}
 	}
-	if err := start.Supported(cfg.OCI, cfg.Seccomp); err != nil {
-		return nil, err
-	}
 	c := &container{config: cfg, group: silo.Cgroup{On: silo.Cgroups{V2: cgroupRoot}, Path: filepath.Join(groupName, cfg.Id)}, ended: make(chan struct{})}
 	a.mu.Lock()
 	_, dup := a.containers[cfg.Id]
@@ -94,7 +91,7 @@ func (a *Agent) create(q proto.CreateRequest) (any, error) {
 	case stopping:
 		return nil, &hcs.Error{Code: hcs.CodeInvalidState, Message: "the machine is going down"}
 	}
-	if err := a.prepareContainer(c); err != nil {
+	if err := a.prepare(c); err != nil {
 		a.mu.Lock()
 		delete(a.containers, cfg.Id)
 		a.mu.Unlock()
@@ -103,8 +100,43 @@ func (a *Agent) create(q proto.CreateRequest) (any, error) {
 	return nil, nil
 }
 
-// prepareContainer makes the group and process 1.
-func (a *Agent) prepareContainer(c *container) error {
+// prepare readies a container, by the own starter or for crun.
+func (a *Agent) prepare(c *container) error {
+	c.wiring = &wiring{}
+	if err := a.user(c); err != nil {
+		return err
+	}
+	err := start.Supported(c.config.OCI, c.config.Seccomp)
+	if err == nil {
+		return a.prepareOwn(c)
+	}
+	if c.engine, err = a.fallback(c.config, err); err != nil {
+		return err
+	}
+	c.wiring, err = a.wire(c.config.Stdio, c.config.OCI.Process.Terminal)
+	return err
+}
+
+// user resolves the user's name of process 1.
+func (a *Agent) user(c *container) error {
+	if c.config.OCI.Process == nil || c.config.OCI.Process.User.Username == "" {
+		return nil
+	}
+	p := *c.config.OCI.Process
+	u, err := resolveUser(c.config.RootPath, p.User.Username)
+	if err != nil {
+		return err
+	}
+	u.Umask = p.User.Umask
+	p.User = u
+	spec := *c.config.OCI
+	spec.Process = &p
+	c.config.OCI = &spec
+	return nil
+}
+
+// prepareOwn makes the group and process 1.
+func (a *Agent) prepareOwn(c *container) error {
 	cfg := c.config
 	path := filepath.Join(cgroupRoot, c.group.Path)
 	if err := os.Mkdir(path, 0o755); err != nil {
@@ -134,20 +166,9 @@ func (a *Agent) prepareContainer(c *container) error {
 	}
 	defer leave(box.Joins)
 	io := start.IO{}
-	c.wiring = &wiring{}
 	if cfg.Mode == proto.ModeInit {
-		p := *cfg.OCI.Process
-		if p.User.Username != "" {
-			u, err := resolveUser(cfg.RootPath, p.User.Username)
-			if err != nil {
-				return err
-			}
-			u.Umask = p.User.Umask
-			p.User = u
-			c.config.OCI.Process = &p
-		}
-		box.Init = &p
-		if c.wiring, err = a.wire(cfg.Stdio, p.Terminal); err != nil {
+		box.Init = cfg.OCI.Process
+		if c.wiring, err = a.wire(cfg.Stdio, cfg.OCI.Process.Terminal); err != nil {
 			return err
 		}
 		io = c.wiring.io
@@ -156,8 +177,6 @@ func (a *Agent) prepareContainer(c *container) error {
 		c.wiring.abandon()
 		return err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	c.stop = cancel
 	ns, err := c.network()
 	if err != nil {
 		return a.undo(c, err)
@@ -166,20 +185,27 @@ func (a *Agent) prepareContainer(c *container) error {
 	if err := nic.Loopback(ns); err != nil {
 		return a.undo(c, err)
 	}
-	go c.group.WatchOOM(ctx, func() {
-		c.mu.Lock()
-		c.oom = true
-		c.mu.Unlock()
-		a.notify(proto.NotifyOutOfMemory, proto.Base{ContainerId: cfg.Id})
-	})
 	c.wiring.forked()
+	a.watchOOM(c)
 	a.watchInit(c)
 	return nil
 }
 
+// watchOOM tells when the kernel kills in the container for want of memory, until
+// it ends.
+func (a *Agent) watchOOM(c *container) {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() { <-c.ended; cancel() }()
+	go c.group.WatchOOM(ctx, func() {
+		c.mu.Lock()
+		c.oom = true
+		c.mu.Unlock()
+		a.notify(proto.NotifyOutOfMemory, proto.Base{ContainerId: c.config.Id})
+	})
+}
+
 // undo ends a process 1 that nobody watches yet.
 func (a *Agent) undo(c *container, err error) error {
-	c.stop()
 	c.wiring.abandon()
 	_, kerr := a.reaper.Kill(c.init.PID, int(unix.SIGKILL))
 	<-c.init.Exit
@@ -243,7 +269,6 @@ func (a *Agent) watchInit(c *container) {
 	go func() {
 		<-p.done
 		close(c.ended)
-		c.stop()
 		c.mu.Lock()
 		n := proto.ContainerNotification{Base: proto.Base{ContainerId: c.config.Id}, Operation: "None", Type: hcs.GracefulExit}
 		switch {
@@ -285,20 +310,27 @@ func (a *Agent) start(q proto.Base) (any, error) {
 	}
 	c.mu.Lock()
 	started := !c.started.IsZero()
+	if !started {
+		c.started = time.Now()
+	}
 	c.mu.Unlock()
 	if started || c.hasEnded() {
 		return nil, &hcs.Error{Code: hcs.CodeInvalidState, Message: fmt.Sprintf("container %q was started before", q.ContainerId)}
 	}
 	pid := uint32(0)
 	if c.config.Mode == proto.ModeInit {
-		if err := c.init.Run(); err != nil {
+		run := a.startByCrun
+		if c.engine == nil {
+			run = func(c *container) error { return c.init.Run() }
+		}
+		if err := run(c); err != nil {
+			if c.engine != nil {
+				a.neverStarted(c, hcs.UnexpectedExit)
+			}
 			return nil, err
 		}
 		pid = uint32(c.init.PID)
 	}
-	c.mu.Lock()
-	c.started = time.Now()
-	c.mu.Unlock()
 	return proto.StartResponse{Pid: pid}, nil
 }
 
@@ -352,7 +384,10 @@ func (c *container) pidfd() (int, error) {
 // root of the container, for who reads its files.
 func (c *container) root() string { return c.config.RootPath }
 
-func (c *container) exec(r *silo.Reaper, p specs.Process, io start.IO) (*start.Process, error) {
+func (c *container) exec(r *silo.Reaper, p specs.Process, io start.IO, key uint64) (*start.Process, error) {
+	if c.engine != nil {
+		return c.execByCrun(p, io, key)
+	}
 	fd, err := c.pidfd()
 	if err != nil {
 		return nil, err
@@ -419,7 +454,7 @@ func (a *Agent) remove(q proto.Base) (any, error) {
 		return nil, err
 	}
 	if !c.hasEnded() {
-		return nil, &hcs.Error{Code: hcs.CodeInvalidState, Message: fmt.Sprintf("container %q: process %d lives", q.ContainerId, c.init.PID)}
+		return nil, &hcs.Error{Code: hcs.CodeInvalidState, Message: fmt.Sprintf("container %q: its process lives, or is still to come", q.ContainerId)}
 	}
 	if err := c.cleanup(); err != nil {
 		return nil, err
@@ -444,5 +479,8 @@ func (c *container) cleanup() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
+	if c.engine != nil {
+		return c.engine.Cleanup(ctx)
+	}
 	return errors.Join(c.group.Kill(ctx), c.group.Remove(ctx))
 }

@@ -37,6 +37,9 @@ const toolsDir = "/tools"
 type disks struct {
 	modules *loader
 
+	toolsOnce sync.Once
+	toolsErr  error
+
 	mu     sync.Mutex // guards the rest
 	shared bool       // shares is mounted
 	// mounted, in the order of mounting; ext4 says which can be frozen.
@@ -314,8 +317,13 @@ func (d *disks) removeLayers(l proto.CombinedLayers) error {
 	return err
 }
 
-// tools mounts the tools disk if LUN 0 is one: an EROFS with a bin directory.
+// tools mounts the tools disk if LUN 0 is one, once.
 func (d *disks) tools() error {
+	d.toolsOnce.Do(func() { d.toolsErr = d.mountTools() })
+	return d.toolsErr
+}
+
+func (d *disks) mountTools() error {
 	if hosts, err := filepath.Glob("/sys/class/scsi_host/host0"); err != nil || len(hosts) == 0 {
 		return err // a machine without disks
 	}

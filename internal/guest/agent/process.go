@@ -312,7 +312,7 @@ func (a *Agent) execute(q proto.ExecuteRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	sp, err := c.exec(a.reaper, p, w.io)
+	sp, err := c.exec(a.reaper, p, w.io, q.Settings.Stdio.Key)
 	return a.launched(c.config.Id, q.Settings.Stdio.Key, sp, w, err)
 }
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"slices"
 	"sync"
 	"time"
 
@@ -104,7 +103,7 @@ func (a *Agent) serve(g *proto.Guest) {
 		}
 		if m.Type == proto.Prepare {
 			// Its answer is the last of the session.
-			err := g.Respond(m, proto.ResultOf(a.prepare()))
+			err := g.Respond(m, proto.ResultOf(a.prepareTemplate()))
 			if err != nil {
 				log("prepare: %v", err)
 			}
@@ -227,8 +226,8 @@ func (a *Agent) stacks(proto.Base) (any, error) {
 	return proto.StacksResponse{GuestStacks: string(buf[:runtime.Stack(buf, true)])}, nil
 }
 
-// prepare readies the machine to be a template: there is nothing of anybody in it.
-func (a *Agent) prepare() error {
+// prepareTemplate readies the machine to be a template: there is nothing of anybody in it.
+func (a *Agent) prepareTemplate() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(a.containers) > 0 {
@@ -238,7 +237,7 @@ func (a *Agent) prepare() error {
 	return nil
 }
 
-// all containers, by Id.
+// all containers, in no order.
 func (a *Agent) all() []*container {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -246,7 +245,6 @@ func (a *Agent) all() []*container {
 	for _, c := range a.containers {
 		l = append(l, c)
 	}
-	slices.SortFunc(l, func(x, y *container) int { return x.started.Compare(y.started) })
 	return l
 }
 

@@ -41,7 +41,7 @@ func (a *Agent) stopContainer(c *container, sig hcs.Signal) error {
 	started := !c.started.IsZero()
 	c.mu.Unlock()
 	if !started {
-		return a.kill(c)
+		return a.kill(c, hcs.GracefulExit)
 	}
 	if sig == 0 {
 		sig = hcs.SIGTERM
@@ -84,10 +84,22 @@ func (a *Agent) shutdownForced(q proto.ShutdownRequest) (any, error) {
 	if c.hasEnded() {
 		return nil, nil
 	}
-	return nil, a.kill(c)
+	return nil, a.kill(c, hcs.ForcedExit)
 }
 
-func (a *Agent) kill(c *container) error {
+// kill ends every process of a container; how is what a container without any is
+// said to have ended by.
+func (a *Agent) kill(c *container, how hcs.ExitType) error {
+	c.mu.Lock()
+	never := c.engine != nil && c.started.IsZero()
+	if never {
+		c.started = time.Now()
+	}
+	c.mu.Unlock()
+	if never {
+		a.neverStarted(c, how)
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	return c.group.Kill(ctx)
@@ -117,7 +129,10 @@ func (a *Agent) shutdownMachine(limit time.Duration) (any, error) {
 		}
 	}
 	for _, c := range all {
-		if err := a.kill(c); err != nil {
+		if c.hasEnded() {
+			continue
+		}
+		if err := a.kill(c, hcs.ForcedExit); err != nil {
 			log("%v", err)
 		}
 	}

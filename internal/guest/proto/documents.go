@@ -96,8 +96,8 @@ type GuestCapabilities struct {
 	// Ours.
 	CloneSupported bool
 	DialSupported  bool
-	// Runtimes are the ways to start a container: "own" for what the agent does by
-	// itself, "crun" when the tools disk has it.
+	// Runtimes are the ways to start a container that need no disk: "own". What the
+	// tools disk has, the image's Features say.
 	Runtimes []string
 }
 
@@ -117,7 +117,7 @@ type ContainerConfig struct {
 	OCI *specs.Spec
 	// Seccomp is OCI.Linux.Seccomp as a classic BPF program, 8 bytes an
 	// instruction in the guest's byte order (package seccomp compiles it). Without
-	// it a spec with a seccomp profile is left to crun.
+	// it a spec with a seccomp profile is left to crun, which makes its own.
 	Seccomp []byte `json:",omitempty"`
 	// Stdio of init, in init mode.
 	Stdio Stdio

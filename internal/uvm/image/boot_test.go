@@ -322,7 +322,7 @@ func scratch(t *testing.T) string {
 // spec of a container as a host compiles it.
 func spec(args ...string) *specs.Spec {
 	limit := int64(64 << 20)
-	return &specs.Spec{Hostname: "box", Root: &specs.Root{},
+	return &specs.Spec{Version: "1.0.2", Hostname: "box", Root: &specs.Root{},
 		Process: &specs.Process{Args: args, Env: []string{"PATH=/:/bin"}, Cwd: "/", Capabilities: hcs.CapabilitySet(hcs.DefaultCapabilities())},
 		Mounts: []specs.Mount{
 			{Destination: "/proc", Type: "proc", Source: "proc"},

@@ -9,12 +9,15 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"gatehouse.dev/gatehouse/hcs"
 	"gatehouse.dev/gatehouse/internal/guest/proto"
@@ -26,7 +29,8 @@ const testMAC = "02:15:5d:00:00:01"
 func TestBoot(t *testing.T) {
 	img := buildImage(t)
 	layers, disk := layer(t), scratch(t)
-	m := boot(t, img, []string{layers, disk}, "-netdev", "user,id=n0,restrict=on", "-device", "virtio-net-device,netdev=n0,mac="+testMAC)
+	shared, fsArgs := share(t)
+	m := boot(t, img, []string{layers, disk}, append(fsArgs, "-netdev", "user,id=n0,restrict=on", "-device", "virtio-net-device,netdev=n0,mac="+testMAC)...)
 	m.modify(proto.ResourceMappedVirtualDisk, proto.MappedVirtualDisk{MountPath: "/l/1", Lun: 1, ReadOnly: true})
 	m.modify(proto.ResourceMappedVirtualDisk, proto.MappedVirtualDisk{MountPath: "/c/1", Lun: 2})
 	m.modify(proto.ResourceCombinedLayers, proto.CombinedLayers{ContainerRootPath: "/c/1/r", Layers: []hcs.Layer{{Path: "/l/1"}}, ScratchPath: "/c/1"})
@@ -94,6 +98,9 @@ func TestBoot(t *testing.T) {
 	m.terminal(hold)
 	m.files(hold)
 	m.clockAndRest(hold)
+	m.bulk(hold)
+	m.byCrun()
+	m.shares(shared)
 	m.memoryRunsOut(hold)
 	if out, code := m.exec(proto.VM, "", "/bin/sh", "-c", "hostname; date +%Y"); code != 0 || out != fmt.Sprintf("machine\n%d\n", time.Now().UTC().Year()) {
 		t.Errorf("in the machine: %q, exit %d", out, code)
@@ -297,6 +304,95 @@ func (m *machine) clockAndRest(id string) {
 	}
 	if err := m.try(0x10107701, vm, nil); hcs.CodeOf(err) != hcs.CodeUnknownMessage {
 		m.t.Errorf("an unknown request: %v", err)
+	}
+}
+
+// bulk: bytes in and out are the same bytes.
+func (m *machine) bulk(id string) {
+	m.t.Helper()
+	text := strings.Repeat("0123456789abcde\n", 128<<10) // 2 MiB
+	began := time.Now()
+	out, code := m.exec(id, text, "hello", "cat")
+	if out != text || code != 0 {
+		m.t.Errorf("%d bytes went in, %d came out, exit %d", len(text), len(out), code)
+	}
+	m.t.Logf("2 MiB through stdin and stdout in %d ms", time.Since(began).Milliseconds())
+}
+
+// byCrun: a spec that the own starter leaves to crun.
+func (m *machine) byCrun() {
+	m.t.Helper()
+	const id = "crun"
+	s := m.streams(id, true)
+	sp := spec("hello", "cat")
+	sp.Linux.RootfsPropagation = "shared"
+	base := proto.Base{ContainerId: id}
+	m.call(proto.Create, proto.CreateRequest{Base: base, ContainerConfig: proto.ContainerConfig{Id: id, Mode: proto.ModeInit,
+		RootPath: "/c/1/r", OCI: sp, Stdio: s.Stdio, NamespaceId: proto.VM}}, nil)
+	began := time.Now()
+	var r proto.StartResponse
+	m.call(proto.Start, base, &r)
+	m.t.Logf("crun starts a container in %d ms", time.Since(began).Milliseconds())
+	if out, code := m.exec(id, "", "hello", "hostname"); out != "box\n" || code != 0 {
+		m.t.Errorf("exec by crun: %q, exit %d", out, code)
+	}
+	_, _ = io.WriteString(s.in, "through crun\n")
+	_ = s.in.CloseWrite()
+	var w proto.WaitResponse
+	m.call(proto.WaitForProcess, proto.WaitRequest{Base: base, ProcessId: r.Pid, TimeoutInMs: 10000}, &w)
+	s.done.Wait()
+	if s.out.String() != "through crun\n" || w.ExitCode != 0 {
+		m.t.Errorf("by crun: %q %q, exit %d", s.out.String(), s.err.String(), w.ExitCode)
+	}
+	m.call(proto.DeleteContainerState, base, nil)
+}
+
+// share starts a virtiofsd over a directory, for boot.
+func share(t *testing.T) (dir string, args []string) {
+	t.Helper()
+	daemon := "/usr/lib/qemu/virtiofsd"
+	if _, err := os.Stat(daemon); err != nil {
+		t.Log("no virtiofsd: shares are not tried")
+		return "", nil
+	}
+	dir = t.TempDir()
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "a"), 0o755), os.WriteFile(filepath.Join(dir, "a/f"), []byte("shared\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	sock := filepath.Join(t.TempDir(), "fs")
+	c := exec.Command(daemon, "--socket-path="+sock, "-o", "source="+dir)
+	c.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	runtime.LockOSThread()
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Process.Kill(); _ = c.Wait() })
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if _, err := os.Stat(sock); err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("virtiofsd does not listen")
+		}
+	}
+	return dir, []string{"-chardev", "socket,id=fs0,path=" + sock, "-device", "vhost-user-fs-device,chardev=fs0,tag=" + proto.ShareTag}
+}
+
+// shares: a directory and a file of the host, one of them read-only.
+func (m *machine) shares(dir string) {
+	m.t.Helper()
+	if dir == "" {
+		return
+	}
+	m.modify(proto.ResourceMappedDirectory, proto.MappedDirectory{MountPath: "/m/ro", ShareName: "a", ReadOnly: true})
+	m.modify(proto.ResourceMappedDirectory, proto.MappedDirectory{MountPath: "/m/rw", ShareName: "a"})
+	m.modify(proto.ResourceMappedDirectory, proto.MappedDirectory{MountPath: "/m/file", ShareName: "a/f"})
+	out, _ := m.exec(proto.VM, "", "/bin/sh", "-c", "cat /m/ro/f /m/file; echo x > /m/ro/g; echo inside > /m/rw/h")
+	if !strings.HasPrefix(out, "shared\nshared\n") || !strings.Contains(out, "Read-only") {
+		m.t.Errorf("shares: %q", out)
+	}
+	if b, _ := os.ReadFile(filepath.Join(dir, "a/h")); string(b) != "inside\n" {
+		m.t.Errorf("written inside: %q", b)
 	}
 }
 
