@@ -68,7 +68,7 @@ type client struct {
 
 // NewClients makes clients of nobody.
 func NewClients(log *slog.Logger) *Clients {
-	return &Clients{log: log, open: openWire, news: make(chan News), running: map[string]*client{}, fresh: map[string]bool{}}
+	return &Clients{log: log, open: (&ears{on: map[segment]*ear{}}).open, news: make(chan News), running: map[string]*client{}, fresh: map[string]bool{}}
 }
 
 // News of all clients, until Close; there must always be somebody who takes them.

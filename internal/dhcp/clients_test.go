@@ -24,9 +24,9 @@ import (
 	"gatehouse.dev/gatehouse/internal/vswitch"
 )
 
-// segment is a wire with servers on it that answer at once. It writes down what clients
+// lan is a wire with servers on it that answer at once. It writes down what clients
 // say.
-type segment struct {
+type lan struct {
 	mu      sync.Mutex
 	servers []*fakeServer
 	said    []string
@@ -41,7 +41,7 @@ type fakeServer struct {
 	strict      bool // says NAK to a request of any other address, as one that knows of no lease
 }
 
-func (s *segment) send(m *dhcpv4.DHCPv4, from netip.Addr, to server) error {
+func (s *lan) send(m *dhcpv4.DHCPv4, from netip.Addr, to server) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	how := "to all"
@@ -66,11 +66,11 @@ func (s *segment) send(m *dhcpv4.DHCPv4, from netip.Addr, to server) error {
 	return nil
 }
 
-func (s *segment) heard() <-chan message { return s.in }
-func (s *segment) close()                {}
+func (s *lan) heard() <-chan message { return s.in }
+func (s *lan) close()                {}
 
 // take returns what was said since the last time.
-func (s *segment) take() []string {
+func (s *lan) take() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	said := s.said
@@ -114,7 +114,7 @@ func (v *fakeServer) answer(m *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
 
 // fabric is a segment and the clients on it; took are the leases that were told.
 type fabric struct {
-	*segment
+	*lan
 	k       *Clients
 	mu      sync.Mutex
 	took    []model.DHCPLease
@@ -122,8 +122,8 @@ type fabric struct {
 }
 
 func newFabric(servers ...*fakeServer) *fabric {
-	f := &fabric{segment: &segment{servers: servers, in: make(chan message, 99)}, k: NewClients(slog.New(slog.DiscardHandler))}
-	f.k.open = func(model.DHCPClient) (wire, error) { return f.segment, nil }
+	f := &fabric{lan: &lan{servers: servers, in: make(chan message, 99)}, k: NewClients(slog.New(slog.DiscardHandler))}
+	f.k.open = func(model.DHCPClient) (wire, error) { return f.lan, nil }
 	go func() {
 		for n := range f.k.News() {
 			f.mu.Lock()
@@ -137,6 +137,15 @@ func newFabric(servers ...*fakeServer) *fabric {
 		}
 	}()
 	return f
+}
+
+// change what the servers do, or what endpoints cannot have.
+func (f *fabric) change(how func()) {
+	f.lan.mu.Lock()
+	defer f.lan.mu.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	how()
 }
 
 // addrs are those that were told, in order.
@@ -209,7 +218,7 @@ func TestLeaseIsFound(t *testing.T) {
 		expect(t, "a daemon that ends", f.take())
 
 		// The server is silent, and another says no: that is not its to say.
-		v.mute = true
+		f.change(func() { v.mute = true })
 		f = newFabric(rival, v)
 		f.k.Set([]model.DHCPClient{c})
 		time.Sleep(39 * time.Minute)
@@ -224,7 +233,7 @@ func TestLeaseIsFound(t *testing.T) {
 		f.k.Close()
 
 		// With nobody at all it ends in time.
-		rival.mute = true
+		f.change(func() { rival.mute = true })
 		f = newFabric(rival, v)
 		f.k.Set([]model.DHCPClient{{Endpoint: c.Endpoint, MAC: c.MAC, Attached: true, Lease: model.DHCPLease{Addr: c.Lease.Addr, Server: c.Lease.Server,
 			Renew: time.Now().Add(time.Minute), Rebind: time.Now().Add(2 * time.Minute), Expires: time.Now().Add(3 * time.Minute)}}})
@@ -232,7 +241,7 @@ func TestLeaseIsFound(t *testing.T) {
 		expect(t, "before its end", f.addrs())
 		time.Sleep(5 * time.Second)
 		expect(t, "after its end", f.addrs(), "")
-		v.mute = false
+		f.change(func() { v.mute = false })
 		time.Sleep(2 * longestWait)
 		expect(t, "when it is back", f.addrs(), "", "10.1.0.9/24")
 		f.k.Close()
@@ -247,19 +256,19 @@ func TestLeaseIsRefused(t *testing.T) {
 		c := testClient
 		c.Lease, _ = f.k.Acquire(t.Context(), c)
 		f.k.Set([]model.DHCPClient{c})
-		v.lends = "10.1.0.10"
+		f.change(func() { v.lends = "10.1.0.10" })
 		time.Sleep(31 * time.Minute)
 		expect(t, "told", f.addrs(), "", "10.1.0.10/24")
 		f.take()
 		// What cannot be the endpoint's is declined, not used.
-		f.refuses, v.lends = "10.1.0.11", "10.1.0.11"
+		f.change(func() { f.refuses, v.lends = "10.1.0.11", "10.1.0.11" })
 		time.Sleep(30*time.Minute + time.Second)
 		said := f.take()
 		if !slices.Contains(said, "DECLINE to all wants 10.1.0.11") {
 			t.Errorf("%q", said)
 		}
 		expect(t, "told then", f.addrs(), "", "10.1.0.10/24", "")
-		v.lends = "10.1.0.12"
+		f.change(func() { v.lends = "10.1.0.12" })
 		time.Sleep(declinePause)
 		expect(t, "at last", f.addrs(), "", "10.1.0.10/24", "", "10.1.0.12/24")
 		f.k.Close()
@@ -278,7 +287,7 @@ func TestAcquireInVain(t *testing.T) {
 		f.k.Release(c)
 		synctest.Wait()
 		expect(t, "given back", f.take(), "RELEASE to 10.1.0.1 has 10.1.0.9")
-		v.mute = true
+		f.change(func() { v.mute = true })
 		begin := time.Now()
 		_, err := f.k.Acquire(t.Context(), c)
 		if err == nil || !strings.Contains(err.Error(), "within 10s") || time.Since(begin) != acquireLimit {

@@ -23,8 +23,8 @@ var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
 // answer is the frame that a client's frame is answered with; nil = none.
 func answer(l *model.Lease, frame []byte) []byte {
-	m := messageIn(frame, serverPort, dhcpv4.OpcodeBootRequest, l.MAC)
-	if m == nil {
+	m := messageIn(frame, serverPort, dhcpv4.OpcodeBootRequest)
+	if m == nil || vswitch.MAC(m.ClientHWAddr) != l.MAC {
 		return nil
 	}
 	if s, ok := addrOf(m.ServerIdentifier()); ok && s != l.Server {
@@ -54,11 +54,11 @@ func answer(l *model.Lease, frame []byte) []byte {
 	return nil
 }
 
-// messageIn is a message of or to the client with that MAC, in a frame to a port;
-// nil = it is something else.
-func messageIn(frame []byte, port uint16, op dhcpv4.OpcodeType, mac vswitch.MAC) *dhcpv4.DHCPv4 {
+// messageIn is a message of or to a client with a MAC, in a frame to a port; nil = it is
+// something else.
+func messageIn(frame []byte, port uint16, op dhcpv4.OpcodeType) *dhcpv4.DHCPv4 {
 	m, err := dhcpv4.FromBytes(payload(frame, port))
-	if err != nil || m.OpCode != op || m.HWType != iana.HWTypeEthernet || len(m.ClientHWAddr) != 6 || vswitch.MAC(m.ClientHWAddr) != mac {
+	if err != nil || m.OpCode != op || m.HWType != iana.HWTypeEthernet || len(m.ClientHWAddr) != 6 {
 		return nil
 	}
 	return m

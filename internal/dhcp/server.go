@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"reflect"
 	"sync"
 	"time"
@@ -106,7 +107,11 @@ func (s *Server) serve(ctx context.Context, l model.Lease) {
 }
 
 func serveDevice(ctx context.Context, l *model.Lease) error {
-	f, err := listen(l.Device, serverPort, 0)
+	dev, err := net.InterfaceByName(l.Device)
+	if err != nil {
+		return unix.ENODEV
+	}
+	f, err := listen(dev, serverPort, 0)
 	if err != nil {
 		return err
 	}

@@ -13,16 +13,12 @@ import (
 // listen opens a socket that hears the datagrams to a UDP port which come by a device,
 // in a VLAN (0 = untagged), before the switch and the host's firewall do; what it
 // sends leaves past both.
-func listen(device string, port, vlan uint16) (*os.File, error) {
-	i, err := net.InterfaceByName(device)
-	if err != nil {
-		return nil, unix.ENODEV
-	}
+func listen(device *net.Interface, port, vlan uint16) (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0) // nothing until it is bound
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	f := os.NewFile(uintptr(fd), device)
+	f := os.NewFile(uintptr(fd), device.Name)
 	prog := filter(port, vlan)
 	err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]})
 	for _, o := range []int{unix.PACKET_IGNORE_OUTGOING, unix.PACKET_QDISC_BYPASS} { // Linux 4.20, 3.14
@@ -33,7 +29,7 @@ func listen(device string, port, vlan uint16) (*os.File, error) {
 	if err == nil {
 		// Every protocol, in network order: what is bound to one comes after the switch.
 		const all = unix.ETH_P_ALL<<8 | unix.ETH_P_ALL>>8
-		err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: i.Index})
+		err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: device.Index})
 	}
 	if err != nil {
 		f.Close()

@@ -126,6 +126,9 @@ type endpoints struct{ h *HNS }
 func (c endpoints) doc(e *model.Endpoint, detailed bool) (resource.Doc, error) {
 	d := e.Doc
 	d.Health = c.h.health(detailed, d.Health)
+	if data, ok := d.Health.Data.(map[string]string); ok && e.Lease != nil {
+		leaseHealth(e.Lease, data)
+	}
 	raw, err := model.Encode(d)
 	return resource.Doc{ID: d.Id, Version: d.Version, JSON: raw}, err
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"time"
 
 	"gatehouse.dev/gatehouse/hcn"
 	"gatehouse.dev/gatehouse/internal/network/model"
@@ -75,4 +76,13 @@ func (h *HNS) Lend(ctx context.Context, endpoint string, l model.DHCPLease) erro
 	return h.change(ctx, "lease of endpoint "+endpoint, func(w model.World, in model.Input) (model.World, error) {
 		return w.Lend(endpoint, l, in)
 	})
+}
+
+// leaseHealth tells of an endpoint's lease in its health.
+func leaseHealth(l *model.DHCPLease, data map[string]string) {
+	if !l.Addr.IsValid() {
+		data["Status"], data["Reason"] = "Degraded", "no DHCP server lends it an address at present"
+		return
+	}
+	data["LeasedBy"], data["LeaseExpires"] = l.Server.String(), l.Expires.UTC().Format(time.RFC3339)
 }

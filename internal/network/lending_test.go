@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -153,11 +154,25 @@ func TestLendIsStored(t *testing.T) {
 		t.Errorf("%+v", got.Lease)
 	}
 	w.h.o.Clients = l
+	health := func() string {
+		got, _ := w.h.World().Endpoint(e.Doc.Id)
+		d, err := endpoints{w.h}.doc(got, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(d.JSON)
+	}
+	if got := health(); !strings.Contains(got, `"LeaseExpires":"`+more.Expires.UTC().Format(time.RFC3339)+`","LeasedBy":"10.0.0.2","Status":"Ok"`) {
+		t.Error(got)
+	}
 	if err := w.h.Lend(ctx, e.Doc.Id, model.DHCPLease{}); err != nil || w.k.applies == applies || len(l.set) != 1 || l.set[0].Lease.Addr.IsValid() {
 		t.Error(err, l.set)
 	}
 	if got, _ := w.h.World().Endpoint(e.Doc.Id); len(got.Doc.IpConfigurations) != 0 {
 		t.Errorf("%+v", got.Doc)
+	}
+	if got := health(); !strings.Contains(got, `"Status":"Degraded"`) {
+		t.Error(got)
 	}
 	w.consistent()
 }
