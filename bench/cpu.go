@@ -56,6 +56,21 @@ func busyCPU() float64 {
 	return sum
 }
 
+// cpuOf is the CPU time of a process, in seconds.
+func cpuOf(pid int) float64 {
+	raw, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	_, rest, _ := bytes.Cut(raw, []byte(") ")) // the name may hold anything
+	sum := 0.0
+	// utime, stime, proc(5)
+	if f := strings.Fields(string(rest)); len(f) > 12 {
+		for _, s := range f[11:13] {
+			n, _ := strconv.ParseFloat(s, 64)
+			sum += n / userHZ
+		}
+	}
+	return sum
+}
+
 // foreignCPU is the CPU time of every process that neither descends from this one
 // nor is a kernel thread, its ended and awaited children included: when one ends,
 // its time moves to its parent and the sum stays.

@@ -68,7 +68,11 @@ func benchEndpoints(b *bench, r *report, rounds int) error {
 	var rows []string
 	all := make([]plugged, 0, n)
 	var took series
+	var before float64
 	for i := range n {
+		if i == 0 || i == n/2-sample || i == n-sample {
+			before = cpuOf(h.pid)
+		}
 		if err := b.going(); err != nil {
 			return err
 		}
@@ -81,7 +85,8 @@ func benchEndpoints(b *bench, r *report, rounds int) error {
 		all = append(all, p)
 		if done := i + 1; done == sample || done == n/2 || done == n {
 			last := took[len(took)-sample:]
-			rows = append(rows, fmt.Sprintf("the %d up to %d | %.2f | %.2f | %.0f", sample, done, last.median(), last.q(0.99), h.mib()))
+			rows = append(rows, fmt.Sprintf("the %d up to %d | %.2f | %.2f | %.2f | %.0f", sample, done, last.median(), last.q(0.99),
+				1000*(cpuOf(h.pid)-before)/sample, h.mib()))
 		}
 	}
 	var gone series
@@ -101,7 +106,7 @@ func benchEndpoints(b *bench, r *report, rounds int) error {
 		return err
 	}
 	r.title("%d endpoints on one network, each in a namespace of its own", n)
-	r.table("which | create p50 ms | p99 ms | "+colMemory, rows...)
+	r.table("which | create p50 ms | p99 ms | daemon CPU ms | "+colMemory, rows...)
 	r.note("Two verbs each, namespace and endpoint with its attachment, one after the other; each is synced to disk: %.2f ms for one sync there.", syncTime(b.dir))
 	r.note("The daemon alone has %.0f MiB. Removing one of %d takes %.2f ms, p99 %.2f (two verbs).", empty, n, gone.median(), gone.q(0.99))
 	return nil

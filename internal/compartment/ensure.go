@@ -70,17 +70,17 @@ func (h *Host) ensure(ctx context.Context, want model.Desired) (vswitch.Facts, e
 			errs = append(errs, fmt.Errorf("tap %s of endpoint %s: %w", t.Name, t.Endpoint, err))
 		}
 	}
-	for i := range want.Compartments {
-		if err := ctx.Err(); err != nil {
-			return h.facts(), errors.Join(append(errs, err)...)
-		}
-		c := &want.Compartments[i]
-		if err := h.ensureCompartment(c, follow, first); err != nil {
-			errs = append(errs, fmt.Errorf("compartment %s: %w", c.ID, err))
-		}
+	if err := h.ensureCompartments(ctx, want, follow, first); err != nil {
+		errs = append(errs, err)
 	}
-	for i := range want.Switch.Ports {
-		p := &want.Switch.Ports[i]
+	if err := ctx.Err(); err != nil {
+		return h.facts(), errors.Join(append(errs, err)...)
+	}
+	ports := want.Switch.Limited()
+	if len(h.shaped) > 0 { // some of which may have their bounds no more
+		ports = want.Switch.AllPorts()
+	}
+	for p := range ports {
 		if err := h.ensureShaping(p); err != nil {
 			errs = append(errs, fmt.Errorf("limits of port %d (%s): %w", p.ID, p.Object, err))
 		}
@@ -99,6 +99,7 @@ func (h *Host) noteLosses() {
 	if len(lost) == 0 && !all {
 		return
 	}
+	h.kept = nil
 	byIndex := make(map[int]string, len(h.devices))
 	for name, index := range h.devices {
 		byIndex[index] = name
@@ -106,9 +107,10 @@ func (h *Host) noteLosses() {
 	if all { // events were missed: look at everything of ours once more
 		h.log.Warn("network events were missed, looking again")
 		devices := h.devices
-		h.devices, h.loaded = map[string]int{}, false
+		h.forgetDevices()
+		h.loaded = false
 		if err := h.load(); err != nil {
-			h.devices = devices
+			h.devices, h.told = devices, nil
 			h.log.Error("look at devices again", "err", err)
 			return
 		}
@@ -154,7 +156,7 @@ func (h *Host) noteLosses() {
 	}
 	for _, c := range h.comps {
 		for _, v := range c.vnics {
-			for _, end := range ends(&v.want) {
+			for _, end := range endsOf(&v.want) {
 				owner[end] = func() { c.broken, v.broken = true, true }
 			}
 		}
@@ -177,7 +179,7 @@ func (h *Host) noteLosses() {
 		delete(h.joined, l.index)
 		delete(h.queued, l.index)
 		if l.device && h.devices[name] == l.index {
-			delete(h.devices, name)
+			h.dropDevice(name)
 		}
 		if l.index == h.anchor || name == h.inst.AnchorPeer() {
 			h.anchor = 0
@@ -233,7 +235,8 @@ func (h *Host) ensurePair(near, far string, mac vswitch.MAC, mtu int) (int, erro
 		return 0, err
 	}
 	if a != nil && b != nil && paired(a, b) && !h.reaper.pending(a.Attrs().Index) && !h.reaper.pending(b.Attrs().Index) {
-		h.devices[near], h.devices[far] = a.Attrs().Index, b.Attrs().Index
+		h.setDevice(near, a.Attrs().Index)
+		h.setDevice(far, b.Attrs().Index)
 		if err := fit(h.nl, a, mac, mtu); err != nil {
 			return 0, err
 		}
@@ -253,14 +256,14 @@ func (h *Host) ensurePair(near, far string, mac vswitch.MAC, mtu int) (int, erro
 	if err != nil {
 		return 0, err
 	}
-	h.devices[near] = index
+	h.setDevice(near, index)
 	if b, err = findLink(h.nl, far); err != nil {
 		return 0, err
 	}
 	if b == nil {
 		return 0, fmt.Errorf("device %s is gone: %w", far, errdefs.ErrUnavailable)
 	}
-	h.devices[far] = b.Attrs().Index
+	h.setDevice(far, b.Attrs().Index)
 	return index, nil
 }
 
@@ -320,6 +323,50 @@ func (h *Host) hostSide(name string, addrs []netip.Prefix) error {
 		"accept_redirects", "0", "disable_ipv6", off)
 }
 
+// keptPart is a part of the compartments that is as wanted.
+type keptPart struct {
+	part []model.Compartment
+	ends int // how many ends of its vNICs are in the host's namespace; -1 = not counted
+}
+
+// ensureCompartments brings all in line, but looks into no part that was as wanted
+// the last time and is the same one again.
+func (h *Host) ensureCompartments(ctx context.Context, want model.Desired, follow *mtus, first bool) error {
+	var errs []error
+	ensure := func(list []model.Compartment) (whole bool) {
+		whole = true
+		for i := range list {
+			if err := ctx.Err(); err != nil {
+				return false
+			}
+			if err := h.ensureCompartment(&list[i], follow, first); err != nil {
+				errs = append(errs, fmt.Errorf("compartment %s: %w", list[i].ID, err))
+				whole = false
+			}
+		}
+		return whole
+	}
+	was := h.kept
+	if h.follows != follow {
+		was = nil
+	}
+	h.kept, h.follows = make([]*keptPart, len(want.CompartmentParts)), follow
+	for k, part := range want.CompartmentParts {
+		if k < len(was) && was[k].holds(part) {
+			h.kept[k] = was[k]
+		} else if ensure(part) {
+			h.kept[k] = &keptPart{part, -1}
+		}
+	}
+	ensure(want.Compartments)
+	return errors.Join(errs...)
+}
+
+// holds reports whether k is of the part, without a look at what is in it.
+func (k *keptPart) holds(part []model.Compartment) bool {
+	return k != nil && len(k.part) == len(part) && (len(part) == 0 || &k.part[0] == &part[0])
+}
+
 // ensureCompartment brings one compartment in line.
 func (h *Host) ensureCompartment(c *model.Compartment, follow *mtus, first bool) error {
 	rec := h.comps[c.ID]
@@ -334,6 +381,9 @@ func (h *Host) ensureCompartment(c *model.Compartment, follow *mtus, first bool)
 		h.comps[c.ID] = rec
 	}
 	rec.path, rec.foreign, rec.broken = c.Path, c.Foreign, true
+	if delete(h.foreign, c.ID); c.Foreign {
+		h.foreign[c.ID] = rec
+	}
 	ns, fresh, err := h.namespaceFor(c)
 	if errors.Is(err, errdefs.ErrNotFound) && (first || !changed) {
 		// Whoever handed it in took it away; that must not stop the others, and
@@ -423,7 +473,7 @@ func (h *Host) ensureVNIC(ns *namespace, v *model.VNIC, mtu int, fresh bool) err
 		if index, err = h.addVNIC(ns, v, mtu); err != nil {
 			return err
 		}
-		h.devices[v.PortName] = index
+		h.setDevice(v.PortName, index)
 		if err := failpoint.Hit("compartment.device"); err != nil {
 			return err
 		}
@@ -453,7 +503,7 @@ func (h *Host) ensureVNIC(ns *namespace, v *model.VNIC, mtu int, fresh bool) err
 		inner = l.Attrs().Index
 	}
 	if v.Host {
-		h.devices[v.Name] = inner
+		h.setDevice(v.Name, inner)
 		if err := h.hostSide(v.Name, v.Addrs); err != nil {
 			return err
 		}
@@ -480,14 +530,14 @@ func (h *Host) adopt(ns *namespace, v *model.VNIC, mtu int, fresh bool) (index, 
 			return 0, 0, err
 		}
 		if far != nil && paired(near, far) {
-			h.devices[v.PortName] = near.Attrs().Index
+			h.setDevice(v.PortName, near.Attrs().Index)
 			if err := fit(h.nl, near, vswitch.MAC{}, mtu); err != nil {
 				return 0, 0, err
 			}
 			return near.Attrs().Index, far.Attrs().Index, fit(ns.nl, far, v.MAC, mtu)
 		}
 	}
-	delete(h.devices, v.PortName)
+	h.dropDevice(v.PortName)
 	return 0, 0, h.deleteNow(near.Attrs().Index, v.PortName)
 }
 
@@ -535,7 +585,7 @@ func (h *Host) clear(ns *namespace, name string) error {
 	if _, used := h.devices[near.Attrs().Name]; used && !h.reaper.pending(near.Attrs().Index) {
 		h.log.Warn("an unwanted vNIC is in the way", "device", near.Attrs().Name)
 	}
-	delete(h.devices, near.Attrs().Name)
+	h.dropDevice(near.Attrs().Name)
 	return h.deleteNow(near.Attrs().Index, near.Attrs().Name)
 }
 

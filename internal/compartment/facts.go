@@ -19,7 +19,11 @@ import (
 // facts puts together what the view knows of others and what we know of ours, so
 // that a host vNIC just made shows at once.
 func (h *Host) facts() vswitch.Facts {
-	f := vswitch.Facts{Ifindex: maps.Clone(h.devices), Anchor: h.anchor, NetnsCookie: h.cookie, LocalPortLow: h.local[0], LocalPortHigh: h.local[1], LocalReserved: h.reserved}
+	if h.told == nil {
+		h.told = maps.Clone(h.devices)
+		h.version++
+	}
+	f := vswitch.Facts{Ifindex: h.told, Devices: h.version, Anchor: h.anchor, NetnsCookie: h.cookie, LocalPortLow: h.local[0], LocalPortHigh: h.local[1], LocalReserved: h.reserved}
 	f.Uplinks, f.HostAddrs, f.Routes = h.view.facts()
 	for _, n := range h.nics {
 		for _, a := range n.want.Addrs {
@@ -28,10 +32,7 @@ func (h *Host) facts() vswitch.Facts {
 			}
 		}
 	}
-	for _, c := range h.comps {
-		if !c.foreign { // as the host's own is
-			continue
-		}
+	for _, c := range h.foreign { // as the host's own is
 		for _, v := range c.vnics {
 			for _, a := range v.want.Addrs {
 				if v.want.Host && isHostAddr(a.Addr()) {

@@ -47,14 +47,19 @@ type Host struct {
 	loaded  bool
 	swept   bool
 	devices map[string]int
-	joined  map[int]bool // by ifindex: member of the switch's block
-	queued  map[int]bool // by ifindex: has a queue of ours
+	told    map[string]int // a copy for Facts; nil = devices has changed since
+	version uint64         // of told
+	joined  map[int]bool   // by ifindex: member of the switch's block
+	queued  map[int]bool   // by ifindex: has a queue of ours
 	anchor  int
 	// What was made true, by name and by HCN id; broken ones are looked at again.
 	nics    map[string]*nicRecord
 	tunnels map[string]*tunnelRecord
 	taps    map[string]*tapRecord
 	comps   map[string]*compRecord
+	foreign map[string]*compRecord // those of comps whose namespace is not ours
+	kept    []*keptPart            // as in what was wanted last; nil = to be looked into
+	follows *mtus                  // what those in kept follow
 	// shaped is by host-side device of the port.
 	shaped map[string]shaping
 }
@@ -150,11 +155,27 @@ func (h *Host) dir() string { return filepath.Join(h.inst.Run, "netns") }
 // forget drops what we believe the kernel has; the next Ensure looks.
 func (h *Host) forget() {
 	h.loaded, h.swept = false, false
-	h.devices, h.joined, h.queued = map[string]int{}, map[int]bool{}, map[int]bool{}
+	h.forgetDevices()
+	h.joined, h.queued = map[int]bool{}, map[int]bool{}
+	h.kept = nil
 	h.shaped = map[string]shaping{}
 	h.nics, h.comps, h.tunnels = map[string]*nicRecord{}, map[string]*compRecord{}, map[string]*tunnelRecord{}
 	h.taps = map[string]*tapRecord{}
+	h.foreign = map[string]*compRecord{}
 	h.anchor = 0
+}
+
+func (h *Host) forgetDevices() { h.devices, h.told = map[string]int{}, nil }
+
+func (h *Host) setDevice(name string, index int) {
+	if h.devices[name] != index {
+		h.devices[name], h.told = index, nil
+	}
+}
+
+func (h *Host) dropDevice(name string) {
+	delete(h.devices, name)
+	h.told = nil
 }
 
 // load lists our devices and the members of our block, once.
@@ -171,7 +192,7 @@ func (h *Host) load() error {
 	}
 	for _, l := range links {
 		if a := l.Attrs(); h.inst.OwnsDevice(a.Name) && !h.reaper.pending(a.Index) {
-			h.devices[a.Name] = a.Index
+			h.setDevice(a.Name, a.Index)
 		}
 	}
 	h.loaded = true

@@ -32,6 +32,11 @@ func (h *Host) Prune(ctx context.Context, want model.Desired) error {
 		}
 	}
 	seen := h.seen(want)
+	for k := range h.kept {
+		if k >= len(want.CompartmentParts) || !h.kept[k].holds(want.CompartmentParts[k]) {
+			h.kept[k] = nil // what it has may go now
+		}
+	}
 	var errs []error
 	if err := h.pruneNamespaces(ctx, want); err != nil {
 		errs = append(errs, err)
@@ -67,7 +72,7 @@ func (h *Host) Prune(ctx context.Context, want model.Desired) error {
 		if keep[name] {
 			continue
 		}
-		delete(h.devices, name)
+		h.dropDevice(name)
 		delete(h.joined, index)
 		delete(h.queued, index)
 		h.reaper.add(index, name, seen[name])
@@ -88,8 +93,8 @@ func (h *Host) seen(want model.Desired) map[string]bool {
 			out[port] = c.foreign
 		}
 	}
-	for i := range want.Compartments {
-		if c := h.comps[want.Compartments[i].ID]; c != nil {
+	for c := range want.AllCompartments() {
+		if c := h.comps[c.ID]; c != nil {
 			for port := range c.vnics {
 				out[port] = true
 			}
@@ -105,10 +110,9 @@ func (h *Host) Leaving() <-chan struct{} { return h.reaper.leaving() }
 // exactly reports that want is what we have, no more: the usual case after a
 // create, found without building anything.
 func (h *Host) exactly(want model.Desired) bool {
-	if len(want.HostNICs) != len(h.nics) || len(want.Tunnels) != len(h.tunnels) || len(want.Taps) != len(h.taps) || len(want.Compartments) != len(h.comps) {
+	if len(want.HostNICs) != len(h.nics) || len(want.Tunnels) != len(h.tunnels) || len(want.Taps) != len(h.taps) {
 		return false
 	}
-	ports := 0
 	for i := range want.HostNICs {
 		if h.nics[want.HostNICs[i].Name] == nil {
 			return false
@@ -124,30 +128,53 @@ func (h *Host) exactly(want model.Desired) bool {
 			return false
 		}
 	}
-	for i := range want.Compartments {
-		c := &want.Compartments[i]
-		rec := h.comps[c.ID]
-		if rec == nil || rec.path != c.Path || len(rec.vnics) > len(c.VNICs) {
+	comps := len(want.Compartments)
+	ports, exact := h.exactEnds(want.Compartments)
+	for k, part := range want.CompartmentParts {
+		comps += len(part)
+		if k >= len(h.kept) || !h.kept[k].holds(part) {
 			return false
 		}
-		for j := range c.VNICs {
-			for _, end := range ends(&c.VNICs[j]) {
-				if _, there := h.devices[end]; there {
-					ports++
-				}
+		kept := h.kept[k]
+		if kept.ends < 0 {
+			n, is := h.exactEnds(part)
+			if !is {
+				return false
 			}
+			kept.ends = n
 		}
+		ports += kept.ends
 	}
 	for _, s := range h.shaped {
 		if s.egress != 0 {
 			ports += 2
 		}
 	}
-	return len(h.devices) == ports+len(h.tunnels)+len(h.taps)+2*len(h.nics)+2 // and the anchor's two
+	return exact && comps == len(h.comps) && len(h.devices) == ports+len(h.tunnels)+len(h.taps)+2*len(h.nics)+2 // and the anchor's two
 }
 
-// ends of a vNIC's pair that are in the host's namespace.
-func ends(v *model.VNIC) []string {
+// exactEnds counts the ends in the host's namespace of compartments' vNICs; exact:
+// they have no other vNIC of ours.
+func (h *Host) exactEnds(list []model.Compartment) (ends int, exact bool) {
+	for i := range list {
+		c := &list[i]
+		rec := h.comps[c.ID]
+		if rec == nil || rec.path != c.Path || len(rec.vnics) > len(c.VNICs) {
+			return 0, false
+		}
+		for j := range c.VNICs {
+			for _, end := range endsOf(&c.VNICs[j]) {
+				if _, there := h.devices[end]; there {
+					ends++
+				}
+			}
+		}
+	}
+	return ends, true
+}
+
+// endsOf a vNIC's pair that are in the host's namespace.
+func endsOf(v *model.VNIC) []string {
 	if v.Host {
 		return []string{v.PortName, v.Name}
 	}
@@ -165,15 +192,15 @@ func wantedDevices(want model.Desired) map[string]bool {
 	for i := range want.Taps {
 		keep[want.Taps[i].Name] = true
 	}
-	for i := range want.Compartments {
-		for j := range want.Compartments[i].VNICs {
-			for _, end := range ends(&want.Compartments[i].VNICs[j]) {
+	for c := range want.AllCompartments() {
+		for j := range c.VNICs {
+			for _, end := range endsOf(&c.VNICs[j]) {
 				keep[end] = true
 			}
 		}
 	}
-	for i := range want.Switch.Ports {
-		if p := &want.Switch.Ports[i]; p.EgressBps != 0 {
+	for p := range want.Switch.Limited() {
+		if p.EgressBps != 0 {
 			keep[p.Shaper], keep[p.ShaperPeer] = true, true
 		}
 	}
@@ -183,9 +210,9 @@ func wantedDevices(want model.Desired) map[string]bool {
 func (h *Host) pruneNamespaces(ctx context.Context, want model.Desired) error {
 	ids := make(map[string]bool, len(want.Compartments))
 	paths := make(map[string]bool, len(want.Compartments))
-	for i := range want.Compartments {
-		ids[want.Compartments[i].ID] = true
-		paths[filepath.Clean(want.Compartments[i].Path)] = true
+	for c := range want.AllCompartments() {
+		ids[c.ID] = true
+		paths[filepath.Clean(c.Path)] = true
 	}
 	var drop []string
 	if !h.swept { // an earlier life may have left some
@@ -220,8 +247,9 @@ func (h *Host) pruneNamespaces(ctx context.Context, want model.Desired) error {
 				}
 			}
 			delete(h.comps, id)
+			delete(h.foreign, id)
 		} else if !c.foreign && !paths[filepath.Clean(c.path)] {
-			c.broken = true
+			c.broken, h.kept = true, nil
 		}
 	}
 	return errors.Join(errs...)

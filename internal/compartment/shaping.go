@@ -138,8 +138,7 @@ func tbfAttrs(index int) netlink.QdiscAttrs {
 // unlimit takes off devices that stay the limits that an earlier life left.
 func (h *Host) unlimit(want model.Desired) error {
 	limited := map[string]bool{}
-	for i := range want.Switch.Ports {
-		p := &want.Switch.Ports[i]
+	for p := range want.Switch.Limited() {
 		if p.IngressBps != 0 {
 			limited[p.Interface] = true
 		}

@@ -63,7 +63,7 @@ func (h *Host) ensureTunnel(n *model.Tunnel) error {
 		return err
 	}
 	index := l.Attrs().Index
-	h.devices[n.Name] = index
+	h.setDevice(n.Name, index)
 	// The host's stack has no business with it.
 	if err := h.sysctl6(n.Name, "disable_ipv6", "1"); err != nil {
 		return err

@@ -83,13 +83,13 @@ func (l *ledger) find() error {
 	for _, t := range d.Taps {
 		owner[t.Name] = "endpoint " + t.Endpoint
 	}
-	for _, c := range d.Compartments {
+	for c := range d.AllCompartments() {
 		owner[c.Path] = "namespace " + c.ID
 		for _, v := range c.VNICs {
 			owner[v.PortName] = "endpoint " + v.Endpoint
 		}
 	}
-	for _, p := range d.Switch.Ports {
+	for p := range d.Switch.AllPorts() {
 		if p.EgressBps != 0 {
 			owner[p.Shaper], owner[p.ShaperPeer] = "endpoint "+p.Object, "endpoint "+p.Object
 		}

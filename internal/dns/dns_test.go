@@ -139,7 +139,7 @@ func texts(r *dns.Msg) []string {
 func TestAnswers(t *testing.T) {
 	s := newServer(t)
 	newUpstream(t, upstream1, answerA)
-	s.Set(names(), resolvers(upstream1))
+	s.Set([][]model.NameRecord{names()}, resolvers(upstream1))
 	for _, c := range []struct {
 		at    netip.Addr
 		name  string
@@ -190,7 +190,7 @@ func TestAnswers(t *testing.T) {
 func TestUnknownLabelStaysInside(t *testing.T) {
 	s := newServer(t)
 	u := newUpstream(t, upstream1, answerA)
-	s.Set(names(), resolvers(upstream1))
+	s.Set([][]model.NameRecord{names()}, resolvers(upstream1))
 	exchangeAt(t, "udp", gwA, query("nobody", dns.TypeA))
 	exchangeAt(t, "udp", gwA, query("nobody.a.internal", dns.TypeA))
 	exchangeAt(t, "udp", gwA, query("web", dns.TypeAAAA))
@@ -201,11 +201,11 @@ func TestUnknownLabelStaysInside(t *testing.T) {
 
 func TestSetSwaps(t *testing.T) {
 	s := newServer(t)
-	s.Set(names(), resolvers())
+	s.Set([][]model.NameRecord{names()}, resolvers())
 	if got := texts(exchangeAt(t, "udp", gwA, query("web", dns.TypeA))); !slices.Equal(got, []string{"A 172.30.0.5"}) {
 		t.Fatalf("before: %v", got)
 	}
-	s.Set([]model.NameRecord{{Network: "a", Name: "web", Addrs: addrs("172.30.0.99")}}, resolvers()[:1])
+	s.Set([][]model.NameRecord{{{Network: "a", Name: "web", Addrs: addrs("172.30.0.99")}}}, resolvers()[:1])
 	if got := texts(exchangeAt(t, "udp", gwA, query("web", dns.TypeA))); !slices.Equal(got, []string{"A 172.30.0.99"}) {
 		t.Errorf("after: %v", got)
 	}
@@ -224,7 +224,7 @@ func TestSetSwaps(t *testing.T) {
 func TestWaitsForAddress(t *testing.T) {
 	s := newServer(t)
 	gw := netip.MustParseAddr("10.99.0.1")
-	s.Set([]model.NameRecord{{Network: "a", Name: "web", Addrs: addrs("10.99.0.2")}},
+	s.Set([][]model.NameRecord{{{Network: "a", Name: "web", Addrs: addrs("10.99.0.2")}}},
 		[]model.Resolver{{Network: "a", Listen: []netip.Addr{gw}}})
 	if got := s.Listening(); len(got) != 0 {
 		t.Fatalf("listening at %v before the address is there", got)
@@ -243,13 +243,13 @@ func TestUpstreamFailsOver(t *testing.T) {
 	broken := netip.MustParseAddr("127.0.9.2")
 	newUpstream(t, upstream1, answerA)
 	newUpstream(t, broken, func(r, _ *dns.Msg, _ bool) { r.Rcode = dns.RcodeServerFailure })
-	s.Set(names(), resolvers(deadU, broken, upstream1))
+	s.Set([][]model.NameRecord{names()}, resolvers(deadU, broken, upstream1))
 	for _, network := range []string{"udp", "tcp"} {
 		if got := texts(exchangeAt(t, network, gwA, query("example.com", dns.TypeA))); !slices.Equal(got, []string{"A 192.0.2.7"}) {
 			t.Errorf("%s: answer %v", network, got)
 		}
 	}
-	s.Set(names(), resolvers(deadU, broken))
+	s.Set([][]model.NameRecord{names()}, resolvers(deadU, broken))
 	if r := exchangeAt(t, "udp", gwA, query("example.com", dns.TypeA)); r.Rcode != dns.RcodeServerFailure {
 		t.Errorf("all fail: %s, want SERVFAIL", dns.RcodeToString[r.Rcode])
 	}
@@ -263,7 +263,7 @@ func TestUpstreamSilent(t *testing.T) {
 	}
 	defer silent.Close()
 	newUpstream(t, upstream1, answerA)
-	s.Set(names(), resolvers(netip.MustParseAddr("127.0.9.3"), upstream1))
+	s.Set([][]model.NameRecord{names()}, resolvers(netip.MustParseAddr("127.0.9.3"), upstream1))
 	start := time.Now()
 	if got := texts(exchangeAt(t, "udp", gwA, query("example.com", dns.TypeA))); !slices.Equal(got, []string{"A 192.0.2.7"}) {
 		t.Errorf("answer %v", got)
@@ -275,7 +275,7 @@ func TestUpstreamSilent(t *testing.T) {
 
 func TestLoopIsCut(t *testing.T) {
 	s := newServer(t)
-	s.Set(names(), resolvers(gwA, gwB))
+	s.Set([][]model.NameRecord{names()}, resolvers(gwA, gwB))
 	start := time.Now()
 	if r := exchangeAt(t, "udp", gwA, query("example.com", dns.TypeA)); r.Rcode != dns.RcodeServerFailure {
 		t.Errorf("%s, want SERVFAIL", dns.RcodeToString[r.Rcode])
@@ -288,7 +288,7 @@ func TestLoopIsCut(t *testing.T) {
 func TestResolvConfIsFollowed(t *testing.T) {
 	s := newServer(t)
 	newUpstream(t, upstream1, answerA)
-	s.Set(names(), resolvers())
+	s.Set([][]model.NameRecord{names()}, resolvers())
 	if r := exchangeAt(t, "udp", gwA, query("example.com", dns.TypeA)); r.Rcode != dns.RcodeServerFailure {
 		t.Fatalf("without servers: %s, want SERVFAIL", dns.RcodeToString[r.Rcode])
 	}
@@ -314,7 +314,7 @@ func big(r, q *dns.Msg, overTCP bool) {
 func TestTruncation(t *testing.T) {
 	s := newServer(t)
 	u := newUpstream(t, upstream1, big)
-	s.Set(names(), resolvers(upstream1))
+	s.Set([][]model.NameRecord{names()}, resolvers(upstream1))
 	for _, c := range []struct {
 		network string
 		edns    uint16
@@ -337,7 +337,7 @@ func TestTruncation(t *testing.T) {
 	for i := range 200 {
 		many = append(many, netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}))
 	}
-	s.Set([]model.NameRecord{{Network: "a", Name: "many", Addrs: many}}, resolvers(upstream1))
+	s.Set([][]model.NameRecord{{{Network: "a", Name: "many", Addrs: many}}}, resolvers(upstream1))
 	// The client's buffer is as small as the protocol allows: more would not arrive.
 	if r := exchangeAt(t, "udp", gwA, query("many", dns.TypeA)); !r.Truncated || len(r.Answer) == 0 {
 		t.Errorf("own answer: truncated %v, %d records", r.Truncated, len(r.Answer))
@@ -351,7 +351,7 @@ func TestEDNS(t *testing.T) {
 	s := newServer(t)
 	var got atomic.Pointer[dns.OPT]
 	newUpstream(t, upstream1, func(r, q *dns.Msg, tcp bool) { got.Store(q.IsEdns0()); answerA(r, q, tcp) })
-	s.Set(names(), resolvers(upstream1))
+	s.Set([][]model.NameRecord{names()}, resolvers(upstream1))
 	q := query("example.com", dns.TypeA)
 	q.SetEdns0(1400, true)
 	r := exchangeAt(t, "udp", gwA, q)
@@ -378,7 +378,7 @@ func TestThousandAtOnce(t *testing.T) {
 		time.Sleep(100 * time.Millisecond) // all are in flight together
 		answerA(r, q, tcp)
 	})
-	s.Set(names(), resolvers(upstream1))
+	s.Set([][]model.NameRecord{names()}, resolvers(upstream1))
 	start := time.Now()
 	var wg sync.WaitGroup
 	var wrong atomic.Int64
@@ -421,7 +421,7 @@ func TestFromNamespaces(t *testing.T) {
 			Clients: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.8.%d.0/24", i)), netip.MustParsePrefix(fmt.Sprintf("fd08:%d::/64", i))}})
 		recs = append(recs, model.NameRecord{Network: network, Name: "peer", Addrs: addrs(fmt.Sprintf("10.8.%d.77", i))})
 	}
-	s.Set(recs, res)
+	s.Set([][]model.NameRecord{recs}, res)
 	for i, n := range ns {
 		for _, at := range res[i].Listen {
 			for _, network := range []string{"udp", "tcp"} {
@@ -468,7 +468,7 @@ func eventually(t *testing.T, what string, f func() bool) {
 }
 
 func BenchmarkAnswer(b *testing.B) {
-	z := newTables(names(), resolvers()).zone("a")
+	z := newTables([][]model.NameRecord{names()}, resolvers()).zone("a")
 	q := query("web", dns.TypeA)
 	for b.Loop() {
 		if _, done := z.answer(q); !done {

@@ -84,7 +84,7 @@ func New(o Options) *Server {
 // Set swaps what is answered and where, all at once for each question: it is
 // answered from the old tables or from the new. Both slices must not change
 // afterwards. Listeners whose address stays go on undisturbed.
-func (s *Server) Set(names []model.NameRecord, resolvers []model.Resolver) {
+func (s *Server) Set(names [][]model.NameRecord, resolvers []model.Resolver) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {

@@ -23,15 +23,15 @@ func TestServiceNames(t *testing.T) {
 		}
 		answerA(r, q, false)
 	})
-	s.Set(append(names(),
-		model.NameRecord{Name: "web", Addrs: addrs("10.96.0.9", "fd96::9")},
-		model.NameRecord{Name: "_http._tcp.web", Servers: []model.Server{{Target: "web", Port: 80}}},
-		model.NameRecord{Name: "far", Alias: "example.com"},
-		model.NameRecord{Name: "near", Alias: "web"},
-		model.NameRecord{Name: "round", Alias: "about"},
-		model.NameRecord{Name: "about", Alias: "round"},
-		model.NameRecord{Name: "empty"},
-	), resolvers(upstream1))
+	s.Set([][]model.NameRecord{names(), {
+		{Name: "web", Addrs: addrs("10.96.0.9", "fd96::9")},
+		{Name: "_http._tcp.web", Servers: []model.Server{{Target: "web", Port: 80}}},
+		{Name: "far", Alias: "example.com"},
+		{Name: "near", Alias: "web"},
+		{Name: "round", Alias: "about"},
+		{Name: "about", Alias: "round"},
+		{Name: "empty"},
+	}}, resolvers(upstream1))
 	for _, c := range []struct {
 		name  string
 		qtype uint16

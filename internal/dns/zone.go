@@ -6,6 +6,7 @@ package dns
 import (
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 
@@ -24,7 +25,7 @@ type tables struct {
 }
 
 // newTables does the work at the first question: a burst of changes costs one.
-func newTables(names []model.NameRecord, resolvers []model.Resolver) *tables {
+func newTables(names [][]model.NameRecord, resolvers []model.Resolver) *tables {
 	return &tables{build: sync.OnceValue(func() map[string]*zone {
 		zones := make(map[string]*zone, len(resolvers))
 		for _, r := range resolvers {
@@ -34,7 +35,7 @@ func newTables(names []model.NameRecord, resolvers []model.Resolver) *tables {
 			}
 		}
 		every := &zone{addrs: map[string][]netip.Addr{}, names: map[netip.Addr]string{}}
-		for _, n := range names {
+		for _, n := range slices.Concat(names...) {
 			if n.Network == "" {
 				every.add(n)
 			} else if z := zones[n.Network]; z != nil {

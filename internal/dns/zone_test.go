@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"gatehouse.dev/gatehouse/internal/network/model"
+
 	"github.com/miekg/dns"
 )
 
@@ -56,7 +58,7 @@ func FuzzAnswer(f *testing.F) {
 			f.Add(b)
 		}
 	}
-	z := newTables(names(), resolvers()).zone("a")
+	z := newTables([][]model.NameRecord{names()}, resolvers()).zone("a")
 	f.Fuzz(func(t *testing.T, b []byte) {
 		q := new(dns.Msg)
 		if q.Unpack(b) != nil {

@@ -345,13 +345,18 @@ func (h *HNS) nameThem(want model.Desired, again bool) {
 	if h.o.Clients != nil {
 		h.o.Clients.Set(want.Clients)
 	}
-	same := !again && h.given && slices.EqualFunc(want.Names, h.names, sameName) && slices.EqualFunc(want.Resolvers, h.resolver, sameResolver)
+	same := !again && h.given && slices.EqualFunc(want.Names, h.names, sameNames) && slices.EqualFunc(want.Resolvers, h.resolver, sameResolver)
 	h.given = true
 	if same || h.o.Names == nil {
 		return
 	}
 	h.o.Names.Set(want.Names, want.Resolvers)
 	h.names, h.resolver = want.Names, want.Resolvers
+}
+
+// sameNames compares lists, at once where both are the same memory.
+func sameNames(a, b []model.NameRecord) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.EqualFunc(a, b, sameName))
 }
 
 func sameName(a, b model.NameRecord) bool {

@@ -32,7 +32,7 @@ type fake struct {
 	Tables  string
 	Next    int
 
-	names     []model.NameRecord
+	names     [][]model.NameRecord
 	resolvers []model.Resolver
 	ports     []model.HostPort
 	resets    []vswitch.PortID
@@ -74,7 +74,7 @@ func wantedBy(d model.Desired) (devices []string, spaces []string) {
 	for _, t := range d.Taps {
 		devices = append(devices, t.Name)
 	}
-	for _, c := range d.Compartments {
+	for c := range d.AllCompartments() {
 		spaces = append(spaces, c.Path)
 		for _, v := range c.VNICs {
 			devices = append(devices, v.PortName)
@@ -152,14 +152,14 @@ func (f *fake) Apply(ctx context.Context, t vswitch.Tables) error {
 
 func (f *fake) ResetStats(p vswitch.PortID) error { f.resets = append(f.resets, p); return nil }
 
-func (f *fake) setNames(names []model.NameRecord, rs []model.Resolver) {
+func (f *fake) setNames(names [][]model.NameRecord, rs []model.Resolver) {
 	f.names, f.resolvers = names, rs
 }
 
 // fakeNames and fakePorts have their Set under their own types.
 type fakeNames struct{ *fake }
 
-func (f fakeNames) Set(n []model.NameRecord, r []model.Resolver) { f.setNames(n, r) }
+func (f fakeNames) Set(n [][]model.NameRecord, r []model.Resolver) { f.setNames(n, r) }
 
 type fakePorts struct{ *fake }
 
@@ -265,7 +265,7 @@ func consistent(h *HNS, k *fake) error {
 	if !slices.Equal(d.HostPorts, k.ports) {
 		return fmt.Errorf("ports held %v, want %v", k.ports, d.HostPorts)
 	}
-	if !slices.EqualFunc(d.Names, k.names, sameName) || !slices.EqualFunc(d.Resolvers, k.resolvers, sameResolver) {
+	if !slices.EqualFunc(d.Names, k.names, sameNames) || !slices.EqualFunc(d.Resolvers, k.resolvers, sameResolver) {
 		return fmt.Errorf("names %v, want %v", k.names, d.Names)
 	}
 	loaded, _, err := h.load()

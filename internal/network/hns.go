@@ -56,7 +56,7 @@ type Datapath interface {
 // Names are the hands that answer DNS.
 type Names interface {
 	// Set replaces all names and resolvers.
-	Set(names []model.NameRecord, resolvers []model.Resolver)
+	Set(names [][]model.NameRecord, resolvers []model.Resolver)
 }
 
 // Leases are the hands that answer DHCP.
@@ -163,7 +163,7 @@ type HNS struct {
 	// store and kernel.
 	mu       sync.Mutex
 	compiler vswitch.Compiler
-	names    []model.NameRecord // as last given to Names
+	names    [][]model.NameRecord // as last given to Names
 	resolver []model.Resolver
 	ports    []model.HostPort // as last given to Ports
 	given    bool             // Names and Ports were given anything

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,8 +18,8 @@ import (
 	"github.com/containerd/errdefs"
 
 	"gatehouse.dev/gatehouse/hcn"
+	"gatehouse.dev/gatehouse/internal/network/model"
 	"gatehouse.dev/gatehouse/internal/resource"
-	"gatehouse.dev/gatehouse/internal/vswitch"
 )
 
 func id(n int) string { return fmt.Sprintf("00000000-0000-4000-8000-%012x", n) }
@@ -145,14 +146,13 @@ func TestUndo(t *testing.T) {
 					t.Errorf("%s: %v is no resource.Error", v.name, err)
 				}
 				after := w.h.World().Desired()
-				services := func(s vswitch.State) (n int) {
-					for range s.AllServices() {
-						n++
+				counts := func(d model.Desired) [4]int {
+					return [4]int{
+						len(slices.Collect(d.Switch.AllPorts())), len(slices.Collect(d.AllCompartments())), len(d.HostPorts),
+						len(slices.Collect(d.Switch.AllServices())),
 					}
-					return n
 				}
-				if len(after.Switch.Ports) != len(before.Switch.Ports) || len(after.Compartments) != len(before.Compartments) || len(after.HostPorts) != len(before.HostPorts) ||
-					services(after.Switch) != services(before.Switch) {
+				if counts(after) != counts(before) {
 					t.Errorf("%s: not undone", v.name)
 				}
 				w.restart()

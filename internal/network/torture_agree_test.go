@@ -190,12 +190,12 @@ func (d *tortured) devicesAgree(want model.Desired) error {
 	for _, t := range want.Taps {
 		devices = append(devices, t.Name)
 	}
-	for _, p := range want.Switch.Ports {
+	for p := range want.Switch.AllPorts() {
 		if p.EgressBps != 0 {
 			devices = append(devices, p.Shaper, p.ShaperPeer)
 		}
 	}
-	for _, c := range want.Compartments {
+	for c := range want.AllCompartments() {
 		if !c.Foreign {
 			spaces = append(spaces, c.Path)
 		}
@@ -229,12 +229,12 @@ func (d *tortured) devicesAgree(want model.Desired) error {
 	for _, n := range want.HostNICs {
 		errs = append(errs, deviceAgrees(nl, "host", n.Name, n.MAC, n.Addrs, nil, nil))
 	}
-	for _, p := range want.Switch.Ports {
+	for p := range want.Switch.AllPorts() {
 		if p.EgressBps != 0 {
 			errs = append(errs, rateAgrees(nl, p.Shaper, p.EgressBps))
 		}
 	}
-	for _, c := range want.Compartments {
+	for c := range want.AllCompartments() {
 		if c.Foreign {
 			for _, v := range c.VNICs {
 				errs = append(errs, deviceAgrees(nl, "host", v.Name, v.MAC, v.Addrs, nil, nil))

@@ -56,6 +56,7 @@ func Compile(s State, f Facts) (Tables, error) { return new(Compiler).Compile(s,
 type Compiler struct {
 	nets      map[NetworkID]*netMemo
 	ports     map[PortID]*portMemo
+	portParts []*portPartMemo // as in the State
 	uplinks   uplinkMemo
 	pools     poolMemo
 	hosts     hostMemo
@@ -66,6 +67,7 @@ type Compiler struct {
 	addrSets  addrSetMemo
 	acls      aclMemo
 	outside   outsideMemo
+	flooded   floodMemo
 	overlay   overlayMemo
 
 	// Who holds what may be held once. Maintained together with ports.
@@ -75,8 +77,11 @@ type Compiler struct {
 	wireOwner    map[WireIPKey]PortID
 	vlanOwner    map[SegmentKey]PortID // of trunks
 
-	round  uint64 // marks what the current State still has
-	tables Tables // of the last success
+	round    uint64          // marks what the current State still has
+	devices  uint64          // Facts.Devices of the last round
+	contexts uint64          // the round in which what a network is to its ports last changed
+	moved    map[PortID]bool // ports that this round compiled anew, or that went
+	tables   Tables          // of the last success
 }
 
 // Compile returns the Tables of s and f. After an error the Compiler starts
@@ -97,6 +102,7 @@ func (c *Compiler) compile(s State, f Facts) (Tables, error) {
 			nets: map[NetworkID]*netMemo{}, ports: map[PortID]*portMemo{},
 			addrOwner: map[AddrKey]PortID{}, ifindexOwner: map[uint32]PortID{}, macOwner: map[FdbKey]PortID{}, wireOwner: map[WireIPKey]PortID{},
 			vlanOwner: map[SegmentKey]PortID{},
+			flooded:   floodMemo{map[PortID]NetworkID{}, map[NetworkID][]PortID{}},
 		}
 	}
 	c.round++

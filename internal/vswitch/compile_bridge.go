@@ -200,7 +200,7 @@ func (t Tables) HeardMACs() map[int][]MAC {
 		return nil
 	}
 	heard := map[int][]MAC{}
-	for _, b := range t.ports {
+	for b := range func(yield func(*block) bool) { t.ports.all(yield) } {
 		for _, e := range b.fdb {
 			if ifindex, ok := at[e.Key.Zone]; ok {
 				heard[ifindex] = append(heard[ifindex], e.Key.Mac)

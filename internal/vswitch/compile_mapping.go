@@ -31,32 +31,41 @@ const (
 
 // mappingMemo is every published port as a service.
 type mappingMemo struct {
-	was      []PortMapping
+	made     bool
+	loose    []PortMapping
+	parts    []*PortPart
+	udp      [MaxTunnels]uint16
+	was      []PortMapping // of loose and parts
 	services []Service
 }
 
 // publishedServices makes services of the published ports: each has one backend.
 func (c *Compiler) publishedServices(s State) ([]Service, error) {
 	m := &c.mappings
-	for i := range s.Mappings {
-		// Also of what did not change: its port may have.
-		if err := c.checkMapping(&s.Mappings[i]); err != nil {
-			return nil, invalid("Mappings[%d] (%s): %w", i, s.Mappings[i].Object, err)
-		}
-	}
-	if slices.Equal(m.was, s.Mappings) {
+	if m.made && len(c.moved) == 0 && m.udp == c.hosts.udp && slices.Equal(m.loose, s.Mappings) && slices.Equal(m.parts, s.PortParts) {
 		return m.services, nil
 	}
-	keys := make([]mappingKey, len(s.Mappings))
+	all := s.AllMappings()
+	for i := range all {
+		// Also of what did not change: its port may have.
+		if err := c.checkMapping(&all[i]); err != nil {
+			return nil, invalid("Mappings[%d] (%s): %w", i, all[i].Object, err)
+		}
+	}
+	m.loose, m.parts, m.udp = slices.Clone(s.Mappings), slices.Clone(s.PortParts), c.hosts.udp
+	if m.made && slices.Equal(m.was, all) {
+		return m.services, nil
+	}
+	keys := make([]mappingKey, len(all))
 	at := map[mappingKey]int{}
-	for i := range s.Mappings {
-		pm := &s.Mappings[i]
+	for i := range all {
+		pm := &all[i]
 		k := mappingKey{host: pm.HostAddr, proto: pm.Proto, port: pm.HostPort}
 		if !k.host.IsValid() || k.host.IsUnspecified() {
 			k.host = anyAddr(pm.Addr)
 		}
 		if j, ok := at[k]; ok {
-			return nil, invalid("Mappings[%d] (%s): %s %d on %s is also published for %s", i, pm.Object, protoName(k.proto), k.port, k.host, s.Mappings[j].Object)
+			return nil, invalid("Mappings[%d] (%s): %s %d on %s is also published for %s", i, pm.Object, protoName(k.proto), k.port, k.host, all[j].Object)
 		}
 		at[k] = i
 		keys[i] = k
@@ -64,14 +73,14 @@ func (c *Compiler) publishedServices(s State) ([]Service, error) {
 	for i, k := range keys {
 		// As bind(2) sees it: every address includes each single one.
 		if j, ok := at[mappingKey{host: anyAddr(k.host), proto: k.proto, port: k.port}]; ok && j != i {
-			return nil, invalid("Mappings[%d] (%s): %s %d is published on every address for %s, so not on %s alone", i, s.Mappings[i].Object,
-				protoName(k.proto), k.port, s.Mappings[j].Object, k.host)
+			return nil, invalid("Mappings[%d] (%s): %s %d is published on every address for %s, so not on %s alone", i, all[i].Object,
+				protoName(k.proto), k.port, all[j].Object, k.host)
 		}
 	}
 	ids := numbers(keys, mappingKey.compare, mappingHash, uint64(MaxServiceID))
 	services := make([]Service, len(keys))
 	for i, k := range keys {
-		pm := &s.Mappings[i]
+		pm := &all[i]
 		f := Frontend{Addr: k.host, Port: k.port, Proto: k.proto, Scope: ScopeAll}
 		if k.host.IsLoopback() {
 			f.Scope = ScopeHost
@@ -81,7 +90,7 @@ func (c *Compiler) publishedServices(s State) ([]Service, error) {
 			Backends: []Backend{{Addr: pm.Addr, Port: pm.AddrPort, At: pm.Port}},
 		}
 	}
-	*m = mappingMemo{was: slices.Clone(s.Mappings), services: services}
+	m.made, m.was, m.services = true, all, services
 	return services, nil
 }
 

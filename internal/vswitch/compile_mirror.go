@@ -7,8 +7,7 @@ package vswitch
 // never copied again, so a chain would be cut after its first link; and with
 // cycles it would be hard to say what is meant at all.
 func (c *Compiler) checkMirrors(s State) error {
-	for i := range s.Ports {
-		p := &s.Ports[i]
+	for i, p := range s.special() {
 		if p.Mirror == 0 {
 			continue
 		}

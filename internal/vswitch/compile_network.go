@@ -39,9 +39,9 @@ type netMemo struct {
 
 func (c *Compiler) compileNetworks(s State, _ Facts, t *Tables) error {
 	hostPorts := map[PortID]*Port{}
-	for i := range s.Ports {
-		if s.Ports[i].Kind == PortHost {
-			hostPorts[s.Ports[i].ID] = &s.Ports[i]
+	for _, p := range s.special() {
+		if p.Kind == PortHost {
+			hostPorts[p.ID] = p
 		}
 	}
 	if err := checkWires(s.Networks); err != nil {
@@ -82,7 +82,7 @@ func (c *Compiler) compileNetworks(s State, _ Facts, t *Tables) error {
 			c.nets[n.ID] = m
 		}
 		if m.context == nil || !m.context.equal(context) {
-			m.context = context
+			m.context, c.contexts = context, c.round
 		}
 		m.was, m.round, m.nat, m.routes = *n, c.round, nat, routes
 		m.was.Subnets, m.was.Routes = slices.Clone(n.Subnets), slices.Clone(n.Routes)
@@ -93,6 +93,7 @@ func (c *Compiler) compileNetworks(s State, _ Facts, t *Tables) error {
 		for id, m := range c.nets {
 			if m.round != c.round {
 				delete(c.nets, id)
+				c.contexts = c.round
 				t.nets = with(t.nets, &shared, id, nil)
 			}
 		}
@@ -225,34 +226,57 @@ func equalNetwork(a, b *Network) bool {
 		slices.Equal(a.NATExceptions, b.NATExceptions) && slices.Equal(a.NATDestinations, b.NATDestinations)
 }
 
+// floodMemo is the ports that a broadcast in their network reaches, if it floods.
+type floodMemo struct {
+	at      map[PortID]NetworkID
+	members map[NetworkID][]PortID // sorted
+}
+
+// follow takes over what became of a port; m is nil where it went.
+func (f *floodMemo) follow(id PortID, m *portMemo) {
+	now := NetworkID(0)
+	if m.passes() && !m.was.TaggedOnly {
+		now = m.was.Network
+	}
+	was := f.at[id]
+	if was == now {
+		return
+	}
+	if i, ok := slices.BinarySearch(f.members[was], id); ok {
+		f.members[was] = slices.Delete(f.members[was], i, i+1)
+	}
+	if now == 0 {
+		delete(f.at, id)
+		return
+	}
+	i, _ := slices.BinarySearch(f.members[now], id)
+	f.at[id], f.members[now] = now, slices.Insert(f.members[now], i, id)
+}
+
 // compileFloods lists who hears broadcasts. It is an object of its own because
 // it changes with the ports.
 func (c *Compiler) compileFloods(s State, _ Facts, t *Tables) error {
-	members := map[NetworkID][]PortID{}
-	for i := range s.Networks {
-		if s.Networks[i].Flags&NetFlood != 0 {
-			members[s.Networks[i].ID] = nil
-		}
-	}
-	if len(members) > 0 {
-		for i := range s.Ports {
-			p := &s.Ports[i]
-			if l, floods := members[p.Network]; floods && c.ports[p.ID].passes() && !p.TaggedOnly {
-				members[p.Network] = append(l, p.ID)
-			}
-		}
+	for id := range c.moved {
+		c.flooded.follow(id, c.ports[id])
 	}
 	shared := true
-	for id, l := range members {
-		m := c.nets[id]
-		slices.Sort(l)
-		if i, ok := slices.BinarySearch(l, m.was.HostPort); ok { // the gateway comes first
-			copy(l[1:i+1], l[:i])
-			l[0] = m.was.HostPort
+	floods := map[NetworkID]bool{}
+	for i := range s.Networks {
+		id := s.Networks[i].ID
+		if s.Networks[i].Flags&NetFlood == 0 {
+			continue
 		}
+		floods[id] = true
+		m := c.nets[id]
 		var all []uint32
-		for _, p := range l {
-			all = append(all, uint32(p))
+		l := c.flooded.members[id]
+		if _, ok := slices.BinarySearch(l, m.was.HostPort); ok { // the gateway comes first
+			all = append(all, uint32(m.was.HostPort))
+		}
+		for _, p := range l[:min(len(l), MaxFlood)] {
+			if p != m.was.HostPort {
+				all = append(all, uint32(p))
+			}
 		}
 		all = append(all, c.overlay.floods(&m.was)...)
 		all = all[:min(len(all), MaxFlood)]
@@ -268,7 +292,7 @@ func (c *Compiler) compileFloods(s State, _ Facts, t *Tables) error {
 		t.floods = with(t.floods, &shared, id, b)
 	}
 	for id := range t.floods {
-		if _, ok := members[id]; !ok {
+		if !floods[id] {
 			t.floods = with(t.floods, &shared, id, nil)
 			if m := c.nets[id]; m != nil {
 				m.flood = nil

@@ -105,10 +105,10 @@ func (c *Compiler) compileVTEPs(s State, f Facts, _ *Tables) error {
 		in.ifindex = append(in.ifindex, f.Ifindex[s.Tunnels[i].Interface])
 	}
 	routed := map[NetworkID]bool{}
-	for i := range s.Ports {
-		if s.Ports[i].ownRoutes() {
-			in.ports = append(in.ports, s.Ports[i])
-			routed[s.Ports[i].Network] = true
+	for _, p := range s.special() {
+		if p.ownRoutes() {
+			in.ports = append(in.ports, *p)
+			routed[p.Network] = true
 		}
 	}
 	for i := range s.Networks {

@@ -19,7 +19,8 @@ type portMemo struct {
 	acls    portACLs
 	trunk   trunkFacts
 	block   *block
-	round   uint64
+	round   uint64        // in which it was looked at
+	part    *portPartMemo // that it is in; nil = in Ports
 }
 
 // passes reports whether packets can reach the port.
@@ -35,13 +36,24 @@ func (m *portMemo) same(p *Port, ifindex, nic int, shaper shaperFacts, net *netC
 		slices.Equal(w.Routes, p.Routes) && slices.Equal(w.NAT, p.NAT) && slices.Equal(w.Proxies, p.Proxies) && w.MTU == p.MTU && w.Overhead == p.Overhead && slices.Equal(w.MACs, p.MACs) && w.AnyMAC == p.AnyMAC && w.AnyIP == p.AnyIP
 }
 
+// placed is a port and where its author finds it.
+type placed struct {
+	m *portMemo
+	i int
+}
+
+func (x placed) invalid(err error) error {
+	return invalid("Ports[%d] (port %d, %s): %w", x.i, x.m.was.ID, x.m.was.Object, err)
+}
+
 func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
 	// First let go of everything that changed or went, then claim: an address may
 	// move from one port to another in one step.
-	var changed []int
+	var changed []placed
 	trunks := trunksOf(s, f)
-	for i := range s.Ports {
-		p := &s.Ports[i]
+	parts, total := c.keepPorts(s.PortParts, f)
+	total += len(s.Ports)
+	look := func(i int, p *Port, part *portPartMemo) (*portMemo, error) {
 		var net *netContext
 		if n := c.nets[p.Network]; n != nil {
 			net = n.context
@@ -50,10 +62,11 @@ func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
 		if m == nil {
 			m = &portMemo{}
 			c.ports[p.ID] = m
-		} else if m.round == c.round {
-			return invalid("Ports[%d]: ID %d is also that of another port (%s, %s)", i, p.ID, m.was.Object, p.Object)
+		} else if m.met(c.round) {
+			return nil, invalid("Ports[%d]: ID %d is also that of another port (%s, %s)", i, p.ID, m.was.Object, p.Object)
 		}
-		m.round = c.round
+		m.round, m.part = c.round, part
+		wrong := func(err error) error { return invalid("Ports[%d] (port %d, %s): %w", i, p.ID, p.Object, err) }
 		trunk := trunks[p.Trunk]
 		ifindex, nic := f.Ifindex[p.Interface], 0
 		if p.Trunk != 0 {
@@ -68,46 +81,78 @@ func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
 		shaper := shaperOf(p, f)
 		nat, err := c.pools.ref(p.NATPool)
 		if err != nil {
-			return invalid("Ports[%d] (port %d, %s): %w", i, p.ID, p.Object, err)
+			return nil, wrong(err)
 		}
 		acls, err := c.aclsOf(p)
 		if err != nil {
-			return invalid("Ports[%d] (port %d, %s): %w", i, p.ID, p.Object, err)
+			return nil, wrong(err)
 		}
 		if m.block != nil && m.same(p, ifindex, nic, shaper, net, nat, acls, trunk) {
-			continue
+			return m, nil
 		}
 		err = checkPort(p, net, ifindex, nic, shaper)
 		if err == nil {
 			err = checkTrunk(p, trunk, trunks)
 		}
 		if err != nil {
-			return invalid("Ports[%d] (port %d, %s): %w", i, p.ID, p.Object, err)
+			return nil, wrong(err)
 		}
 		c.release(m.block)
-		*m = portMemo{was: *p, ifindex: ifindex, nic: nic, shaper: shaper, net: net, nat: nat, acls: acls, trunk: trunk, round: c.round}
-		m.was.Addrs, m.was.ACLs, m.was.Routes = slices.Clone(p.Addrs), slices.Clone(p.ACLs), slices.Clone(p.Routes)
-		m.was.MACs, m.was.NAT, m.was.Proxies = slices.Clone(p.MACs), slices.Clone(p.NAT), slices.Clone(p.Proxies)
-		changed = append(changed, i)
+		*m = portMemo{was: *p, ifindex: ifindex, nic: nic, shaper: shaper, net: net, nat: nat, acls: acls, trunk: trunk, round: c.round, part: part}
+		if part == nil {
+			m.was.Addrs, m.was.ACLs, m.was.Routes = slices.Clone(p.Addrs), slices.Clone(p.ACLs), slices.Clone(p.Routes)
+			m.was.MACs, m.was.NAT, m.was.Proxies = slices.Clone(p.MACs), slices.Clone(p.NAT), slices.Clone(p.Proxies)
+		}
+		changed = append(changed, placed{m, i})
+		return m, nil
 	}
-	shared := true
-	if len(c.ports) != len(s.Ports) {
-		for id, m := range c.ports {
-			if m.round != c.round {
-				c.release(m.block)
-				delete(c.ports, id)
-				t.ports = with(t.ports, &shared, id, nil)
+	for i := range s.Ports {
+		if _, err := look(i, &s.Ports[i], nil); err != nil {
+			return err
+		}
+	}
+	for k, p := range s.PortParts {
+		if p == nil || parts[k] != nil {
+			continue
+		}
+		parts[k] = &portPartMemo{was: p, memos: make([]*portMemo, len(p.Ports))}
+		for i := range p.Ports {
+			var err error
+			if parts[k].memos[i], err = look(i, &p.Ports[i], parts[k]); err != nil {
+				return err
 			}
 		}
 	}
-	for _, i := range changed {
-		id := s.Ports[i].ID
-		m := c.ports[id]
-		m.block = portBlock(m)
-		if err := c.claim(m); err != nil {
-			return invalid("Ports[%d] (port %d, %s): %w", i, id, m.was.Object, err)
+	w := setWriter[PortID]{set: &t.ports}
+	c.moved = map[PortID]bool{}
+	gone := func(m *portMemo) {
+		if id := m.was.ID; !m.met(c.round) && c.ports[id] == m {
+			c.release(m.block)
+			delete(c.ports, id)
+			w.put(id, nil)
+			c.moved[id] = true
 		}
-		t.ports = with(t.ports, &shared, id, m.block)
+	}
+	for k, p := range c.portParts {
+		if p != nil && len(c.ports) != total && (k >= len(parts) || parts[k] != p) {
+			for _, m := range p.memos {
+				gone(m)
+			}
+		}
+	}
+	if len(c.ports) != total {
+		for _, m := range c.ports {
+			gone(m)
+		}
+	}
+	c.portParts = parts
+	for _, x := range changed {
+		x.m.block = portBlock(x.m)
+		if err := c.claim(x.m); err != nil {
+			return x.invalid(err)
+		}
+		w.put(x.m.was.ID, x.m.block)
+		c.moved[x.m.was.ID] = true
 	}
 	if err := c.checkMirrors(s); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"hash/fnv"
+	"iter"
 	"net/netip"
 	"slices"
 )
@@ -51,16 +52,16 @@ func (p proxyTo) hash() uint64 {
 }
 
 // portProxies are the proxies that ports ask, with the prefixes for which they do.
-func portProxies(ports []Port) (keys []proxyTo, prefixes map[proxyTo][]netip.Prefix) {
-	for i := range ports {
-		for _, x := range ports[i].Proxies {
+func portProxies(ports iter.Seq2[int, *Port]) (keys []proxyTo, prefixes map[proxyTo][]netip.Prefix) {
+	for _, p := range ports {
+		for _, x := range p.Proxies {
 			if !x.To.IsValid() {
 				continue
 			}
 			if prefixes == nil {
 				prefixes = map[proxyTo][]netip.Prefix{}
 			}
-			k := proxyTo{ports[i].ID, x.Proto, x.To, x.SNAT}
+			k := proxyTo{p.ID, x.Proto, x.To, x.SNAT}
 			if prefixes[k] == nil {
 				keys = append(keys, k)
 			}
@@ -72,7 +73,7 @@ func portProxies(ports []Port) (keys []proxyTo, prefixes map[proxyTo][]netip.Pre
 
 // proxyServices makes services of the proxies of ports. Their numbers are where those
 // of published ports are, of which none may be theirs.
-func proxyServices(ports []Port, taken []Service) []Service {
+func proxyServices(ports iter.Seq2[int, *Port], taken []Service) []Service {
 	keys, prefixes := portProxies(ports)
 	if len(keys) == 0 {
 		return nil

@@ -30,7 +30,6 @@ type servicesMemo struct {
 	hosts  int // frontends that processes of the host see
 
 	// What services were compiled with.
-	ports map[PortID]*block
 	zones map[NetworkID]*netContext
 	nat   []natRange
 }
@@ -61,7 +60,7 @@ func (c *Compiler) compileServices(s State, _ Facts, t *Tables) error {
 	if err != nil {
 		return err
 	}
-	if of := proxyServices(s.Ports, published); len(of) > 0 {
+	if of := proxyServices(s.special(), published); len(of) > 0 {
 		published = slices.Concat(published, of)
 	}
 	m := &c.services
@@ -127,7 +126,7 @@ func (c *Compiler) compileServices(s State, _ Facts, t *Tables) error {
 	for i := range published {
 		n := named{&published[i], "Mappings", i}
 		if n.proxy.port != 0 {
-			n.list, n.index = "Proxies", i-len(s.Mappings)
+			n.list, n.index = "Proxies", i-len(c.mappings.was)
 		}
 		if err := listed(n); err != nil {
 			return err
@@ -153,7 +152,7 @@ func (c *Compiler) compileServices(s State, _ Facts, t *Tables) error {
 		}
 	}
 	m.order = m.order[:count]
-	w := serviceWriter{t: t}
+	w := setWriter[ServiceID]{set: &t.services}
 	gone := func(x *serviceMemo) {
 		if !x.met(c.round) {
 			c.releaseService(x)
@@ -198,24 +197,7 @@ func (c *Compiler) compileServices(s State, _ Facts, t *Tables) error {
 // staleFor tells of which services something changed that is not in them: a port
 // of a backend, a network, an address of outbound NAT; nil = of none.
 func (c *Compiler) staleFor(m *servicesMemo) func(*Service) bool {
-	ports, zones := map[PortID]bool{}, map[NetworkID]bool{}
-	for id, p := range c.ports {
-		if m.ports[id] != p.block {
-			ports[id] = true
-		}
-	}
-	if len(ports) > 0 || len(m.ports) != len(c.ports) {
-		now := make(map[PortID]*block, len(c.ports))
-		for id, p := range c.ports {
-			now[id] = p.block
-		}
-		for id := range m.ports {
-			if now[id] == nil {
-				ports[id] = true
-			}
-		}
-		m.ports = now
-	}
+	ports, zones := c.moved, map[NetworkID]bool{}
 	contexts := make(map[NetworkID]*netContext, len(c.nets))
 	for id, n := range c.nets {
 		contexts[id] = n.context

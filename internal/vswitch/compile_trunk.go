@@ -15,8 +15,8 @@ type trunkFacts struct {
 // trunksOf are the ports that others share the vNIC of.
 func trunksOf(s State, f Facts) map[PortID]trunkFacts {
 	var trunks map[PortID]trunkFacts
-	for i := range s.Ports {
-		if id := s.Ports[i].Trunk; id != 0 {
+	for _, p := range s.special() {
+		if id := p.Trunk; id != 0 {
 			if trunks == nil {
 				trunks = map[PortID]trunkFacts{}
 			}
@@ -26,8 +26,7 @@ func trunksOf(s State, f Facts) map[PortID]trunkFacts {
 	if trunks == nil {
 		return nil
 	}
-	for i := range s.Ports {
-		p := &s.Ports[i]
+	for p := range s.AllPorts() {
 		if _, ok := trunks[p.ID]; ok && p.Trunk == 0 {
 			trunks[p.ID] = trunkFacts{p.Kind, f.Ifindex[p.Interface], p.Up && shaperOf(p, f).ready(p), p.IngressBps != 0}
 		}

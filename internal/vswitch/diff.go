@@ -80,11 +80,11 @@ func diff(olds []Tables, new Tables) Delta {
 	all := make([]difference, len(olds))
 	for i, old := range olds {
 		all[i] = compare(old, new, epochs)
-		for id := range old.ports {
-			if new.ports[id] == nil {
-				gone[id] = true
+		pairSets(old.ports, new.ports, func(a, b *block) {
+			if b == nil {
+				gone[PortID(a.port[0].Key)] = true
 			}
-		}
+		})
 	}
 	return Delta{Steps: stepsOf(all), Epochs: slices.Sorted(maps.Keys(epochs)), Gone: slices.Collect(maps.Keys(gone))}
 }
@@ -146,8 +146,8 @@ func compare(old, new Tables, epochs map[uint32]bool) difference {
 	pair(old.pools, new.pools, changed)
 	pair(old.nets, new.nets, changed)
 	pair(old.floods, new.floods, changed)
-	pair(old.ports, new.ports, changed)
-	pairServices(old.services, new.services, changed)
+	pairSets(old.ports, new.ports, changed)
+	pairSets(old.services, new.services, changed)
 	pair(old.acls, new.acls, changed)
 	pair(old.classes, new.classes, changed)
 	changed(old.vteps, new.vteps)

@@ -6,17 +6,21 @@ package vswitch
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 )
 
-// parter hands some of a State's services over in parts, the same one again where
+// parter hands some of a State's services and ports over in parts, the same one again where
 // nothing in it changed.
-type parter struct{ last [4]*ServicePart }
+type parter struct {
+	last  [4]*ServicePart
+	ports [4]*PortPart
+}
 
-// of is the State in parts; epoch moves services between them.
+// of is the State in parts; epoch moves services and ports between them.
 func (p *parter) of(s State, epoch int) State {
 	var in [4][]Service
 	var rest []Service
@@ -37,7 +41,37 @@ func (p *parter) of(s State, epoch int) State {
 		}
 	}
 	s.Services, s.ServiceParts = rest, slices.Clone(p.last[:])
+	p.portsOf(&s, epoch)
 	return s
+}
+
+func (p *parter) portsOf(s *State, epoch int) {
+	var in [4]PortPart
+	var rest PortPart
+	at := func(id PortID) *PortPart {
+		if i := (int(id) + epoch) % 6; i < 4 {
+			return &in[i]
+		}
+		return &rest
+	}
+	for _, x := range s.Ports {
+		x.Addrs, x.MACs, x.ACLs = slices.Clone(x.Addrs), slices.Clone(x.MACs), slices.Clone(x.ACLs)
+		x.Routes, x.NAT, x.Proxies = slices.Clone(x.Routes), slices.Clone(x.NAT), slices.Clone(x.Proxies)
+		to := at(x.ID)
+		to.Ports = append(to.Ports, x)
+	}
+	for _, m := range s.Mappings {
+		to := at(m.Port)
+		to.Mappings = append(to.Mappings, m)
+	}
+	for i, x := range in {
+		if len(x.Ports)+len(x.Mappings) == 0 {
+			p.ports[i] = nil
+		} else if was := p.ports[i]; was == nil || !reflect.DeepEqual(was.Ports, x.Ports) || !reflect.DeepEqual(was.Mappings, x.Mappings) {
+			p.ports[i] = NewPortPart(x.Ports, x.Mappings)
+		}
+	}
+	s.Ports, s.Mappings, s.PortParts = rest.Ports, rest.Mappings, slices.Clone(p.ports[:])
 }
 
 func cloneServices(l []Service) []Service {

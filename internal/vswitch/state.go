@@ -75,8 +75,12 @@ type State struct {
 	Networks []Network
 	Ports    []Port
 	Mappings []PortMapping
-	NATPools []NATPool
-	Services []Service
+	// PortParts are more ports and mappings, in parts that States share: nil, or one
+	// that is never changed. A Compiler that met the same one at its place looks into
+	// it only where something else changed that its ports depend on.
+	PortParts []*PortPart
+	NATPools  []NATPool
+	Services  []Service
 	// ServiceParts are more services, in parts that States share: nil, or one that is
 	// never changed. A Compiler that met the same one at its place does not look into it.
 	ServiceParts []*ServicePart
@@ -237,6 +241,8 @@ type PortMapping struct {
 type Facts struct {
 	// Ifindex of every host-side device of ours that exists, by name.
 	Ifindex map[string]int
+	// Devices is another number whenever Ifindex has changed; 0 = nobody counts.
+	Devices uint64
 	// Uplinks are the host's other interfaces that carry addresses or that networks
 	// name, in ifindex order: what traffic may leave by and published ports are
 	// reached through.

@@ -30,8 +30,8 @@ type Tables struct {
 	pools     map[NATPoolID]*block
 	nets      map[NetworkID]*block
 	floods    map[NetworkID]*block
-	ports     map[PortID]*block
-	services  *serviceSet
+	ports     *blockSet[PortID]
+	services  *blockSet[ServiceID]
 	acls      map[ACLID]*block
 	classes   map[uint8]*block // of address sets, by a hash of the prefix
 	vteps     *block
@@ -48,7 +48,7 @@ func (t Tables) blocks(yield func(*block) bool) {
 			return
 		}
 	}
-	_ = each(t.uplinks, yield) && each(t.pools, yield) && each(t.nets, yield) && each(t.floods, yield) && each(t.ports, yield) &&
+	_ = each(t.uplinks, yield) && each(t.pools, yield) && each(t.nets, yield) && each(t.floods, yield) && t.ports.all(yield) &&
 		t.services.all(yield) && each(t.acls, yield) && each(t.classes, yield) && each(t.tunnels, yield) && each(t.overlays, yield) &&
 		each(t.ways, yield) && each(t.remotes, yield)
 }
@@ -64,7 +64,7 @@ func each[K comparable](m map[K]*block, yield func(*block) bool) bool {
 
 // Port returns the row of a port, and whether there is one.
 func (t Tables) Port(id PortID) (PortRow, bool) {
-	b := t.ports[id]
+	b := t.ports.get(id)
 	if b == nil {
 		b = t.uplinks[id]
 	}

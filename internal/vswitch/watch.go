@@ -3,10 +3,7 @@
 
 package vswitch
 
-import (
-	"maps"
-	"slices"
-)
+import "slices"
 
 // MaxSnap is how many bytes of one packet a capture can have: a record of a perf
 // buffer ends at 64 KiB (perf_event_header.size), and needs room for its own head.
@@ -33,30 +30,26 @@ func (t Tables) Watched(w Watch) Tables {
 		b.cfg[0].Value.FlowRate = w.FlowEvents
 		t.cfg = &b
 	}
-	t.ports = watched(t.ports, w.Capture)
-	t.uplinks = watched(t.uplinks, w.Capture)
+	ports, uplinks, shared := setWriter[PortID]{set: &t.ports}, t.uplinks, true
+	for id, snap := range w.Capture {
+		if b := t.ports.get(id); b != nil && snap != 0 {
+			ports.put(id, b.captured(snap))
+		} else if b := t.uplinks[id]; b != nil && snap != 0 {
+			uplinks = with(uplinks, &shared, id, b.captured(snap))
+		}
+	}
+	t.uplinks = uplinks
 	return t
 }
 
-// watched returns ports with those marked that are captured.
-func watched(ports map[PortID]*block, capture map[PortID]uint16) map[PortID]*block {
-	copied := false
-	for id, snap := range capture {
-		of := ports[id]
-		if of == nil || snap == 0 {
-			continue
-		}
-		if !copied {
-			ports, copied = maps.Clone(ports), true
-		}
-		b := *of
-		b.plain = of
-		b.port = slices.Clone(b.port)
-		b.port[0].Value.Flags |= portCopy
-		b.port[0].Value.Snap = min(snap, MaxSnap)
-		ports[id] = &b
-	}
-	return ports
+// captured is the block of a port with its row marked so.
+func (b *block) captured(snap uint16) *block {
+	of := *b
+	of.plain = b
+	of.port = slices.Clone(b.port)
+	of.port[0].Value.Flags |= portCopy
+	of.port[0].Value.Snap = min(snap, MaxSnap)
+	return &of
 }
 
 // unwatched is what the block is when nobody looks.

@@ -19,7 +19,7 @@ func acl(settings string) string { return `{"Type":"ACL","Settings":` + settings
 // rulesOf prints what a port asks, a rule a line.
 func (b *bench) rulesOf(e *Endpoint) string {
 	b.t.Helper()
-	d := b.w.Desired()
+	d := flat(b.w)
 	sets := map[vswitch.ACLID]vswitch.ACLSet{}
 	for _, s := range d.Switch.ACLs {
 		sets[s.ID] = s
@@ -87,7 +87,7 @@ func TestACLCompiles(t *testing.T) {
 			t.Errorf("%s:\n%swant\n%s", c.name, got, c.want)
 		}
 	}
-	if _, err := vswitch.Compile(b.w.Desired().Switch, vswitch.Facts{}); err != nil && !strings.Contains(err.Error(), "Facts") {
+	if _, err := vswitch.Compile(flat(b.w).Switch, vswitch.Facts{}); err != nil && !strings.Contains(err.Error(), "Facts") {
 		t.Error(err)
 	}
 }
@@ -166,17 +166,17 @@ func TestSetPolicies(t *testing.T) {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
 	numbers := func() (out []vswitch.AddrSetID) {
-		for _, s := range b.w.Desired().Switch.AddrSets {
+		for _, s := range flat(b.w).Switch.AddrSets {
 			out = append(out, s.ID)
 		}
 		return out
 	}
-	before, rules := numbers(), b.w.Desired().Switch.ACLs
+	before, rules := numbers(), flat(b.w).Switch.ACLs
 	add("Update", ipset("web", "IPSET", "10.1.0.2,10.1.0.9"))
-	if !slices.Equal(before, numbers()) || fmt.Sprint(rules) != fmt.Sprint(b.w.Desired().Switch.ACLs) {
+	if !slices.Equal(before, numbers()) || fmt.Sprint(rules) != fmt.Sprint(flat(b.w).Switch.ACLs) {
 		t.Error("a member of a set changed, and the rules with it")
 	}
-	for _, s := range b.w.Desired().Switch.AddrSets {
+	for _, s := range flat(b.w).Switch.AddrSets {
 		if s.Name == "all" && fmt.Sprint(s.Prefixes) != "[10.1.0.2/32 10.1.0.3/32 10.1.0.9/32]" {
 			t.Errorf("the nested set has %v", s.Prefixes)
 		}
@@ -189,7 +189,7 @@ func TestSetPolicies(t *testing.T) {
 		t.Errorf("rules about others:\n%s", got)
 	}
 	add("Update", ipset("all", "NESTEDIPSET", "")+","+ipset("web", "IPSET", "10.1.0.2"))
-	for _, s := range b.w.Desired().Switch.AddrSets {
+	for _, s := range flat(b.w).Switch.AddrSets {
 		if s.Name == "all" && fmt.Sprint(s.Prefixes) != "[0.0.0.0/0 ::/0]" {
 			t.Errorf("an empty nested set is %v", s.Prefixes)
 		}
@@ -235,8 +235,8 @@ func TestRuleNumbers(t *testing.T) {
 	}
 	stored := rowsOf(t, b.w)
 	again, err := Load(b.w.inst, b.w.Numbers(), stored)
-	if err != nil || fmt.Sprint(again.Desired().Switch.ACLs) != fmt.Sprint(b.w.Desired().Switch.ACLs) || printDesired(again.Desired()) != printDesired(b.w.Desired()) {
-		t.Errorf("after a restart: %v\n%+v\n%+v", err, again.Desired().Switch.ACLs, b.w.Desired().Switch.ACLs)
+	if err != nil || fmt.Sprint(flat(again).Switch.ACLs) != fmt.Sprint(flat(b.w).Switch.ACLs) || printDesired(flat(again)) != printDesired(flat(b.w)) {
+		t.Errorf("after a restart: %v\n%+v\n%+v", err, flat(again).Switch.ACLs, flat(b.w).Switch.ACLs)
 	}
 	for _, w := range []World{b.w, again} {
 		for _, e := range w.AllEndpoints() {
@@ -244,8 +244,8 @@ func TestRuleNumbers(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if len(w.Desired().Switch.ACLs) != 0 || w.aclHeld.len()+w.ruleHeld.len()+w.numbersIn[aclNumbers].len()+w.numbersIn[ruleNumbers].len() != 0 {
-			t.Errorf("left: %v, %d, %d", w.Desired().Switch.ACLs, w.aclHeld.len(), w.ruleHeld.len())
+		if len(flat(w).Switch.ACLs) != 0 || w.aclHeld.len()+w.ruleHeld.len()+w.numbersIn[aclNumbers].len()+w.numbersIn[ruleNumbers].len() != 0 {
+			t.Errorf("left: %v, %d, %d", flat(w).Switch.ACLs, w.aclHeld.len(), w.ruleHeld.len())
 		}
 	}
 }
@@ -272,7 +272,7 @@ func TestTierNumbers(t *testing.T) {
 		if e.ACLs[len(e.ACLs)-1].ID == e.ACLs[0].ID && len(e.ACLs) > 1 {
 			t.Errorf("%s: two sets with one number: %v", policies, e.ACLs)
 		}
-		if _, err := vswitch.Compile(b.w.Desired().Switch, vswitch.Facts{}); err != nil {
+		if _, err := vswitch.Compile(flat(b.w).Switch, vswitch.Facts{}); err != nil {
 			t.Errorf("%s: %v", policies, err)
 		}
 	}

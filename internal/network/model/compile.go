@@ -286,19 +286,18 @@ func defaultMetric(e *Endpoint, index int, yields bool) int {
 	return 1024 + index
 }
 
-// Desired is what the hands should make true. It costs one walk over the objects:
-// each was compiled when its row was made. The slices inside are shared with the
+// Desired is what the hands should make true. Each object was compiled when its row
+// was made; networks are walked, the rest comes in parts that are as they were. The slices inside are shared with the
 // World and must not be changed.
 func (w World) Desired() Desired {
-	nn, ne, ns := w.networks.len(), w.endpoints.len(), w.namespaces.len()
+	nn := w.networks.len()
 	d := Desired{
 		Switch: vswitch.State{
 			Networks: make([]vswitch.Network, 0, nn),
-			Ports:    make([]vswitch.Port, 0, nn+ne),
+			Ports:    make([]vswitch.Port, 0, nn+1),
 		},
-		HostNICs:     make([]HostNIC, 0, nn),
-		Compartments: make([]Compartment, 0, ns),
-		Resolvers:    make([]Resolver, 0, nn),
+		HostNICs:  make([]HostNIC, 0, nn),
+		Resolvers: make([]Resolver, 0, nn),
 	}
 	shared := map[vswitch.NetworkID]int{}
 	for _, n := range w.networks.all {
@@ -339,50 +338,20 @@ func (w World) Desired() Desired {
 		}
 		i++
 	}
-	names, mappings, ports := 0, 0, 0
-	for _, e := range w.endpoints.all {
-		names, mappings, ports = names+len(e.compiled.names), mappings+len(e.compiled.mappings), ports+len(e.compiled.hostPorts)
-	}
-	d.Names = make([]NameRecord, 0, names)
-	d.Switch.Mappings = make([]vswitch.PortMapping, 0, mappings)
-	d.HostPorts = make([]HostPort, 0, ports)
-	for _, e := range w.endpoints.all {
-		c := &e.compiled
-		if c.attached {
-			port := c.port
-			port.Forward = port.Forward || w.forwards(e)
-			d.Switch.Ports = append(d.Switch.Ports, port)
-		}
-		d.Switch.Mappings = append(d.Switch.Mappings, c.mappings...)
-		d.Names = append(d.Names, c.names...)
-		d.HostPorts = append(d.HostPorts, c.hostPorts...)
-		if c.tap.Name != "" {
-			d.Taps = append(d.Taps, c.tap)
-		}
-		if c.lease.Device != "" {
-			d.Leases = append(d.Leases, c.lease)
-		}
-		if e.Lease != nil {
-			n, _ := w.networks.get(e.Doc.HostComputeNetwork)
-			d.Clients = append(d.Clients, e.client(n))
-		}
-	}
+	w.addPlugged(&d)
 	d.Switch.Remotes = make([]vswitch.Remote, 0, w.far.len())
 	for _, r := range w.far.all {
 		d.Switch.Remotes = append(d.Switch.Remotes, r)
 	}
 	w.balancing.into(&d)
+	var names []NameRecord
 	for _, s := range w.services.all {
-		d.Names = append(d.Names, s.compiled.names...)
+		names = append(names, s.compiled.names...)
 		d.Switch.Announced = append(d.Switch.Announced, s.compiled.announced...)
 	}
+	d.Names = append(d.Names, names)
 	for _, r := range w.reservations.all {
 		d.HostPorts = append(d.HostPorts, r.hostPorts()...)
-	}
-	for _, n := range w.namespaces.all {
-		if n.compiled.ID != "" {
-			d.Compartments = append(d.Compartments, n.compiled)
-		}
 	}
 	w.addTunnels(&d)
 	addResolvers(&d, w.inst)

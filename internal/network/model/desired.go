@@ -4,6 +4,7 @@
 package model
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -18,11 +19,27 @@ type Desired struct {
 	Tunnels      []Tunnel
 	Taps         []Tap
 	Compartments []Compartment
-	Names        []NameRecord
-	Resolvers    []Resolver
-	HostPorts    []HostPort
-	Leases       []Lease
-	Clients      []DHCPClient
+	// CompartmentParts are more of them, in parts that Desireds share: one that begins
+	// at the same place in memory is the same. So are the Names.
+	CompartmentParts [][]Compartment
+	Names            [][]NameRecord
+	Resolvers        []Resolver
+	HostPorts        []HostPort
+	Leases           []Lease
+	Clients          []DHCPClient
+}
+
+// AllCompartments are those of Compartments and of all parts.
+func (d *Desired) AllCompartments() iter.Seq[*Compartment] {
+	return func(yield func(*Compartment) bool) {
+		for _, part := range append(d.CompartmentParts[:len(d.CompartmentParts):len(d.CompartmentParts)], d.Compartments) {
+			for i := range part {
+				if !yield(&part[i]) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // OutsideACL and the rules from FirstOutsideRule up are the daemon's own, of

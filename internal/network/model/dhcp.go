@@ -230,5 +230,6 @@ func (w World) Lend(id string, l DHCPLease, in Input) (World, error) {
 // hand made follows from them.
 func (w *World) extend(e *Endpoint) {
 	w.endpoints = w.endpoints.set(e.Doc.Id, e)
+	w.replug(e.Doc.Id)
 	w.changes = w.changes.add(Change{Kind: Endpoints, ID: e.Doc.Id, Row: e, Quiet: true})
 }

@@ -55,7 +55,7 @@ func TestLease(t *testing.T) {
 	}
 	show := func() string {
 		e, _ = b.w.Endpoint(e.Doc.Id)
-		d := b.w.Desired()
+		d := flat(b.w)
 		v := d.Compartments[0].VNICs[0]
 		return fmt.Sprintln(e.Doc.IpConfigurations, e.Doc.Routes, e.Doc.Dns, v.Addrs, v.MTU, d.Switch.Ports[0].Addrs, d.Switch.Ports[0].MTU, len(v.Routes), d.Clients[0].Lease.Addr, d.Clients[0].Name, d.Clients[0].Attached)
 	}
@@ -77,7 +77,7 @@ func TestLease(t *testing.T) {
 	// More time is no change.
 	more := leaseFor("10.9.0.50/24")
 	more.Expires = time.Unix(99, 0)
-	if events := step(more); len(events) != 0 || len(b.w.Changes()) != 1 || !b.w.Changes()[0].Quiet || b.w.Desired().Clients[0].Lease.Expires != more.Expires {
+	if events := step(more); len(events) != 0 || len(b.w.Changes()) != 1 || !b.w.Changes()[0].Quiet || flat(b.w).Clients[0].Lease.Expires != more.Expires {
 		t.Errorf("events %v, changes %v", events, b.w.Changes())
 	}
 	if e, _ = b.w.Endpoint(e.Doc.Id); e.Doc.Version != version {
@@ -99,12 +99,12 @@ func TestLease(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if was, now := printDesired(b.w.Desired()), printDesired(same.Desired()); was != now {
+	if was, now := printDesired(flat(b.w)), printDesired(flat(same)); was != now {
 		t.Errorf("loaded\n%s, was\n%s", now, was)
 	}
 	b.w, err = b.w.DeleteEndpoint(e.Doc.Id, 0, b.in)
-	if err != nil || len(b.w.Desired().Clients) != 0 {
-		t.Error(err, b.w.Desired().Clients)
+	if err != nil || len(flat(b.w).Clients) != 0 {
+		t.Error(err, flat(b.w).Clients)
 	}
 }
 
@@ -116,7 +116,7 @@ func TestLeaseOfItsOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c := b.w.Desired().Clients[0]; e.Doc.Routes[0].NextHop != "10.9.0.3" || len(e.Doc.Routes) != 1 || e.Doc.Dns.Domain != "own" || e.vnicSettings().mtu != 1300 || c.VLAN != 7 || c.AsUplink {
+	if c := flat(b.w).Clients[0]; e.Doc.Routes[0].NextHop != "10.9.0.3" || len(e.Doc.Routes) != 1 || e.Doc.Dns.Domain != "own" || e.vnicSettings().mtu != 1300 || c.VLAN != 7 || c.AsUplink {
 		t.Errorf("%+v, %+v", e.Doc, c)
 	}
 	// An address of its own is no lease.
@@ -141,7 +141,7 @@ func TestLeaseOfItsOwn(t *testing.T) {
 	// The flag asks on a network that has a pool; the subnets hold for what is lent, too.
 	b = newWired(t)
 	n = b.network(boundNet("seg", "L2Bridge", ""))
-	if e, err = b.lentTo(n.Doc.Id, `{"Flags":32}`, "10.9.0.50/24"); err != nil || !b.w.Desired().Clients[0].AsUplink {
+	if e, err = b.lentTo(n.Doc.Id, `{"Flags":32}`, "10.9.0.50/24"); err != nil || !flat(b.w).Clients[0].AsUplink {
 		t.Error(err, e)
 	}
 	for addr, says := range map[string]string{"10.8.0.50/24": "in no subnet", "10.9.0.50/24": "is held by", "10.9.0.4/24": "host's own", "10.9.0.1/24": "", "127.0.0.1/8": "no machine's", "fd09::9/64": "no machine's"} {

@@ -14,7 +14,7 @@ import (
 
 // farSets prints the address sets of what other hosts have.
 func (b *bench) farSets() (out []string) {
-	for _, s := range b.w.Desired().Switch.AddrSets {
+	for _, s := range flat(b.w).Switch.AddrSets {
 		out = append(out, fmt.Sprint(s.Name, s.Prefixes))
 	}
 	return out
@@ -72,11 +72,11 @@ func TestEncapsulatedACL(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if fmt.Sprint(again.Desired().Switch.ACLs, again.Desired().Switch.AddrSets) != fmt.Sprint(b.w.Desired().Switch.ACLs, b.w.Desired().Switch.AddrSets) {
+	if fmt.Sprint(flat(again).Switch.ACLs, flat(again).Switch.AddrSets) != fmt.Sprint(flat(b.w).Switch.ACLs, flat(b.w).Switch.AddrSets) {
 		t.Error("other rules after a restart")
 	}
 	var c vswitch.Compiler
-	if _, err := c.Compile(b.w.Desired().Switch, vswitch.Facts{}); err != nil {
+	if _, err := c.Compile(flat(b.w).Switch, vswitch.Facts{}); err != nil {
 		t.Error(err)
 	}
 	_, _, _, err = b.w.CreateEndpoint(n.Doc.Id, []byte(`{"Policies":[`+acl(`{"Protocols":"252","Action":"Block","Direction":"Out","RemoteAddresses":"10.0.0.1"}`)+`]}`), b.in)

@@ -22,7 +22,7 @@ func TestByGateway(t *testing.T) {
 	b.attach(b.namespace(`{"NamespaceId":1}`).Doc.Id, host.Doc.Id)
 	pod := b.endpoint(n.Doc.Id, `{"Policies":[{"Type":"OutBoundNAT","Settings":{}},{"Type":"SDNRoute","Settings":{"DestinationPrefix":"10.96.0.0/12","NeedEncap":true}}]}`)
 	b.attach(b.namespace(`{}`).Doc.Id, pod.Doc.Id)
-	for _, p := range b.w.Desired().Switch.Ports {
+	for _, p := range flat(b.w).Switch.Ports {
 		if want := p.Object == host.Doc.Id; p.Host != want || p.Host && p.Kind != vswitch.PortVM {
 			t.Errorf("%+v", p)
 		}
@@ -40,9 +40,9 @@ func TestHostEndpointForwards(t *testing.T) {
 	for body, want := range map[string]bool{`{"NamespaceId":1}`: true, `{}`: false} {
 		e := b.endpoint(n.Doc.Id, `{}`)
 		b.attach(b.namespace(body).Doc.Id, e.Doc.Id)
-		i := slices.IndexFunc(b.w.Desired().Switch.Ports, func(p vswitch.Port) bool { return p.Object == e.Doc.Id })
-		if i < 0 || b.w.Desired().Switch.Ports[i].Forward != want {
-			t.Errorf("%s: port %d of %+v", body, i, b.w.Desired().Switch.Ports)
+		i := slices.IndexFunc(flat(b.w).Switch.Ports, func(p vswitch.Port) bool { return p.Object == e.Doc.Id })
+		if i < 0 || flat(b.w).Switch.Ports[i].Forward != want {
+			t.Errorf("%s: port %d of %+v", body, i, flat(b.w).Switch.Ports)
 		}
 	}
 }

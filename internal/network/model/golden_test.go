@@ -9,11 +9,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
+
+	"gatehouse.dev/gatehouse/internal/vswitch"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -36,7 +39,7 @@ func TestGolden(t *testing.T) {
 			for line := range strings.Lines(string(a.Files[0].Data)) {
 				b.run(strings.TrimSpace(line))
 			}
-			got := printDesired(b.w.Desired())
+			got := printDesired(flat(b.w))
 			if *update {
 				a.Files = append(a.Files[:1], txtar.File{Name: "desired", Data: []byte(got)})
 				if err := os.WriteFile(file, txtar.Format(a), 0o644); err != nil {
@@ -168,7 +171,7 @@ func printDesired(d Desired) string {
 			}
 		}
 	}
-	for _, n := range d.Names {
+	for _, n := range slices.Concat(d.Names...) {
 		fmt.Fprintf(&o, "name %s %v", n.Name, n.Addrs)
 		if n.Alias != "" {
 			fmt.Fprintf(&o, " alias %s", n.Alias)
@@ -191,4 +194,28 @@ func printDesired(d Desired) string {
 		fmt.Fprintf(&o, "hostport %d %s %d %s\n", p.Proto, p.Addr, p.Port, p.Object)
 	}
 	return o.String()
+}
+
+// flat is what a World desires, its parts put together.
+func flat(w World) Desired {
+	d := w.Desired()
+	s := &d.Switch
+	var ports []vswitch.Port
+	for p := range s.AllPorts() {
+		ports = append(ports, *p)
+	}
+	if i := slices.IndexFunc(ports, func(p vswitch.Port) bool { return p.ID == ResolverPort }); i >= 0 {
+		ports = append(slices.Delete(ports, i, i+1), s.Ports[i])
+	}
+	s.Ports, s.Mappings, s.PortParts = ports, s.AllMappings(), nil
+	var spaces []Compartment
+	for c := range d.AllCompartments() {
+		spaces = append(spaces, *c)
+	}
+	d.Compartments, d.CompartmentParts = spaces, nil
+	d.Names = nil
+	if names := slices.Concat(w.Desired().Names...); len(names) > 0 {
+		d.Names = [][]NameRecord{names}
+	}
+	return d
 }

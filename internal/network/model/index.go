@@ -127,6 +127,7 @@ func (w *World) putEndpoint(e *Endpoint) {
 	if !ok || moved || old.Doc.Name != e.Doc.Name {
 		w.reserve(e)
 	}
+	w.replug(id)
 	w.changed(Endpoints, id, e)
 }
 
@@ -165,6 +166,7 @@ func (w *World) unindexEndpoint(e *Endpoint) {
 func (w *World) dropEndpoint(e *Endpoint, now time.Time) {
 	w.unindexEndpoint(e)
 	w.endpoints = w.endpoints.del(e.Doc.Id)
+	w.replug(e.Doc.Id)
 	w.reserve(e)
 	for _, r := range e.ACLs {
 		w.unrefACL(r)

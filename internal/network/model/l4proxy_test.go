@@ -43,7 +43,7 @@ func TestProxies(t *testing.T) {
 			b.network(`{"Name":"n","Type":"` + c.typ + `","Ipams":[{"Subnets":[{"IpAddressPrefix":"10.1.0.0/16"}]}],"Policies":[` + list(c.network) + `]}`)
 			e := b.attached("n", `{"IpConfigurations":[{"IpAddress":"10.1.0.2"}],"Policies":[`+list(c.port)+`]}`)
 			var got []string
-			for _, p := range b.w.Desired().Switch.Ports {
+			for _, p := range flat(b.w).Switch.Ports {
 				if p.ID != e.Port {
 					continue
 				}
@@ -74,7 +74,7 @@ func TestNetworkProxy(t *testing.T) {
 	n := b.network(`{"Name":"n","Ipams":[{"Subnets":[{"IpAddressPrefix":"10.1.0.0/16"}]}]}`)
 	e := b.attached("n", `{}`)
 	count := func() int {
-		for _, p := range b.w.Desired().Switch.Ports {
+		for _, p := range flat(b.w).Switch.Ports {
 			if p.ID == e.Port {
 				return len(p.Proxies)
 			}

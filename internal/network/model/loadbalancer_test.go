@@ -37,7 +37,7 @@ func (b *bench) modifyBalancer(id, body string) *LoadBalancer {
 
 // servicesOf load balancers: those of resolvers are left out.
 func servicesOf(w World) (out []vswitch.Service) {
-	d := w.Desired()
+	d := flat(w)
 	for s := range d.Switch.AllServices() {
 		if s.ID < firstResolverService {
 			out = append(out, *s)
@@ -71,7 +71,8 @@ func balancedBench(t testing.TB) (b *bench, a, c, far *Endpoint) {
 	b.network(tenNet)
 	na, nc := b.namespace(`{}`), b.namespace(`{}`)
 	a = b.endpoint("ten", fmt.Sprintf(`{"Name":"a","HostComputeNamespace":%q}`, na.Doc.Id))
-	c = b.endpoint("ten", fmt.Sprintf(`{"Name":"c","HostComputeNamespace":%q}`, nc.Doc.Id))
+	// In another part of Desired than a.
+	c = b.endpoint("ten", fmt.Sprintf(`{"ID":"c0000000-0000-4000-8000-000000000001","Name":"c","HostComputeNamespace":%q}`, nc.Doc.Id))
 	far = b.endpoint("ten", `{"Name":"far","Flags":1,"IpConfigurations":[{"IpAddress":"192.0.2.9"}],"MacAddress":"02:11:00:00:00:01"}`)
 	return b, a, c, far
 }
@@ -195,7 +196,7 @@ func TestInternalFrontends(t *testing.T) {
 	b.balancer(fmt.Sprintf(form, other.Doc.Id, 1))
 	_, _, _, err := b.w.CreateLoadBalancer(fmt.Appendf(nil, form, other.Doc.Id, 3), b.in)
 	code(t, err, hcn.HCN_E_PORT_ALREADY_EXISTS, "")
-	if _, err := vswitch.Compile(b.w.Desired().Switch, vswitch.Facts{}); err != nil {
+	if _, err := vswitch.Compile(flat(b.w).Switch, vswitch.Facts{}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -288,7 +289,7 @@ func TestBackendsComeAndGo(t *testing.T) {
 		if s := addrsOf(b.service(80)); !ok || len(s) != backends || len(now.Doc.HostComputeEndpoints) != listed {
 			t.Errorf("%s: backends %v, document %+v; want %d and %d", when, s, now.Doc, backends, listed)
 		}
-		if _, err := vswitch.Compile(b.w.Desired().Switch, vswitch.Facts{}); err != nil {
+		if _, err := vswitch.Compile(flat(b.w).Switch, vswitch.Facts{}); err != nil {
 			t.Errorf("%s: %v", when, err)
 		}
 	}
@@ -371,7 +372,7 @@ func TestDirectReturn(t *testing.T) {
 			t.Errorf("the port is translated: %v", addrsOf(s))
 		}
 	}
-	if _, err := vswitch.Compile(b.w.Desired().Switch, vswitch.Facts{}); err != nil {
+	if _, err := vswitch.Compile(flat(b.w).Switch, vswitch.Facts{}); err != nil {
 		t.Fatal(err)
 	}
 }

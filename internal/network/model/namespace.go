@@ -386,6 +386,7 @@ func (w *World) putNamespace(ns *Namespace) {
 	w.numbersIn[namespaceNumbers] = w.numbersIn[namespaceNumbers].set(numberKey(ns.Doc.NamespaceId)+ns.Doc.Id, struct{}{})
 	ns.compiled = w.compileNamespace(ns)
 	w.namespaces = w.namespaces.set(ns.Doc.Id, ns)
+	w.respace(ns.Doc.Id)
 	w.changed(Namespaces, ns.Doc.Id, ns)
 }
 
@@ -395,11 +396,13 @@ func (w *World) refit(id string) {
 		c := *ns
 		c.compiled = w.compileNamespace(&c)
 		w.namespaces = w.namespaces.set(id, &c)
+		w.respace(id)
 	}
 }
 
 func (w *World) dropNamespace(ns *Namespace) {
 	w.numbersIn[namespaceNumbers] = w.numbersIn[namespaceNumbers].del(numberKey(ns.Doc.NamespaceId) + ns.Doc.Id)
 	w.namespaces = w.namespaces.del(ns.Doc.Id)
+	w.respace(ns.Doc.Id)
 	w.changed(Namespaces, ns.Doc.Id, nil)
 }

@@ -84,7 +84,7 @@ func TestVirtualIPs(t *testing.T) {
 	pools := func(want string) {
 		t.Helper()
 		got := ""
-		for _, p := range b.w.Desired().Switch.NATPools {
+		for _, p := range flat(b.w).Switch.NATPools {
 			got += fmt.Sprintf("%d %v ", p.ID, p.Addrs)
 		}
 		if got != want {
@@ -173,7 +173,7 @@ func TestVNICPolicies(t *testing.T) {
 		if _, err := b.modifyEndpoint(e.Doc.Id, c.verb, c.policies); err != nil {
 			t.Fatal(err)
 		}
-		d := b.w.Desired()
+		d := flat(b.w)
 		v := d.Compartments[0].VNICs[0]
 		if got := fmt.Sprintf("%d %d %q %d", v.MTU, v.Overhead, v.Alias, v.Fit(1500)); got != c.want {
 			t.Errorf("%s %s: vNIC %s, want %s", c.verb, c.policies, got, c.want)

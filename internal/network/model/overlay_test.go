@@ -100,7 +100,7 @@ func TestOverlayIsFilled(t *testing.T) {
 	if m, _ := again.Network(n.Doc.Id); m.overlay.router != n.overlay.router || m.Tunnel != n.Tunnel {
 		t.Errorf("%+v", m)
 	}
-	if d := again.Desired(); len(d.Tunnels) != 1 || d.Tunnels[0].UDPPort != 4789 || d.Switch.Tunnels[0].Sources[0] != netip.MustParseAddr("10.9.0.4") || d.Switch.Tunnels[0].ID != n.Tunnel {
+	if d := flat(again); len(d.Tunnels) != 1 || d.Tunnels[0].UDPPort != 4789 || d.Switch.Tunnels[0].Sources[0] != netip.MustParseAddr("10.9.0.4") || d.Switch.Tunnels[0].ID != n.Tunnel {
 		t.Errorf("%+v %+v", d.Tunnels, d.Switch.Tunnels)
 	}
 }
@@ -143,7 +143,7 @@ func TestOverlayIsRefused(t *testing.T) {
 	}
 	_, _, _, err = b.w.CreateNetwork([]byte(overlayBody("fifth", "10.244.3.0/24", adapter("eth1")+","+port(6000), "")), b.in)
 	code(t, err, hcn.HCN_E_REQUEST_UNSUPPORTED, "Policies", "share one")
-	if d := b.w.Desired(); len(d.Tunnels) != vswitch.MaxTunnels {
+	if d := flat(b.w); len(d.Tunnels) != vswitch.MaxTunnels {
 		t.Errorf("%+v", d.Tunnels)
 	}
 }
@@ -156,7 +156,7 @@ func TestOverlayTunnelIsShared(t *testing.T) {
 	if err := b.modifyNetwork(n.Doc.Id, "Add", port(4790)); err != nil {
 		t.Fatal(err)
 	}
-	if d := b.w.Desired(); len(d.Tunnels) != 1 || d.Tunnels[0].UDPPort != 4790 || d.Switch.Tunnels[0].ID != n.Tunnel {
+	if d := flat(b.w); len(d.Tunnels) != 1 || d.Tunnels[0].UDPPort != 4790 || d.Switch.Tunnels[0].ID != n.Tunnel {
 		t.Errorf("%+v %+v", d.Tunnels, d.Switch.Tunnels)
 	}
 	far := b.network(overlayBody("far", "10.244.3.0/24", adapter("eth1"), ""))
@@ -170,7 +170,7 @@ func TestOverlayTunnelIsShared(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if d := b.w.Desired(); len(d.Tunnels) != 0 || b.w.numbersIn[portNumbers].len() != 0 {
+	if d := flat(b.w); len(d.Tunnels) != 0 || b.w.numbersIn[portNumbers].len() != 0 {
 		t.Errorf("%+v, %d numbers in use", d.Tunnels, b.w.numbersIn[portNumbers].len())
 	}
 }
@@ -188,7 +188,7 @@ func TestRemoteSubnets(t *testing.T) {
 	routes := func(want ...string) {
 		t.Helper()
 		var got []string
-		for _, r := range b.w.Desired().Switch.Networks[0].Routes {
+		for _, r := range flat(b.w).Switch.Networks[0].Routes {
 			got = append(got, fmt.Sprintf("%s %d %s %s", r.Prefix, r.VNI, r.VTEP, r.MAC))
 		}
 		if !slices.Equal(got, want) {
@@ -238,7 +238,7 @@ func TestHostRoute(t *testing.T) {
 	ns := b.namespace(`{}`)
 	b.attach(ns.Doc.Id, e.Doc.Id)
 	gateway := func() (mac vswitch.MAC) {
-		for _, c := range b.w.Desired().Compartments {
+		for _, c := range flat(b.w).Compartments {
 			if c.ID == ns.Doc.Id {
 				mac = c.VNICs[0].Neighbours[0].MAC
 			}
@@ -251,7 +251,7 @@ func TestHostRoute(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	d := b.w.Desired()
+	d := flat(b.w)
 	if m := b.now(n); m.HostPort == 0 || len(d.HostNICs) != 1 || d.HostNICs[0].Addrs[0] != netip.MustParsePrefix("10.244.3.1/24") || d.HostNICs[0].MAC != before ||
 		d.HostNICs[0].Fit(1500) != 1450 || m.Doc.Policies[len(m.Doc.Policies)-1].Type != hcn.HostRoute {
 		t.Errorf("%d %+v %s", m.HostPort, d.HostNICs, m.Doc.Policies)
@@ -265,7 +265,7 @@ func TestHostRoute(t *testing.T) {
 	if err := b.modifyNetwork(n.Doc.Id, "Remove", `{"Type":"HostRoute"}`); err != nil {
 		t.Fatal(err)
 	}
-	if d := b.w.Desired(); len(d.HostNICs) != 0 || gateway() != before {
+	if d := flat(b.w); len(d.HostNICs) != 0 || gateway() != before {
 		t.Errorf("%+v", d.HostNICs)
 	}
 	if err := b.modifyNetwork(mustNamed(b, "twin").Doc.Id, "Add", `{"Type":"HostRoute"}`); err != nil {
@@ -316,7 +316,7 @@ func TestOverlayEndpoints(t *testing.T) {
 		return b.endpoint("flannel.4096", fmt.Sprintf(`{"Flags":1,"MacAddress":"02-11-0a-f4-04-07","IpConfigurations":[{"IpAddress":%q}],`, addr)+provider(at)+`}`)
 	}
 	inside, outside, vip := remote("10.244.3.7", "10.9.0.5"), remote("10.244.4.7", "10.9.0.5"), remote("10.96.0.10", "10.9.0.4")
-	d := b.w.Desired().Switch
+	d := flat(b.w).Switch
 	if len(d.Remotes) != 1 || d.Remotes[0].Addr != inside.addrs[0].Addr() || d.Remotes[0].VTEP != netip.MustParseAddr("10.9.0.5") {
 		t.Errorf("remotes %+v", d.Remotes)
 	}
@@ -327,7 +327,7 @@ func TestOverlayEndpoints(t *testing.T) {
 	if err := b.modifyNetwork(n.Doc.Id, "Add", lease("10.244.4.0/24", 4096, "10.9.0.5", "02:00:00:00:00:05")); err != nil {
 		t.Fatal(err)
 	}
-	if r := b.w.Desired().Switch.Networks[0].Routes; len(r) != 1 || r[0].Prefix.Bits() != 24 {
+	if r := flat(b.w).Switch.Networks[0].Routes; len(r) != 1 || r[0].Prefix.Bits() != 24 {
 		t.Errorf("routes %+v", r)
 	}
 	b.endpoint("flannel.4096", `{"Flags":1,"IpConfigurations":[{"IpAddress":"10.244.4.8"}]}`) // so that it needs no policy
@@ -338,7 +338,7 @@ func TestOverlayEndpoints(t *testing.T) {
 	now[0].Addrs = []netip.Prefix{netip.MustParsePrefix("10.9.0.5/24")}
 	b.in.Uplinks = func() []Uplink { return now }
 	b.w = b.w.FollowUplinks(b.in)
-	d = b.w.Desired().Switch
+	d = flat(b.w).Switch
 	if len(d.Remotes) != 0 || len(d.Networks[0].Routes) != 1 || d.Networks[0].Routes[0].Prefix.Addr() != vip.addrs[0].Addr() || d.Tunnels[0].Sources[0] != netip.MustParseAddr("10.9.0.5") {
 		t.Errorf("remotes %+v, routes %+v, tunnels %+v", d.Remotes, d.Networks[0].Routes, d.Tunnels)
 	}

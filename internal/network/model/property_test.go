@@ -77,6 +77,11 @@ func TestWholeAndPartAgree(t *testing.T) {
 func wholeAndPart(t *testing.T, bench func(testing.TB) *bench, randomVerb func(*bench, *rand.Rand, int)) {
 	for seed := range uint64(60) {
 		b := bench(t)
+		ids := 0x1000
+		b.in.NewID = func() string { // in eight of the parts of Desired
+			ids++
+			return fmt.Sprintf("%d%s", ids%8, guid(ids)[1:])
+		}
 		r := rand.New(rand.NewPCG(seed, 3))
 		rows := map[string]any{}
 		var compiler vswitch.Compiler
@@ -104,15 +109,23 @@ func wholeAndPart(t *testing.T, bench func(testing.TB) *bench, randomVerb func(*
 				b.w = before.With(b.w.Numbers())
 			}
 			b.w = b.w.Clean()
-			d := b.w.Desired()
-			if _, err := compiler.Compile(d.Switch, vswitch.Facts{}); err != nil {
+			d := flat(b.w)
+			grown, err := compiler.Compile(b.w.Desired().Switch, vswitch.Facts{})
+			if err != nil {
 				t.Fatalf("seed %d step %d: %v", seed, i, err)
 			}
 			if i%10 != 9 {
 				continue
 			}
 			loaded := reload(t, b, rows)
-			if diff := cmp.Diff(printDesired(loaded.Desired()), printDesired(d)); diff != "" {
+			whole, err := vswitch.Compile(flat(loaded).Switch, vswitch.Facts{})
+			if err != nil {
+				t.Fatalf("seed %d step %d: loaded: %v", seed, i, err)
+			}
+			if diff := cmp.Diff(whole.String(), grown.String()); diff != "" {
+				t.Fatalf("seed %d step %d: tables differ (-loaded +grown):\n%s", seed, i, diff)
+			}
+			if diff := cmp.Diff(printDesired(flat(loaded)), printDesired(d)); diff != "" {
 				t.Fatalf("seed %d step %d: loaded and grown differ (-loaded +grown):\n%s", seed, i, diff)
 			}
 			if l, g := indexSizes(loaded), indexSizes(b.w); l != g {
@@ -279,11 +292,11 @@ func FuzzDecode(f *testing.F) {
 		}
 		if w, n, _, err := b.w.CreateNetwork(body, b.in); err == nil {
 			again(n.Doc, func(r []byte) (any, error) { d, err := DecodeNetwork(r); return d, err })
-			w.Desired()
+			flat(w)
 		}
 		if w, e, _, err := b.w.CreateEndpoint("nat", body, b.in); err == nil {
 			again(e.Doc, func(r []byte) (any, error) { d, err := DecodeEndpoint(r); return d, err })
-			if _, err := vswitch.Compile(w.Desired().Switch, vswitch.Facts{}); err != nil {
+			if _, err := vswitch.Compile(flat(w).Switch, vswitch.Facts{}); err != nil {
 				t.Fatal(err)
 			}
 			w, _ = w.DeleteEndpoint(e.Doc.Id, 0, b.in)
@@ -299,21 +312,21 @@ func FuzzDecode(f *testing.F) {
 		b.endpoint("nat", `{"ID":"00000000-0000-4000-8000-000000001004"}`)
 		if w, lb, _, err := b.w.CreateLoadBalancer(body, b.in); err == nil {
 			again(lb.Doc, func(r []byte) (any, error) { d, err := DecodeLoadBalancer(r); return d, err })
-			if _, err := vswitch.Compile(w.Desired().Switch, vswitch.Facts{}); err != nil {
+			if _, err := vswitch.Compile(flat(w).Switch, vswitch.Facts{}); err != nil {
 				t.Fatal(err)
 			}
 			_, _, _ = w.ModifyLoadBalancer(lb.Doc.Id, body, 0, b.in)
 		}
 		if w, route, _, err := b.w.CreateSDNRoute(body, b.in); err == nil {
 			again(route.Doc, func(r []byte) (any, error) { d, err := DecodeSDNRoute(r); return d, err })
-			if _, err := vswitch.Compile(w.Desired().Switch, vswitch.Facts{}); err != nil {
+			if _, err := vswitch.Compile(flat(w).Switch, vswitch.Facts{}); err != nil {
 				t.Fatal(err)
 			}
 			_, _, _ = w.ModifySDNRoute(route.Doc.ID, body, 0)
 		}
 		if w, r, _, err := b.w.ReservePorts(body, b.in); err == nil {
 			again(r.Doc, func(raw []byte) (any, error) { d, err := DecodeReservation(raw); return d, err })
-			w.Desired()
+			flat(w)
 		}
 		_, _ = ParseFilter(string(body))
 	})
@@ -351,7 +364,7 @@ func BenchmarkChange(bb *testing.B) {
 		if err != nil {
 			bb.Fatal(err)
 		}
-		if d := w.Desired(); len(d.Compartments) != 1001 {
+		if d := flat(w); len(d.Compartments) != 1001 {
 			bb.Fatal(len(d.Compartments))
 		}
 	}
@@ -367,6 +380,6 @@ func BenchmarkDesired(bb *testing.B) {
 	}
 	bb.ReportAllocs()
 	for bb.Loop() {
-		b.w.Desired()
+		flat(b.w)
 	}
 }

@@ -71,7 +71,7 @@ func TestRedirects(t *testing.T) {
 			}
 			redirects := func() string {
 				var all []string
-				for _, r := range b.w.Desired().Compartments[0].Redirects {
+				for _, r := range flat(b.w).Compartments[0].Redirects {
 					all = append(all, printRedirect(r))
 				}
 				return strings.Join(all, ", ")

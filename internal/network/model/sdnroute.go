@@ -187,10 +187,14 @@ func (w *World) countHops(network string, ways []vswitch.Route, by int) {
 		if x.To != vswitch.RouteHost {
 			k = remotesOf(network, x.Via)
 		}
-		if n, _ := w.hops.get(k); n+by > 0 {
+		n, _ := w.hops.get(k)
+		if n+by > 0 {
 			w.hops = w.hops.set(k, n+by)
 		} else {
 			w.hops = w.hops.del(k)
+		}
+		if e, ok := w.addrs.get(addrKey(network, x.Via)); ok && x.To != vswitch.RouteHost && (n > 0) != (n+by > 0) {
+			w.replug(e) // which forwards now, or not any more
 		}
 	}
 }
@@ -212,6 +216,7 @@ func (w *World) reroute(r *SDNRoute) {
 			c := *e
 			w.compileEndpointOf(&c)
 			w.endpoints = w.endpoints.set(id, &c)
+			w.replug(id)
 		}
 	}
 }

@@ -15,7 +15,7 @@ import (
 
 // switched prints the switch's networks on uplinks, and which ports are in them.
 func switched(w World) string {
-	d := w.Desired()
+	d := flat(w)
 	var out []string
 	for _, n := range d.Switch.Networks {
 		if n.Uplink == "" {
@@ -49,7 +49,7 @@ func TestSegments(t *testing.T) {
 		if got := switched(b.w); got != want {
 			t.Errorf("%s:\n%s\nwant\n%s", what, got, want)
 		}
-		if _, err := vswitch.Compile(b.w.Desired().Switch, vswitch.Facts{Uplinks: []vswitch.Uplink{{Name: "eth0", Ifindex: 2, MTU: 1500, MAC: vswitch.MAC{2, 1}}}}); err != nil {
+		if _, err := vswitch.Compile(flat(b.w).Switch, vswitch.Facts{Uplinks: []vswitch.Uplink{{Name: "eth0", Ifindex: 2, MTU: 1500, MAC: vswitch.MAC{2, 1}}}}); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
 		rows := Rows{Networks: b.w.AllNetworks(), Endpoints: b.w.AllEndpoints(), Namespaces: b.w.AllNamespaces()}

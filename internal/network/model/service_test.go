@@ -61,8 +61,8 @@ func TestServiceIsGiven(t *testing.T) {
 	if !slices.Equal(c.cluster, s.cluster) || !slices.Equal(c.outside, s.outside) || c.Doc.Ports[0].NodePort != 30001 || fmt.Sprint(c.Numbers) != numbers || c.Doc.Version != 2 {
 		t.Errorf("after a change: %+v", c.Doc)
 	}
-	if len(b.w.Desired().HostPorts) != 4 {
-		t.Errorf("ports of the host: %v", b.w.Desired().HostPorts)
+	if len(flat(b.w).HostPorts) != 4 {
+		t.Errorf("ports of the host: %v", flat(b.w).HostPorts)
 	}
 	// A World loaded of its rows is the same.
 	inst, err := instance.New("")
@@ -73,14 +73,14 @@ func TestServiceIsGiven(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(printDesired(b.w.Desired()), printDesired(again.Desired())); d != "" {
+	if d := cmp.Diff(printDesired(flat(b.w)), printDesired(flat(again))); d != "" {
 		t.Error(d)
 	}
 	w, err := b.w.DeleteService(s.Doc.ID, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := w.Desired(); len(d.Names)+len(d.HostPorts)+len(d.Switch.Announced) > 0 || len(servicesOf(w)) > 0 {
+	if d := flat(w); len(d.Names)+len(d.HostPorts)+len(d.Switch.Announced) > 0 || len(servicesOf(w)) > 0 {
 		t.Errorf("left over: %+v", d)
 	}
 	b.w = w

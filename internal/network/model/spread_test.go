@@ -36,7 +36,7 @@ func (b *bench) reserve(body string) *Reservation {
 
 // routesOf the port of an endpoint, as text, and whether it forwards.
 func (b *bench) routesOf(e *Endpoint) (out string, forward bool) {
-	for _, p := range b.w.Desired().Switch.Ports {
+	for _, p := range flat(b.w).Switch.Ports {
 		if p.Object != e.Doc.Id {
 			continue
 		}
@@ -73,7 +73,7 @@ func TestSDNRoutes(t *testing.T) {
 			t.Errorf("routes of %s: %q, forwards %v", e.Doc.Name, got, forward)
 		}
 	}
-	if p := b.w.Desired().Switch.Ports[0]; p.Kind != vswitch.PortHost || !p.Forward {
+	if p := flat(b.w).Switch.Ports[0]; p.Kind != vswitch.PortHost || !p.Forward {
 		t.Errorf("the host port does not forward: %+v", p)
 	}
 	for _, tc := range []struct {
@@ -110,7 +110,7 @@ func TestSDNRoutes(t *testing.T) {
 	if b.w, err = b.w.DeleteEndpoint(c.Doc.Id, 0, b.in); err != nil {
 		t.Fatal(err)
 	}
-	if len(b.w.AllSDNRoutes()) != 0 || b.w.hops.len() != 0 || b.w.Desired().Switch.Ports[0].Forward {
+	if len(b.w.AllSDNRoutes()) != 0 || b.w.hops.len() != 0 || flat(b.w).Switch.Ports[0].Forward {
 		t.Error("the route outlived its last endpoint")
 	}
 	_, err = b.w.DeleteSDNRoute(r.Doc.ID, 0)
@@ -131,7 +131,7 @@ func TestSDNRoutePolicies(t *testing.T) {
 	if got, _ := b.routesOf(a); got != want {
 		t.Errorf("routes %q, want %q", got, want)
 	}
-	if _, forward := b.routesOf(c); !forward || !b.w.Desired().Switch.Ports[0].Forward {
+	if _, forward := b.routesOf(c); !forward || !flat(b.w).Switch.Ports[0].Forward {
 		t.Error("who is a next hop does not forward")
 	}
 	_, err := b.modifyEndpoint(a.Doc.Id, "Add", `{"Type":"SDNRoute","Settings":{"DestinationPrefix":"192.0.2.0/24","NeedEncap":true}}`)
@@ -182,7 +182,7 @@ func TestReservations(t *testing.T) {
 	if d := r.Doc; d.ID == "" || d.Version != 1 || d.Owner != "uid:0" || d.StartingPort != 8000 || d.EndingPort != 8009 {
 		t.Errorf("%+v", d)
 	}
-	if n := len(b.w.Desired().HostPorts); n != 10 {
+	if n := len(flat(b.w).HostPorts); n != 10 {
 		t.Errorf("%d ports are held, want 10", n)
 	}
 	chosen := b.reserve(`{"Protocol":3,"Count":3,"Access":2}`)
@@ -264,7 +264,7 @@ func TestRemoteEndpoints(t *testing.T) {
 	for i, addr := range []string{"10.1.0.2", "10.1.0.77", "10.1.0.77", "10.96.0.1", "10.1.0.1"} {
 		b.endpoint("ten", fmt.Sprintf(`{"Flags":1,"MacAddress":"02-11-00-00-00-01","IpConfigurations":[{"IpAddress":%q}],`+pa+`}`, addr, i))
 	}
-	rs := b.w.Desired().Switch.Remotes
+	rs := flat(b.w).Switch.Remotes
 	if len(rs) != 1 || rs[0].Addr != netip.MustParseAddr("10.1.0.77") || rs[0].VTEP != netip.MustParseAddr("10.0.0.2") || rs[0].Network != n.Number {
 		t.Errorf("remotes %+v", rs)
 	}

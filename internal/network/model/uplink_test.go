@@ -178,7 +178,7 @@ func TestNetworkTypes(t *testing.T) {
 			_, _, _, err := b.w.CreateEndpoint(n.Doc.Id, []byte(`{"IpConfigurations":[{"IpAddress":"10.9.0.4"}]}`), b.in)
 			code(t, err, hcn.HCN_E_ADDR_INVALID_OR_RESERVED, "IpConfigurations[0].IpAddress", "host's own")
 		}
-		if got := b.w.Desired(); len(got.HostNICs) != 0 || len(got.Resolvers) != 0 {
+		if got := flat(b.w); len(got.HostNICs) != 0 || len(got.Resolvers) != 0 {
 			t.Errorf("%s: %v %v", typ, got.HostNICs, got.Resolvers)
 		}
 	}
@@ -217,7 +217,7 @@ func TestNetworkTypes(t *testing.T) {
 		t.Errorf("NAT beside it got %s", p)
 	}
 	if got := slices.Sorted(func(yield func(string) bool) {
-		for _, n := range b.w.Desired().Switch.Networks {
+		for _, n := range flat(b.w).Switch.Networks {
 			if n.Uplink != "" && !yield(n.Uplink) {
 				return
 			}

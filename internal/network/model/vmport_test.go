@@ -24,7 +24,7 @@ func (b *bench) modifyPort(id, verb, settings string) error {
 
 // plugged is what Desired has of an endpoint: its port, its tap, its interfaces.
 func (b *bench) plugged(id string) (port vswitch.Port, taps []Tap, vnics []string) {
-	d := b.w.Desired()
+	d := flat(b.w)
 	for _, p := range d.Switch.Ports {
 		if p.Object == id {
 			port = p
@@ -73,7 +73,7 @@ func TestVMPort(t *testing.T) {
 		if port.Kind != vswitch.PortVM || port.Interface != name || port.MAC != vswitch.MAC(e.mac) || len(port.ACLs) != 1 || port.Host || port.Forward || !port.Up {
 			t.Errorf("%s: %+v", where, port)
 		}
-		if m := b.w.Desired().Switch.Mappings; len(m) == 0 || m[0].Port != e.Port {
+		if m := flat(b.w).Switch.Mappings; len(m) == 0 || m[0].Port != e.Port {
 			t.Errorf("%s: mappings %+v", where, m)
 		}
 		want := fmt.Sprintf(`{"Allocators":[{"SwitchId":%q,"EndpointPortGuid":%q,"Device":%q}]}`, n.Doc.Health.Extra.SwitchGuid, portID, name)

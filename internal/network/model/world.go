@@ -63,6 +63,7 @@ type World struct {
 	awaited   pmap[string]         // backend as a service has it 0 service id -> the latter
 	hops      pmap[int]            // network id / next hop of an SDN route as 16 bytes -> how many
 	numbersIn [numberSets]pmap[struct{}]
+	plugged   *plugged   // what endpoints and namespaces add to Desired
 	balancing *balancing // what load balancers and services add to Desired
 
 	// aclSets are the sets of rules that endpoints refer to, by their digest; aclHeld
@@ -313,6 +314,7 @@ func Load(inst instance.Instance, numbers Numbers, rows Rows) (World, error) {
 		w.putGuestService(g)
 	}
 	w.loading = false
+	w.plugAll()
 	return w, nil
 }
 

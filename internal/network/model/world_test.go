@@ -273,7 +273,7 @@ func TestGuestsCompartment(t *testing.T) {
 	guest := b.namespace(`{"Type":"Guest"}`)
 	b.attach(guest.Doc.Id, e.Doc.Id) // recorded
 	// The network's own vNIC, and the resolvers'.
-	if d := b.w.Desired(); len(d.Compartments) != 1 || d.Compartments[0].ID != ResolverCompartment || len(d.Switch.Ports) != 2 {
+	if d := flat(b.w); len(d.Compartments) != 1 || d.Compartments[0].ID != ResolverCompartment || len(d.Switch.Ports) != 2 {
 		t.Errorf("%+v", d)
 	}
 }
@@ -281,7 +281,7 @@ func TestGuestsCompartment(t *testing.T) {
 func TestForeignNamespace(t *testing.T) {
 	b := newBench(t)
 	ns := b.namespace(`{"NetNsPath":"/var/run/netns/pod1"}`)
-	if d := b.w.Desired(); !d.Compartments[0].Foreign || d.Compartments[0].Path != "/var/run/netns/pod1" || !ns.Foreign {
+	if d := flat(b.w); !d.Compartments[0].Foreign || d.Compartments[0].Path != "/var/run/netns/pod1" || !ns.Foreign {
 		t.Errorf("%+v", d.Compartments)
 	}
 	for _, p := range []string{"relative", "/run/../x", "/run/gatehouse/netns/" + guid(4)} {
@@ -324,7 +324,7 @@ func TestModifyNetwork(t *testing.T) {
 	if e.Doc.Dns.Domain != "new.test" || own.Doc.Dns.Domain != "" {
 		t.Errorf("%+v %+v", e.Doc.Dns, own.Doc.Dns)
 	}
-	if d := w.Desired(); d.Resolvers[0].Domain != "new.test" || d.Names[2].Name != "a.new.test" {
+	if d := flat(w); d.Resolvers[0].Domain != "new.test" || d.Names[0][2].Name != "a.new.test" {
 		t.Errorf("%+v", d.Names)
 	}
 	add := func(w World, verb, p string) (World, *Network, error) {
@@ -364,13 +364,13 @@ func TestPublish(t *testing.T) {
 	if s := strings.Join(got, " "); s != "[::]:53/tcp>5353 [::]:53/udp>5353 0.0.0.0:53/tcp>53 0.0.0.0:53/udp>53" {
 		t.Errorf("%s", s)
 	}
-	d := b.w.Desired()
+	d := flat(b.w)
 	if len(d.HostPorts) != 6 || len(d.Switch.Mappings) != 0 {
 		t.Errorf("detached: %v %v", d.HostPorts, d.Switch.Mappings)
 	}
 	ns := b.namespace(`{}`)
 	b.attach(ns.Doc.Id, both.Doc.Id)
-	if d = b.w.Desired(); len(d.Switch.Mappings) != 4 {
+	if d = flat(b.w); len(d.Switch.Mappings) != 4 {
 		t.Errorf("%v", d.Switch.Mappings)
 	}
 	// Modify.
@@ -433,7 +433,7 @@ func TestPortsOfTheHost(t *testing.T) {
 	_, _, _, err := b.w.CreateEndpoint("ten", []byte(`{"Policies":[{"Type":"PortMapping","Settings":{"ExternalPort":22}}]}`), b.in)
 	code(t, err, hcn.HCN_E_PORT_ALREADY_EXISTS, "", "sshd")
 	e := b.endpoint(n.Doc.Id, `{"Policies":[{"Type":"PortMapping","Settings":{"ExternalPort":22,"Flags":4}}]}`)
-	if d := b.w.Desired(); len(d.HostPorts) != 0 || len(e.mappings) != 2 {
+	if d := flat(b.w); len(d.HostPorts) != 0 || len(e.mappings) != 2 {
 		t.Errorf("%v", d.HostPorts)
 	}
 	for i := range 9 {
@@ -461,7 +461,7 @@ func TestPlug(t *testing.T) {
 	if len(ns.NICs) != 2 || ns.Plug != "rt-1" || len(ns.PlugEndpoints) != 2 {
 		t.Errorf("%+v", ns)
 	}
-	d := w.Desired()
+	d := flat(w)
 	if len(d.Compartments) != 2 || len(d.Compartments[0].VNICs) != 2 || d.Compartments[0].VNICs[1].Name != "eth1" {
 		t.Errorf("%+v", d.Compartments)
 	}
