@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -289,11 +290,12 @@ func emptyMap[K, V any](pins, name string) error {
 // switchChild obeys orders until its input ends.
 func switchChild() error {
 	var (
-		c   vswitch.Compiler
-		d   *datapath.Datapath
-		o   datapath.Options
-		in  = json.NewDecoder(os.Stdin)
-		out = json.NewEncoder(os.Stdout)
+		c     vswitch.Compiler
+		parts serviceParts
+		d     *datapath.Datapath
+		o     datapath.Options
+		in    = json.NewDecoder(os.Stdin)
+		out   = json.NewEncoder(os.Stdout)
 	)
 	cookie, err := netnsCookie()
 	if err != nil {
@@ -346,6 +348,7 @@ func switchChild() error {
 				return nil
 			}
 			w.Facts.NetnsCookie = cookie
+			parts.take(&w.State)
 			rows, t0 := d.Metrics().RowsWritten, time.Now()
 			t, err := c.Compile(w.State, w.Facts)
 			if err != nil {
@@ -365,6 +368,27 @@ func switchChild() error {
 			return err
 		}
 	}
+}
+
+// serviceParts hands services over as the daemon does, whose model keeps the parts in
+// which nothing changed; what comes as JSON is another State as a whole.
+type serviceParts [256]*vswitch.ServicePart
+
+func (p *serviceParts) take(s *vswitch.State) {
+	var in [len(p)][]vswitch.Service
+	for _, x := range s.Services {
+		i := int(x.ID) % len(p)
+		in[i] = append(in[i], x)
+	}
+	for i, list := range in {
+		switch was := p[i]; {
+		case list == nil:
+			p[i] = nil
+		case was == nil || !reflect.DeepEqual(was.Services, list):
+			p[i] = vswitch.NewServicePart(list)
+		}
+	}
+	s.Services, s.ServiceParts = nil, slices.Clone(p[:])
 }
 
 // netnsCookie names the namespace of this process, SO_NETNS_COOKIE.
