@@ -37,6 +37,7 @@ type PortReservation struct {
 	Count        uint16 `json:",omitempty"`
 	// SchemaVersion of the document.
 	SchemaVersion SchemaVersion
+	Version       uint64 `json:",omitempty"` // the service's; what If-Match and ETag are about
 }
 
 var reservations = kind[PortReservation]{"ports", "PortReservation", "PortReservations", E_ELEMENT_NOT_FOUND,

@@ -37,6 +37,7 @@ type fake struct {
 	ports     []model.HostPort
 	resets    []vswitch.PortID
 	applies   int
+	more      netip.Prefix // address of another uplink
 	// fail says where: "ports", "ensure", "apply", "prune"; the count goes down.
 	fail map[string]int
 }
@@ -107,6 +108,10 @@ func (f *fake) Ensure(ctx context.Context, d model.Desired) (vswitch.Facts, erro
 	}
 	facts.Uplinks = []vswitch.Uplink{{Name: "up0", Ifindex: 3, MTU: 1500, Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.4/24")}}}
 	facts.HostAddrs = []netip.Addr{netip.MustParseAddr("10.0.0.4")}
+	if f.more.IsValid() {
+		facts.Uplinks = append(facts.Uplinks, vswitch.Uplink{Name: "up1", Ifindex: 4, MTU: 1500, Addrs: []netip.Prefix{f.more}})
+		facts.HostAddrs = append(facts.HostAddrs, f.more.Addr())
+	}
 	for _, n := range d.HostNICs {
 		for _, a := range n.Addrs {
 			facts.HostAddrs = append(facts.HostAddrs, a.Addr())

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -301,6 +302,26 @@ func TestStop(t *testing.T) {
 	if len(w.k.Devices) == 0 {
 		t.Error("stop took the kernel down")
 	}
+}
+
+// TestAddressBecomesHosts: an address of one load balancer comes to the host, where
+// another has the port on every address. Nobody else's verb fails for that.
+func TestAddressBecomesHosts(t *testing.T) {
+	w, ctx := newWorld(t), context.Background()
+	for _, vips := range []string{`["10.0.0.77"]`, `[]`} {
+		if _, _, err := w.h.CreateLoadBalancer(ctx, []byte(`{"FrontendVIPs":`+vips+`,"PortMappings":[{"Protocol":6,"ExternalPort":12000}]}`)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.k.more = netip.MustParsePrefix("10.0.0.77/24")
+	if _, _, err := w.h.CreateNetwork(ctx, []byte(`{"Name":"x"}`)); err != nil {
+		t.Errorf("a network beside: %v", err)
+	}
+	if _, _, err := w.h.CreateLoadBalancer(ctx, []byte(`{"FrontendVIPs":["10.0.0.77"],"PortMappings":[{"Protocol":6,"ExternalPort":12000}]}`)); err == nil {
+		t.Error("a third has the port, too")
+	}
+	w.restart()
+	w.consistent()
 }
 
 func TestCollections(t *testing.T) {

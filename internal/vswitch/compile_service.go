@@ -271,21 +271,6 @@ func (c *Compiler) claimService(x *serviceMemo) error {
 			m.hosts++
 		}
 	}
-	for i, e := range x.block.svc {
-		// One row of portbusy must have one owner, so here bind(2)'s rule holds.
-		f := x.was.Frontends[i]
-		for _, a := range busyOf(f, c.pools.nat) {
-			a, k := ip(a.Key.Addr.B), e.Key
-			k.Vip.B = a.As16()
-			if f.Addr == a {
-				k.Vip.B = anyAddr(a).As16()
-			}
-			if o, ok := m.owner[k]; ok && m.outside(o, k) {
-				return invalid("Frontends[%d]: %s %d is that of %s on every address, and %s is an address of outbound NAT; take another port", i,
-					protoName(f.Proto), f.Port, m.name(o), a)
-			}
-		}
-	}
 	c.inside.add(&x.was, 1)
 	m.slots += len(x.block.slot)
 	m.member += len(x.block.member)

@@ -86,7 +86,7 @@ func diff(olds []Tables, new Tables) Delta {
 			}
 		})
 	}
-	return Delta{Steps: stepsOf(all), Epochs: slices.Sorted(maps.Keys(epochs)), Gone: slices.Collect(maps.Keys(gone))}
+	return Delta{Steps: stepsOf(all, new), Epochs: slices.Sorted(maps.Keys(epochs)), Gone: slices.Collect(maps.Keys(gone))}
 }
 
 // difference is the blocks in which two Tables differ.
@@ -159,12 +159,14 @@ func compare(old, new Tables, epochs map[uint32]bool) difference {
 	return difference{was, is}
 }
 
-// stepsOf lists what happens to each map, in the order of Diff.
-func stepsOf(all []difference) []Step {
+// stepsOf lists what happens to each map on the way to new, in the order of Diff.
+func stepsOf(all []difference, new Tables) []Step {
 	cfg := change("cfg", all, func(r *rows) []Entry[uint32, CfgRow] { return r.cfg })
 	net := change("net", all, func(r *rows) []Entry[uint32, NetRow] { return r.net })
 	natpool := change("natpool", all, func(r *rows) []Entry[uint32, NATPoolRow] { return r.natpool })
 	busy := change("portbusy", all, func(r *rows) []Entry[BusyKey, uint8] { return r.busy })
+	busy.once()
+	busy.gones = new.notBusy(busy.gones)
 	route := change("route", all, func(r *rows) []Entry[RouteKey, RouteRow] { return r.route })
 	portip := change("portip", all, func(r *rows) []Entry[PortIPKey, uint8] { return r.portip })
 	port := change("port", all, func(r *rows) []Entry[uint32, PortRow] { return r.port })
@@ -205,6 +207,22 @@ func stepsOf(all []difference) []Step {
 	s.zero(nh).zero(vtep).zero(port).remove(busy).zero(natpool).zero(net).zero(cfg)
 	s.remove(aclset).remove(aclrule)
 	return s.steps
+}
+
+// notBusy are those of gone that no block has. Other rows have one owner, but a port
+// may be that of one service at every address, and of another at one which the host
+// was given since.
+func (t Tables) notBusy(gone []Entry[BusyKey, uint8]) []Entry[BusyKey, uint8] {
+	if len(gone) == 0 {
+		return nil
+	}
+	had := map[BusyKey]bool{}
+	for b := range t.blocks {
+		for _, e := range b.busy {
+			had[e.Key] = true
+		}
+	}
+	return slices.DeleteFunc(gone, func(e Entry[BusyKey, uint8]) bool { return had[e.Key] })
 }
 
 func boundOnly(us []UplinkPort) []UplinkPort {

@@ -210,10 +210,6 @@ func TestInvalidService(t *testing.T) {
 			x.Frontends[0] = Frontend{Addr: addr("0.0.0.0"), Port: 8080, Proto: 6, Scope: ScopeAll}
 			s.Mappings = []PortMapping{testMapping(s.Ports[1], 6, 8080)}
 		}},
-		{"address of nat", "take another port", func(s *State, x *Service) {
-			x.Frontends[0] = Frontend{Addr: addr("0.0.0.0"), Port: 12000, Proto: 6, Scope: ScopeAll}
-			s.Services[1].Frontends[0] = Frontend{Addr: addr("192.0.2.10"), Port: 12000, Proto: 6, Scope: ScopeOutside}
-		}},
 		{"proto", "Frontends[0].Proto 1: only", func(_ *State, x *Service) { x.Frontends[0].Proto = 1 }},
 		{"port", "Frontends[0].Port 0", func(_ *State, x *Service) { x.Frontends[0].Port = 0 }},
 		{"no address", "Frontends[0].Addr no address", func(_ *State, x *Service) { x.Frontends[0].Addr = netip.Addr{} }},
@@ -426,5 +422,50 @@ func BenchmarkServiceChange(b *testing.B) {
 			}
 			b.ReportMetric(float64(whole.Milliseconds()), "ms/whole")
 		})
+	}
+}
+
+// An address that only a service had becomes one of the host, where another service
+// has the port on every address: neither stands in the other's way, and NAT leaves the
+// port alone until both are gone.
+func TestAddressBecomesHosts(t *testing.T) {
+	s, f := State{}, testFacts()
+	whole := f
+	f.Uplinks = slices.Clone(f.Uplinks)
+	vip := netip.MustParseAddr("192.0.2.10")
+	for i := range f.Uplinks {
+		f.Uplinks[i].Addrs = slices.DeleteFunc(slices.Clone(f.Uplinks[i].Addrs), func(p netip.Prefix) bool { return p.Addr() == vip })
+	}
+	f.HostAddrs = slices.DeleteFunc(slices.Clone(f.HostAddrs), func(a netip.Addr) bool { return a == vip })
+	service := func(id ServiceID, at string) Service {
+		return Service{ID: id, Frontends: []Frontend{{Addr: netip.MustParseAddr(at), Port: 12000, Proto: 6, Scope: ScopeAll}}}
+	}
+	every, one := service(1, "0.0.0.0"), service(2, vip.String())
+	c, k, last := &Compiler{}, kernel{}, Tables{}
+	for _, step := range []struct {
+		name     string
+		facts    Facts
+		services []Service
+		busy     bool
+	}{
+		{"nobody's", f, []Service{every, one}, false},
+		{"the host's", whole, []Service{every, one}, true},
+		{"without the one", whole, []Service{every}, true},
+		{"with it again", whole, []Service{one, every}, true},
+		{"without every", whole, []Service{one}, true},
+		{"without both", whole, nil, false},
+	} {
+		s.Services = step.services
+		next, err := c.Compile(s, step.facts)
+		if err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		for _, step := range Diff(last, next).Steps {
+			k.do(t, step)
+		}
+		last = next
+		if _, busy := k["portbusy"][busyKey(vip, 12000, 6)]; busy != step.busy {
+			t.Errorf("%s: busy %v, want %v", step.name, busy, step.busy)
+		}
 	}
 }

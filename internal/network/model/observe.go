@@ -52,7 +52,7 @@ func (w World) Graph() hcn.Graph {
 	}
 	for _, r := range w.AllReservations() {
 		g.Reserved = append(g.Reserved, hcn.GraphReservation{ID: r.Doc.ID, Name: r.Doc.Name, Owner: r.Doc.Owner,
-			Protocol: r.Doc.Protocol, StartingPort: r.Doc.StartingPort, EndingPort: r.Doc.EndingPort})
+			Protocol: uint32(r.Doc.Protocol), StartingPort: r.Doc.StartingPort, EndingPort: r.Doc.EndingPort})
 	}
 	return g
 }

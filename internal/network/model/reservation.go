@@ -11,42 +11,22 @@ import (
 	"gatehouse.dev/gatehouse/hcn"
 )
 
-// ReservationDoc is a reservation of ports on the wire: every host address has them.
-type ReservationDoc struct {
-	ID           string `json:",omitempty"`
-	Name         string `json:",omitempty"`
-	Owner        string `json:",omitempty"`
-	Protocol     uint32 // 1 TCP, 2 UDP, 3 both
-	Access       uint32 // 1 exclusive, 2 shared with others that say so
-	StartingPort uint16
-	EndingPort   uint16 // inclusive
-	// Count asks for that many ports in a row where StartingPort is 0.
-	Count         uint16 `json:",omitempty"`
-	SchemaVersion hcn.SchemaVersion
-	Version       uint64 `json:",omitempty"`
-}
-
 // Reservation is a stored row.
 type Reservation struct {
-	Doc      ReservationDoc
+	Doc      hcn.PortReservation
 	Sequence uint64
 	Created  time.Time
 	Body     string
 }
 
-// The numbers of HCN_PORT_PROTOCOL and HCN_PORT_ACCESS (Windows SDK, computenetwork.h).
 const (
-	reserveTCP, reserveUDP  uint32 = 1, 2
-	reserveBoth             uint32 = 3
-	accessExclusive         uint32 = 1
-	accessShared            uint32 = 2
-	maxReserved                    = 1024 // each is a socket of the host
-	lowestChosen, lastPorts        = 61000, 65535
+	maxReserved             = 1024 // each is a socket of the host
+	lowestChosen, lastPorts = 61000, 65535
 )
 
 // DecodeReservation reads a document; unknown members are ignored.
-func DecodeReservation(body []byte) (ReservationDoc, error) {
-	var d ReservationDoc
+func DecodeReservation(body []byte) (hcn.PortReservation, error) {
+	var d hcn.PortReservation
 	err := decode(body, &d)
 	return d, err
 }
@@ -93,7 +73,7 @@ func (w World) ReservePorts(body []byte, in Input) (next World, r *Reservation, 
 	if r.Doc.SchemaVersion, err = checkSchema(d.SchemaVersion); err != nil {
 		return w, nil, false, err
 	}
-	if err := r.Doc.check(); err != nil {
+	if err := r.check(); err != nil {
 		return w, nil, false, err
 	}
 	if r.Doc.StartingPort == 0 {
@@ -109,16 +89,17 @@ func (w World) ReservePorts(body []byte, in Input) (next World, r *Reservation, 
 	return w, r, true, nil
 }
 
-func (d *ReservationDoc) check() error {
+func (r *Reservation) check() error {
+	d := &r.Doc
 	switch d.Protocol {
-	case reserveTCP, reserveUDP, reserveBoth:
+	case hcn.PortProtocolTCP, hcn.PortProtocolUDP, hcn.PortProtocolBoth:
 	default:
 		return refuseAt(hcn.E_INVALID_PARAMETER, "Protocol", "%d is none of 1 (TCP), 2 (UDP) and 3 (both)", d.Protocol)
 	}
 	switch d.Access {
 	case 0:
-		d.Access = accessExclusive
-	case accessExclusive, accessShared:
+		d.Access = hcn.PortAccessExclusive
+	case hcn.PortAccessExclusive, hcn.PortAccessShared:
 	default:
 		return refuseAt(hcn.E_INVALID_PARAMETER, "Access", "%d is neither 1 (exclusive) nor 2 (shared)", d.Access)
 	}
@@ -159,7 +140,7 @@ func (r *Reservation) claims() []claim {
 		for port := int(r.Doc.StartingPort); port <= int(r.Doc.EndingPort); port++ {
 			for _, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
 				out = append(out, claim{proto: proto, port: uint16(port), publish: publish{
-					kind: Reservations, id: r.Doc.ID, host: any, shared: r.Doc.Access == accessShared,
+					kind: Reservations, id: r.Doc.ID, host: any, shared: r.Doc.Access == hcn.PortAccessShared,
 				}})
 			}
 		}
@@ -169,9 +150,9 @@ func (r *Reservation) claims() []claim {
 
 func (r *Reservation) protos() []uint8 {
 	switch r.Doc.Protocol {
-	case reserveTCP:
+	case hcn.PortProtocolTCP:
 		return []uint8{6}
-	case reserveUDP:
+	case hcn.PortProtocolUDP:
 		return []uint8{17}
 	}
 	return []uint8{6, 17}
