@@ -259,7 +259,7 @@ func (w *World) attach(ns *Namespace, e *Endpoint) (*Endpoint, error) {
 		return nil, refuse(hcn.HCN_E_ENDPOINT_NAMESPACE_ALREADY_EXISTS, "%s is in namespace %s; detach it there first",
 			w.endpointLabel(e.Doc.Id), e.Doc.HostComputeNamespace)
 	case ns.isHostOwn() && len(e.redirects()) > 0:
-		return nil, redirectOfHost(w, e)
+		return nil, w.noRedirect(e, "to be in the host's")
 	}
 	index := 0
 	for slices.ContainsFunc(ns.NICs, func(n NIC) bool { return n.Index == index }) {

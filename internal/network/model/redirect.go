@@ -98,7 +98,7 @@ func parseUser(s string) (string, error) {
 }
 
 // checkRedirects refuses what no rule could be made of: a user that is nobody here, an
-// endpoint in the host's own namespace, where the host's own traffic is.
+// endpoint in no namespace of its own.
 func (w *World) checkRedirects(e *Endpoint, policies []hcn.EndpointPolicy, in Input) error {
 	for i, p := range policies {
 		if p.Type != hcn.L4WFPPROXY {
@@ -110,7 +110,10 @@ func (w *World) checkRedirects(e *Endpoint, policies []hcn.EndpointPolicy, in In
 			return at(field+".Settings", err)
 		}
 		if ns, ok := w.namespaces.get(e.Doc.HostComputeNamespace); ok && ns.isHostOwn() {
-			return at(field, redirectOfHost(w, e))
+			return at(field, w.noRedirect(e, "in the host's"))
+		}
+		if e.VM != nil {
+			return at(field, w.noRedirect(e, "a port of a virtual machine"))
 		}
 		if _, known := in.Users[r.User]; strings.HasPrefix(r.User, "S-") && !known {
 			return refuseAt(hcn.HCN_E_INVALID_POLICY, field+".Settings.UserSID",
@@ -120,8 +123,8 @@ func (w *World) checkRedirects(e *Endpoint, policies []hcn.EndpointPolicy, in In
 	return nil
 }
 
-func redirectOfHost(w *World, e *Endpoint) *Error {
-	return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "L4WFPPROXY needs a namespace of its own; %s is in the host's", w.endpointLabel(e.Doc.Id))
+func (w *World) noRedirect(e *Endpoint, is string) *Error {
+	return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "L4WFPPROXY needs a namespace of its own; %s is %s", w.endpointLabel(e.Doc.Id), is)
 }
 
 func (e *Endpoint) redirects() (out []redirectPolicy) {

@@ -133,4 +133,15 @@ func TestNoRedirectOfTheHost(t *testing.T) {
 	b.attach(host.Doc.Id, plain.Doc.Id)
 	_, _, err := b.w.ModifyEndpoint(plain.Doc.Id, []byte(`{"ResourceType":"Policy","RequestType":"Add","Settings":{"Policies":[`+policy+`]}}`), 0, b.in)
 	code(t, err, hcn.HCN_E_REQUEST_UNSUPPORTED, "Settings.Policies[0].Type")
+
+	// In a virtual machine there is no namespace of ours.
+	const port = `{"ResourceType":"Port","RequestType":"Add","Settings":{"VirtualMachineId":"vm"}}`
+	_, _, err = b.w.ModifyEndpoint(e.Doc.Id, []byte(port), 0, b.in)
+	code(t, err, hcn.HCN_E_REQUEST_UNSUPPORTED, "Type")
+	vm := b.endpoint("n", `{}`)
+	if b.w, _, err = b.w.ModifyEndpoint(vm.Doc.Id, []byte(port), 0, b.in); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = b.w.ModifyEndpoint(vm.Doc.Id, []byte(`{"ResourceType":"Policy","RequestType":"Add","Settings":{"Policies":[`+policy+`]}}`), 0, b.in)
+	code(t, err, hcn.HCN_E_REQUEST_UNSUPPORTED, "Settings.Policies[0].Type")
 }

@@ -106,6 +106,9 @@ func (w World) addVMPort(e *Endpoint, p VMPort, in Input) (World, *Endpoint, err
 	if ns, ok := w.namespaces.get(e.Doc.HostComputeNamespace); ok && ns.isHostOwn() {
 		return w, nil, refuse(hcn.HCN_E_ENDPOINT_ALREADY_ATTACHED, "This endpoint is already attached to the switch. %s is in the host's own namespace; detach it there first", w.endpointLabel(e.Doc.Id))
 	}
+	if len(e.redirects()) > 0 {
+		return w, nil, w.noRedirect(e, "to be a port of a virtual machine")
+	}
 	if p.ID == "" {
 		p.ID = in.NewID()
 	}
