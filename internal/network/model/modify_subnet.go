@@ -56,11 +56,11 @@ func (w *World) modifySubnets(n *Network, r modifyRequest, in Input) error {
 }
 
 func (w *World) addSubnets(n *Network, add []Subnet, in Input) error {
-	taken, avoid := w.keepClear(&n.Doc, in)
-	if taken == nil {
-		taken = map[netip.Prefix]string{}
+	keep := w.keepClear(&n.Doc, in)
+	if keep.taken == nil {
+		keep.taken = map[netip.Prefix]string{}
 		for _, p := range n.prefixes() {
-			taken[p] = n.label()
+			keep.taken[p] = n.label()
 		}
 	}
 	to := slices.IndexFunc(n.Doc.Ipams, func(i Ipam) bool { return !isDHCP(i.Type) })
@@ -71,7 +71,7 @@ func (w *World) addSubnets(n *Network, add []Subnet, in Input) error {
 	own := map[string]netip.Prefix{}
 	for i, s := range add {
 		field := fmt.Sprintf("Settings.Subnets[%d]", i)
-		p, err := fillPrefix(&s, &n.Doc, field, taken, own, avoid)
+		p, err := fillPrefix(&s, &n.Doc, field, own, keep)
 		if err != nil {
 			return err
 		}

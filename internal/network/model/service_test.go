@@ -198,3 +198,18 @@ func TestServiceRefused(t *testing.T) {
 		}
 	}
 }
+
+// Networks that come later keep clear of services: chosen prefixes of their pools, given
+// ones of addresses that some have.
+func TestPrefixesKeepClearOfServices(t *testing.T) {
+	b := newBench(t)
+	b.in.Services.Cluster = []netip.Prefix{netip.MustParsePrefix("172.16.0.0/16"), netip.MustParsePrefix("fd67::/112")}
+	b.in.Services.LoadBalancer = []netip.Prefix{netip.MustParsePrefix("172.17.0.0/20")}
+	b.serviceOf(`{"Name":"web","ClusterIPs":["172.16.40.7"],"Ports":[{"Port":80}]}`)
+	if p := b.network(`{}`).Doc.Ipams[0].Subnets[0].IpAddressPrefix; p != "172.17.16.0/20" {
+		t.Errorf("chosen: %s", p)
+	}
+	_, _, _, err := b.w.CreateNetwork([]byte(`{"Ipams":[{"Subnets":[{"IpAddressPrefix":"172.16.32.0/20"}]}]}`), b.in)
+	code(t, err, hcn.E_DUPLICATE_NAME, "Ipams[0].Subnets[0].IpAddressPrefix", "172.16.40.7/32 of service")
+	b.network(`{"Ipams":[{"Subnets":[{"IpAddressPrefix":"172.16.48.0/20"}]}]}`) // of the pool, but nobody's
+}

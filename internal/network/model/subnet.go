@@ -17,7 +17,7 @@ import (
 
 // fillSubnets checks the subnets of a new network and adds what is left out.
 func (w *World) fillSubnets(d *NetworkDoc, in Input) error {
-	taken, avoid := w.keepClear(d, in)
+	keep := w.keepClear(d, in)
 	host := kinds[d.Type].host
 	d.Ipams = slices.Clone(d.Ipams)
 	count := 0
@@ -44,7 +44,7 @@ func (w *World) fillSubnets(d *NetworkDoc, in Input) error {
 				if (s.IpAddressPrefix == "") != automatic {
 					continue
 				}
-				p, err := fillPrefix(s, d, field, taken, own, avoid)
+				p, err := fillPrefix(s, d, field, own, keep)
 				if err != nil {
 					return err
 				}
@@ -58,7 +58,7 @@ func (w *World) fillSubnets(d *NetworkDoc, in Input) error {
 			}
 		}
 	}
-	if p := ipam.UniqueLocal(d.Id); dual && !slices.ContainsFunc(avoid, func(o netip.Prefix) bool { return o.Bits() > 0 && o.Overlaps(p) }) {
+	if p := ipam.UniqueLocal(d.Id); dual && !slices.ContainsFunc(slices.Concat(keep.host, keep.pools), func(o netip.Prefix) bool { return o.Bits() > 0 && o.Overlaps(p) }) {
 		var s Subnet
 		if err := fillSubnet(&s, p, d, in); err != nil {
 			return err
@@ -68,24 +68,36 @@ func (w *World) fillSubnets(d *NetworkDoc, in Input) error {
 	return nil
 }
 
-// keepClear is what a network's prefixes may not overlap: other networks', with their
-// names, and the host's; nil where the host has nothing to do with them.
-func (w *World) keepClear(d *NetworkDoc, in Input) (taken map[netip.Prefix]string, avoid []netip.Prefix) {
+// kept is what a network's prefixes may not overlap.
+type kept struct {
+	taken map[netip.Prefix]string // other networks' prefixes and services' addresses, with whose they are
+	host  []netip.Prefix
+	pools []netip.Prefix // of services: no prefix is chosen there
+}
+
+// keepClear finds it; nothing where the host has nothing to do with the network.
+func (w *World) keepClear(d *NetworkDoc, in Input) (k kept) {
 	if !kinds[d.Type].host {
-		return nil, nil
+		return k
 	}
 	if in.Avoid != nil {
-		avoid = in.Avoid()
+		k.host = in.Avoid()
 	}
-	return w.prefixesTaken(), avoid
+	k.taken, k.pools = w.prefixesTaken(), slices.Concat(in.Services.Cluster, in.Services.LoadBalancer)
+	for text, id := range w.serving.all {
+		if a, err := netip.ParseAddr(text); err == nil {
+			k.taken[netip.PrefixFrom(a, a.BitLen())] = w.serviceLabel(id)
+		}
+	}
+	return k
 }
 
 // fillPrefix is the prefix that a subnet names, or one of our choice.
-func fillPrefix(s *Subnet, d *NetworkDoc, field string, taken map[netip.Prefix]string, own map[string]netip.Prefix, avoid []netip.Prefix) (netip.Prefix, error) {
+func fillPrefix(s *Subnet, d *NetworkDoc, field string, own map[string]netip.Prefix, keep kept) (netip.Prefix, error) {
 	if s.IpAddressPrefix == "" && !kinds[d.Type].host {
 		return netip.Prefix{}, refuseAt(hcn.HCN_E_INVALID_PREFIX, field+".IpAddressPrefix", "is empty: on a network of type %s no prefix is chosen for you", d.Type)
 	}
-	return choosePrefix(s.IpAddressPrefix, field, taken, own, avoid)
+	return choosePrefix(s.IpAddressPrefix, field, own, keep)
 }
 
 // prefixesTaken of other networks that the host has to do with, with the network's name.
@@ -110,10 +122,10 @@ func (n *Network) label() string {
 	return "network " + n.Doc.Id
 }
 
-func choosePrefix(text, field string, taken map[netip.Prefix]string, own map[string]netip.Prefix, avoid []netip.Prefix) (netip.Prefix, error) {
+func choosePrefix(text, field string, own map[string]netip.Prefix, keep kept) (netip.Prefix, error) {
 	if text == "" {
-		all := slices.Clone(avoid)
-		for p := range taken {
+		all := slices.Concat(keep.host, keep.pools)
+		for p := range keep.taken {
 			all = append(all, p)
 		}
 		for _, p := range own {
@@ -133,7 +145,7 @@ func choosePrefix(text, field string, taken map[netip.Prefix]string, own map[str
 	if err := checkLocalPrefix(p); err != nil {
 		return p, refuseAt(hcn.HCN_E_INVALID_PREFIX, field, "%q: %v", text, err)
 	}
-	for o, who := range taken {
+	for o, who := range keep.taken {
 		if o.Overlaps(p) {
 			return p, refuseAt(hcn.E_DUPLICATE_NAME, field, "%s overlaps %s of %s", p, o, who)
 		}
@@ -143,7 +155,7 @@ func choosePrefix(text, field string, taken map[netip.Prefix]string, own map[str
 			return p, refuseAt(hcn.E_DUPLICATE_NAME, field, "%s overlaps %s of %s", p, o, other)
 		}
 	}
-	for _, o := range avoid {
+	for _, o := range keep.host {
 		if o.Bits() > 0 && o.Overlaps(p) {
 			return p, refuseAt(hcn.E_DUPLICATE_NAME, field, "%s overlaps %s, which the host routes already", p, o)
 		}
