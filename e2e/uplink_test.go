@@ -5,9 +5,11 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"gatehouse.dev/gatehouse/internal/nettest"
 )
@@ -74,4 +76,32 @@ func TestUplinkChosen(t *testing.T) {
 
 	network("provided", fmt.Sprintf(`{"Type":"ProviderAddress","Settings":{"ProviderAddress":%q}}`, hostV4), subnet("198.51.100.0/24", outV4, "0.0.0.0/0")+","+subnet("2001:db8:100::/64", outV6, "::/0"))
 	b.reaches(b.machine("three").netns, outV4+":80")
+}
+
+// TestAnnouncedAgain: neighbours hear of a service's addresses again when a carrier comes
+// back, as where another host had taken them over meanwhile.
+func TestAnnouncedAgain(t *testing.T) {
+	b := newDocBench(t)
+	b.stop()
+	if err := os.WriteFile(filepath.Join(b.root, "config.toml"), []byte(servicesConfig), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	b.machine("one")
+	lb := b.service("lb", "--type", "LoadBalancer", "-p", "443:80", "-b", "one")
+	t.Cleanup(func() { b.gh("service", "rm", "lb") })
+	time.Sleep(3 * time.Second) // it is told of, and told no more
+	set := func(state string) { b.host.must("ip", "-n", b.out, "link", "set", "wire", state) }
+	set("down")
+	eventually(t, 5*time.Second, "the carrier's loss", func() bool {
+		return strings.Contains(b.gh("events", "--since", "1m", "--until", "0s", "-o", "json"), "carrier-lost")
+	})
+	set("up")
+	for _, a := range lb.LoadBalancerIPs {
+		b.host.must("ip", "-n", b.out, "neigh", "replace", a, "lladdr", "02:00:00:00:00:99", "dev", "wire", "nud", "stale")
+	}
+	mac := strings.Fields(b.host.must("ip", "-n", b.ns, "-br", "link", "show", "dev", "wire"))[2]
+	for _, a := range lb.LoadBalancerIPs {
+		eventually(t, 5*time.Second, a+" at its new place", func() bool { return strings.Contains(b.host.must("ip", "-n", b.out, "neigh", "show", a), mac) })
+	}
 }

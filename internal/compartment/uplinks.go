@@ -21,12 +21,12 @@ const (
 	uplinkAdded       = "added"
 	uplinkGone        = "gone"
 	uplinkCarrierLost = "carrier-lost"
-	uplinkCarrierBack = "carrier-back"
+	UplinkCarrierBack = "carrier-back"
 )
 
 // UplinkChanges lists all that Change may say.
 func UplinkChanges() []string {
-	return []string{uplinkAdded, uplinkGone, uplinkCarrierLost, uplinkCarrierBack}
+	return []string{uplinkAdded, uplinkGone, uplinkCarrierLost, UplinkCarrierBack}
 }
 
 // changesBuffer is how many wait for a reader of Uplinks.
@@ -52,7 +52,7 @@ func (v *view) follow() bool {
 		case known && was && !is:
 			v.tell(u, uplinkCarrierLost)
 		case known && !was && is:
-			v.tell(u, uplinkCarrierBack)
+			v.tell(u, UplinkCarrierBack)
 		}
 	}
 	for _, u := range old {

@@ -322,7 +322,7 @@ func TestUplinkChanges(t *testing.T) {
 	outside.Exec("ip", "link", "set", "eth0", "down")
 	told("up0", uplinkCarrierLost, first)
 	outside.Exec("ip", "link", "set", "eth0", "up")
-	told("up0", uplinkCarrierBack, first)
+	told("up0", UplinkCarrierBack, first)
 	host.Exec("ip", "link", "del", "up0")
 	told("up0", uplinkGone, first)
 	if i := indexOf("up0"); i != 0 {

@@ -71,6 +71,19 @@ func (a *announcer) Set(want []vswitch.Announcement, uplinks []vswitch.UplinkPor
 	}
 }
 
+// Again tells the neighbours at an uplink once more: its carrier was away, and who is
+// there now may have been elsewhere.
+func (a *announcer) Again(ifindex int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for p, t := range a.told {
+		if p.ifindex == ifindex {
+			t.stop()
+			a.told[p] = a.tell(p)
+		}
+	}
+}
+
 func (a *announcer) tell(p announced) telling {
 	ctx, end := context.WithCancel(context.Background())
 	t := telling{end, make(chan struct{})}

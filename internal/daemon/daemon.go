@@ -84,7 +84,8 @@ type daemon struct {
 	hcs      *compute.HCS
 	api      *api.Server
 
-	uplinks tally // changes of uplinks
+	uplinks    tally // changes of uplinks
+	neighbours *announcer
 
 	undo []func() error // of what was made, in order
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"sync"
 
+	"gatehouse.dev/gatehouse/internal/compartment"
 	"gatehouse.dev/gatehouse/internal/store"
 )
 
@@ -42,6 +43,9 @@ func (d *daemon) tellUplinks(ctx context.Context) {
 				continue
 			}
 			d.uplinks.add(c.Change)
+			if c.Change == compartment.UplinkCarrierBack {
+				d.neighbours.Again(c.Ifindex)
+			}
 			d.tell(eventUplinkChanged, "UplinkChanged", "uplink", c.Name, map[string]any{"Ifindex": c.Ifindex, "Change": c.Change})
 		}
 	}

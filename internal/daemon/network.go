@@ -63,19 +63,19 @@ func (d *daemon) openNetwork(ctx context.Context) (err error) {
 	if err != nil {
 		d.log.Warn("no boot id; networks that end with a boot do not", "error", err)
 	}
-	neighbours := &announcer{log: d.log}
+	d.neighbours = &announcer{log: d.log}
 	d.hns = network.New(network.Options{
 		Instance: d.inst, Store: d.db, Compartments: compartmentHand{d.comp, d.cfg.Network.Uplinks}, Datapath: d.dp,
 		ACLDefaultDeny: d.cfg.Network.ACLDefault == "deny", Outside: outsideACL(d.cfg.Publish), Names: d.dns, Leases: d.dhcp, Clients: d.leases, Ports: d.ports, BootID: strings.TrimSpace(string(boot)),
 		NoDefaultNetwork: d.cfg.Network.Default == "none", DefaultNetwork: body, Log: d.log,
 		Uplinks: func() ([]model.Uplink, error) { return candidates(d.comp, d.cfg.Network.Uplinks) },
-		Sight:   sightHand{d.dp, d.log}, Services: model.ServicePools(d.cfg.Services.Pools()), Users: d.cfg.Network.Users, Announce: neighbours.Set,
+		Sight:   sightHand{d.dp, d.log}, Services: model.ServicePools(d.cfg.Services.Pools()), Users: d.cfg.Network.Users, Announce: d.neighbours.Set,
 		Stats: func(p vswitch.PortID) (network.PortCounters, error) {
 			s, err := d.dp.Stats(p)
 			return network.PortCounters(s), err
 		},
 	})
-	d.later(neighbours.Close)
+	d.later(d.neighbours.Close)
 	d.later(d.closeNetwork)
 	go d.followLeases()
 	if err := d.hns.Start(ctx); err != nil {
