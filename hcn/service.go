@@ -121,12 +121,21 @@ func (c *Client) UpdateService(ctx context.Context, id string, s *Service) (*Ser
 // ChangeBackends adds backends to a service (RequestTypeAdd) or removes them: then
 // they get nothing more and their conversations end.
 func (c *Client) ChangeBackends(ctx context.Context, id string, t RequestType, backends ...string) (*Service, error) {
+	return c.changeService(ctx, id, t, Service{Backends: backends})
+}
+
+// DrainBackends lets backends of a service keep their TCP connections and get nothing
+// new, until ChangeBackends adds them again.
+func (c *Client) DrainBackends(ctx context.Context, id string, backends ...string) (*Service, error) {
+	return c.changeService(ctx, id, RequestTypeAdd, Service{Draining: backends})
+}
+
+func (c *Client) changeService(ctx context.Context, id string, t RequestType, change Service) (*Service, error) {
 	var out Service
 	body := struct {
 		RequestType RequestType
-		Settings    struct{ Backends []string }
-	}{RequestType: t}
-	body.Settings.Backends = backends
+		Settings    Service
+	}{t, change}
 	if err := c.Call(ctx, "hcnModifyService", http.MethodPost, services.item(id)+"/modify", body, &out); err != nil {
 		return nil, err
 	}

@@ -209,20 +209,9 @@ func (a *app) serviceBackend(verb, what string) *cobra.Command {
 			case "rm":
 				_, err = a.hcn().ChangeBackends(ctx, id, hcn.RequestTypeRemove, args[1:]...)
 			default:
-				err = a.drain(c, id, args[1:])
+				_, err = a.hcn().DrainBackends(ctx, id, args[1:]...)
 			}
 			return err
 		},
 	}
-}
-
-// drain marks backends of a service.
-func (a *app) drain(c *cobra.Command, id string, backends []string) error {
-	s, err := a.hcn().Service(c.Context(), id)
-	if err != nil {
-		return err
-	}
-	s.Draining = append(s.Draining, backends...)
-	_, err = a.hcn().UpdateService(c.Context(), s.ID, s)
-	return err
 }

@@ -97,7 +97,7 @@ func (w World) CreateService(body []byte, in Input) (next World, s *Service, cre
 }
 
 // ModifyService replaces a service by a whole document, or by the one in the Settings
-// of a modify request; Add and Remove change its Backends alone. Addresses and node
+// of a modify request; Add and Remove change its Backends and Draining alone. Addresses and node
 // ports that the document leaves to be chosen stay.
 func (w World) ModifyService(id string, body []byte, match uint64, in Input) (next World, s *Service, err error) {
 	before := w
@@ -122,7 +122,7 @@ func (w World) ModifyService(id string, body []byte, match uint64, in Input) (ne
 		return w, nil, err
 	}
 	if verb == hcn.RequestTypeAdd || verb == hcn.RequestTypeRemove {
-		change := d.Backends
+		change, drain := d.Backends, d.Draining
 		if verb == hcn.RequestTypeRemove {
 			for _, ref := range change {
 				if !slices.ContainsFunc(old.Doc.Backends, func(o string) bool { return strings.EqualFold(o, ref) }) {
@@ -133,7 +133,7 @@ func (w World) ModifyService(id string, body []byte, match uint64, in Input) (ne
 		d = old.Doc
 		d.Backends = changeList(verb, old.Doc.Backends, change)
 		// Who is added again drains no longer.
-		d.Draining = changeList(hcn.RequestTypeRemove, old.Doc.Draining, change)
+		d.Draining = changeList(verb, changeList(hcn.RequestTypeRemove, old.Doc.Draining, change), drain)
 	}
 	c := *old
 	c.Doc = d

@@ -115,6 +115,15 @@ func TestServiceBackends(t *testing.T) {
 	want("there", fmt.Sprintf("%s@%d/0", addr, e.Port))
 	b.modifyService(s.Doc.ID, `{"Ports":[{"Port":80}],"Backends":["one"],"Draining":["one"]}`)
 	want("draining", fmt.Sprintf("%s@%d/1", addr, e.Port))
+	b.modifyService(s.Doc.ID, `{"RequestType":"Add","Settings":{"Backends":["one"]}}`)
+	want("added again", fmt.Sprintf("%s@%d/0", addr, e.Port))
+	for range 2 {
+		b.modifyService(s.Doc.ID, `{"RequestType":"Add","Settings":{"Draining":["one"]}}`)
+		want("drained alone", fmt.Sprintf("%s@%d/1", addr, e.Port))
+	}
+	b.modifyService(s.Doc.ID, `{"RequestType":"Remove","Settings":{"Draining":["one"]}}`)
+	want("no longer", fmt.Sprintf("%s@%d/0", addr, e.Port))
+	b.modifyService(s.Doc.ID, `{"RequestType":"Add","Settings":{"Draining":["one"]}}`)
 	b.modifyService(s.Doc.ID, `{"RequestType":"Add","Settings":{"Backends":["ONE"]}}`)
 	want("added again", fmt.Sprintf("%s@%d/0", addr, e.Port))
 	b.run("detach " + ns.Doc.Id + " " + e.Doc.Id)
