@@ -59,7 +59,7 @@ func (h *Host) ensureTap(t *model.Tap, mtu int) error {
 		}
 	}
 	index := l.Attrs().Index
-	h.devices[t.Name] = index
+	h.setDevice(t.Name, index)
 	if err := failpoint.Hit("compartment.device"); err != nil {
 		return err
 	}
