@@ -22,6 +22,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -263,10 +264,43 @@ func (d *tortured) devicesAgree(want model.Desired) error {
 			if !slices.Equal(have, names) {
 				errs = append(errs, fmt.Errorf("namespace %s has %v, want %v", c.ID, have, names))
 			}
-			return errors.Join(append(errs, err)...)
+			return errors.Join(append(errs, err, redirectsAgree(c))...)
 		}))
 	}
 	return errors.Join(errs...)
+}
+
+// redirectsAgree: the compartment that the caller is in has as many as are wanted.
+func redirectsAgree(c *model.Compartment) error {
+	want := 0
+	for _, r := range c.Redirects {
+		for _, s := range []model.ProxySide{r.In, r.Out} {
+			want += min(int(s.Port), 1)
+		}
+	}
+	conn, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	chains, err := conn.ListChains()
+	if err != nil {
+		return err
+	}
+	have := 0
+	for _, chain := range chains {
+		if chain.Hooknum == nil {
+			continue
+		}
+		rules, err := conn.GetRules(chain.Table, chain)
+		if err != nil {
+			return err
+		}
+		have += len(rules)
+	}
+	if have != want {
+		return fmt.Errorf("namespace %s has %d redirects, want %d", c.ID, have, want)
+	}
+	return nil
 }
 
 func rateAgrees(nl *netlink.Handle, name string, rate uint64) error {

@@ -145,6 +145,9 @@ var endpointPolicies = []form{
 	func(g *gen) string {
 		return fmt.Sprintf(`{"Type":"L4Proxy","Settings":{"IP":%q,"Port":"15001","Protocol":6,"Exceptions":["192.0.2.0/24"],"OutboundNAT":%v}}`, g.addr(), g.r.IntN(2) == 0)
 	},
+	func(g *gen) string {
+		return fmt.Sprintf(`{"Type":"L4WFPPROXY","Settings":{"InboundProxyPort":%q,"OutboundProxyPort":"15001","UserSID":%q,"OutboundExceptions":{"PortExceptions":["22"]}}}`, g.word("", "15006"), g.word("1337", "uid:0", "S-1-5-18"))
+	},
 	func(g *gen) string { return fmt.Sprintf(`{"Type":"PortName","Settings":{"Name":"p%d"}}`, g.r.IntN(3)) },
 	func(g *gen) string {
 		return fmt.Sprintf(`{"Type":"EncapOverhead","Settings":{"Overhead":%d}}`, g.pick(0, 50, 100))
