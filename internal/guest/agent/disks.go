@@ -324,8 +324,11 @@ func (d *disks) tools() error {
 }
 
 func (d *disks) mountTools() error {
-	if hosts, err := filepath.Glob("/sys/class/scsi_host/host0"); err != nil || len(hosts) == 0 {
+	if sets, err := d.modules.present(); err != nil || !slices.Contains(sets, modules.SCSI) {
 		return err // a machine without disks
+	}
+	if err := errors.Join(d.modules.load(modules.SCSI), d.modules.load(modules.EROFS)); err != nil {
+		return err
 	}
 	for end := time.Now().Add(time.Second); ; time.Sleep(retry) { // the bus is looked through meanwhile
 		if _, err := os.Stat("/sys/bus/scsi/devices/0:0:0:0"); err == nil {

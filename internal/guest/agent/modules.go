@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -72,9 +73,8 @@ func (l *loader) insert(name string) error {
 var devices = map[string]string{"0x0001": modules.Net, "0x0004": modules.RNG, "0x0005": modules.Balloon,
 	"0x0008": modules.SCSI, "0x001a": modules.VirtioFS}
 
-// loadRest loads what this machine's devices need, and what reports its end.
-func (l *loader) loadRest() {
-	want := []string{}
+// present are the sets that this machine's devices want.
+func (l *loader) present() (sets []string, err error) {
 	names, err := filepath.Glob("/sys/bus/virtio/devices/*/device")
 	for _, n := range names {
 		id, rerr := os.ReadFile(n)
@@ -83,11 +83,17 @@ func (l *loader) loadRest() {
 		}
 		err = errors.Join(err, rerr)
 		if set, ok := devices[strings.TrimSpace(string(id))]; ok {
-			want = append(want, set)
-			if set == modules.SCSI {
-				want = append(want, modules.EROFS, modules.Overlay)
-			}
+			sets = append(sets, set)
 		}
+	}
+	return sets, err
+}
+
+// loadRest loads what this machine's devices need, and what reports its end.
+func (l *loader) loadRest() {
+	want, err := l.present()
+	if slices.Contains(want, modules.SCSI) {
+		want = append(want, modules.EROFS, modules.Overlay)
 	}
 	for _, set := range append(want, modules.Panic) {
 		err = errors.Join(err, l.load(set))

@@ -18,7 +18,11 @@ import (
 const retry = 5 * time.Millisecond
 
 // port is the virtio-serial port to the host.
-type port struct{ f *os.File }
+type port struct {
+	f *os.File
+	// pending came in an older session and is of the next one.
+	pending []byte
+}
 
 // openPort waits for the port: its driver finds it out from the host.
 func openPort(name string) (*port, error) {
@@ -33,7 +37,7 @@ func openPort(name string) (*port, error) {
 				if err != nil {
 					return nil, err
 				}
-				return &port{f}, nil
+				return &port{f: f}, nil
 			}
 		}
 		if time.Now().After(end) {
@@ -61,6 +65,11 @@ func (s *sessionPort) Read(b []byte) (int, error) {
 		if s.closed.Load() {
 			return 0, os.ErrClosed
 		}
+		if n := copy(b, s.pending); n > 0 {
+			s.pending = s.pending[n:]
+			s.began = true
+			return n, nil
+		}
 		n, err := s.f.Read(b)
 		if n > 0 {
 			s.began = true
@@ -72,6 +81,9 @@ func (s *sessionPort) Read(b []byte) (int, error) {
 		time.Sleep(retry)
 	}
 }
+
+// Unread keeps what is of the next session. It is called from within Read.
+func (s *sessionPort) Unread(b []byte) { s.pending = b }
 
 func (s *sessionPort) Write(b []byte) (int, error) { return s.f.Write(b) }
 

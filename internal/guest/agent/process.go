@@ -325,6 +325,9 @@ func consoleSize(p *specs.Process, params hcs.ProcessParameters) {
 }
 
 func (a *Agent) executePlain(params hcs.ProcessParameters, s proto.Stdio) (any, error) {
+	if err := a.disks.tools(); err != nil { // whatever it is, it is there
+		return nil, err
+	}
 	base := specs.Process{Env: []string{"PATH=/bin:/sbin", "HOME=/"}, Cwd: "/", Capabilities: hcs.CapabilitySet(hcs.AllCapabilities())}
 	cmd, err := model.ExecCommand(params, base)
 	if err != nil {

@@ -19,7 +19,8 @@ type Guest struct {
 }
 
 // Answer waits for a Hello on conn and does the guest's part of the preamble. A
-// Hello of other versions is answered and the next one waited for.
+// Hello of other versions is answered and the next one waited for. A Hello that
+// comes in the middle of the session ends it; a conn that is an Unreader gets it back.
 func Answer(conn Conn) (*Guest, error) {
 	for {
 		hello, err := ReadHello(conn)
@@ -34,7 +35,7 @@ func Answer(conn Conn) (*Guest, error) {
 			break
 		}
 	}
-	mux, err := Mux(conn, false)
+	mux, err := Mux(&frames{Conn: conn}, false)
 	if err != nil {
 		return nil, err
 	}

@@ -37,6 +37,75 @@ func pair(t *testing.T) (*Session, *Guest) {
 	return s, <-got
 }
 
+// backed is a connection that takes bytes back.
+type backed struct {
+	net.Conn
+	pending []byte
+}
+
+func (b *backed) Unread(p []byte) { b.pending = p }
+
+// Close leaves the wire to the next session.
+func (b *backed) Close() error { return b.SetReadDeadline(time.Unix(1, 0)) }
+
+func (b *backed) Read(p []byte) (int, error) {
+	if n := copy(p, b.pending); n > 0 {
+		b.pending = b.pending[n:]
+		return n, nil
+	}
+	return b.Conn.Read(p)
+}
+
+// A new Hello in the middle of a session ends it and begins the next; the same
+// bytes as content of a stream do not.
+func TestHelloEndsTheSession(t *testing.T) {
+	a, b := net.Pipe()
+	defer a.Close()
+	guest := &backed{Conn: b}
+	s := make(chan *Session, 1)
+	go func() {
+		h, err := Connect(context.Background(), a)
+		if err != nil {
+			t.Error(err)
+		}
+		s <- h
+	}()
+	g, err := Answer(guest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := <-s
+	go func() {
+		st, err := host.Open(context.Background(), StreamHead{Stream: StreamStdin})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_, _ = st.Write(NewHello().Bytes())
+		st.CloseWrite()
+	}()
+	st, err := g.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadHead(st); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := io.ReadAll(st); len(text) != 32 || err != nil {
+		t.Fatalf("content: %q, %v", text, err)
+	}
+	hello := NewHello()
+	go func() {
+		_, _ = a.Write(hello.Bytes()[:1]) // however it is cut
+		_, _ = a.Write(hello.Bytes()[1:])
+	}()
+	<-g.Done()
+	_ = guest.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if got, err := ReadHello(guest); err != nil || got != hello {
+		t.Errorf("the next session's Hello: %v, %v", got, err)
+	}
+}
+
 func within(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	t.Cleanup(cancel)

@@ -83,6 +83,7 @@ type machine struct {
 	s       *proto.Session
 	cmd     *exec.Cmd
 	serial  string
+	sock    string
 	began   time.Time
 	key     uint64
 	notices chan proto.Message
@@ -149,34 +150,57 @@ func boot(t *testing.T, img Image, disks []string, extra ...string) *machine {
 			t.Logf("serial console:\n%s", b[max(0, len(b)-4096):])
 		}
 	})
+	m.sock = sock
+	m.connect()
+	return m
+}
+
+// connect begins a session and negotiates.
+func (m *machine) connect() {
+	m.t.Helper()
 	var conn net.Conn
 	var err error
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
-		if conn, err = net.Dial("unix", sock); err == nil || time.Now().After(end) {
+		if conn, err = net.Dial("unix", m.sock); err == nil || time.Now().After(end) {
 			break
 		}
 	}
 	if err != nil {
-		t.Fatal(err)
+		m.t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
-	if m.s, err = proto.Connect(ctx, conn); err != nil {
-		t.Fatal(err)
+	s, err := proto.Connect(ctx, conn)
+	if err != nil {
+		m.t.Fatal(err)
 	}
-	t.Cleanup(func() { m.s.Close() })
-	m.notices = make(chan proto.Message, 1000)
+	m.s = s
+	m.t.Cleanup(func() { s.Close() })
+	notices := make(chan proto.Message, 1000)
+	m.notices = notices
 	go func() {
-		for n := range m.s.Notifications() {
-			m.notices <- n
+		for n := range s.Notifications() {
+			notices <- n
 		}
-		close(m.notices)
+		close(notices)
 	}()
 	var r proto.NegotiateResponse
 	m.call(proto.NegotiateProtocol, proto.NegotiateRequest{Base: proto.Base{ContainerId: proto.VM}, MinimumVersion: 1, MaximumVersion: 1,
 		Time: time.Now().UnixNano(), Entropy: bytes.Repeat([]byte{7}, 64), HostName: "machine"}, &r)
-	t.Logf("QEMU to handshake %d ms; the kernel says it is up %d ms", time.Since(m.began).Milliseconds(), r.Uptime100ns/10000)
-	return m
+	m.t.Logf("QEMU to handshake %d ms (%d ms of CPU); the kernel says it is up %d ms", time.Since(m.began).Milliseconds(), m.cpu().Milliseconds(), r.Uptime100ns/10000)
+}
+
+// cpu is what QEMU has used: unlike the clock it does not depend on what else the
+// host does.
+func (m *machine) cpu() time.Duration {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.cmd.Process.Pid))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	user, _ := strconv.Atoi(f[11])
+	sys, _ := strconv.Atoi(f[12])
+	return time.Duration(user+sys) * 10 * time.Millisecond
 }
 
 func (m *machine) try(t proto.Type, req, resp any) error {

@@ -189,6 +189,18 @@ func TestModulesComeAfterWhatTheyNeed(t *testing.T) {
 	}
 }
 
+func TestModulesLoseTheirSignature(t *testing.T) {
+	signed := append([]byte("module"), "signature\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x09~Module signature appended~\n"...)
+	if got := unsigned(signed); string(got) != "module" {
+		t.Errorf("%q", got)
+	}
+	for _, b := range [][]byte{nil, []byte("module"), []byte("~Module signature appended~\n"), signed[3:][len("mod"):]} {
+		if got := unsigned(b); len(b) > 0 && len(got) == 0 {
+			t.Errorf("%q becomes nothing", b)
+		}
+	}
+}
+
 func TestArchiveIsReadByCpio(t *testing.T) {
 	if _, err := exec.LookPath("cpio"); err != nil {
 		t.Skip("cpio is not installed")

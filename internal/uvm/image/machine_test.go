@@ -396,6 +396,36 @@ func (m *machine) shares(dir string) {
 	}
 }
 
+// TestSessions: a template's clones begin new ones; a panic is told by QEMU.
+func TestSessions(t *testing.T) {
+	img := buildImage(t)
+	m := boot(t, img, nil, "-action", "panic=exit-failure")
+	m.call(proto.Prepare, proto.PrepareRequest{Base: proto.Base{ContainerId: proto.VM}, Template: true}, nil)
+	m.s.Close()
+	m.connect()
+	m.call(proto.AddEntropy, proto.EntropyRequest{Base: proto.Base{ContainerId: proto.VM}, Entropy: []byte("of this clone")}, nil)
+	// A host that goes without a word, in the middle of things, and comes back.
+	if _, err := m.s.Open(t.Context(), proto.StreamHead{Stream: proto.StreamStdin, Key: 99}); err != nil {
+		t.Fatal(err)
+	}
+	m.s.Close()
+	m.connect()
+	if err := m.s.Tell(proto.ExecuteProcess, proto.ExecuteRequest{Base: proto.Base{ContainerId: proto.VM}, Settings: proto.ExecuteSettings{
+		ProcessParameters: hcs.ProcessParameters{CommandArgs: []string{"/bin/sh", "-c", "echo c > /proc/sysrq-trigger"}}}}); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- m.cmd.Wait() }()
+	select {
+	case err := <-done:
+		if x := (*exec.ExitError)(nil); !errors.As(err, &x) || x.ExitCode() != 1 {
+			t.Errorf("QEMU ends with %v, want exit 1 by the panic", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("nothing tells of the panic")
+	}
+}
+
 // TestProbe: what proves an accelerator.
 func TestProbe(t *testing.T) {
 	img := buildImage(t)
