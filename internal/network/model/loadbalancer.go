@@ -131,10 +131,7 @@ func (w World) ModifyLoadBalancer(id string, body []byte, match uint64, in Input
 	if !ok {
 		return w, nil, loadBalancerMissing(id)
 	}
-	if match != 0 && match != old.Doc.Version {
-		return w, nil, versionMismatch(old.Doc.Version, match)
-	}
-	body, verb, err := wholeDocument(body)
+	body, verb, err := wholeDocument(body, old.Doc.Version, match)
 	if err != nil || verb == hcn.RequestTypeRefresh {
 		return w, old, err
 	}
@@ -172,9 +169,12 @@ func keepUnsaid(name, owner *string, params *json.RawMessage, oldName, oldOwner 
 	}
 }
 
-// wholeDocument takes the document out of a modify request; verb is Update where
-// the body is the document itself.
-func wholeDocument(body []byte) ([]byte, hcn.RequestType, error) {
+// wholeDocument takes the document out of a request to modify what is at version and,
+// unless 0, must be at match; verb is Update where the body is the document itself.
+func wholeDocument(body []byte, version, match uint64) ([]byte, hcn.RequestType, error) {
+	if match != 0 && match != version {
+		return nil, "", versionMismatch(version, match)
+	}
 	var form struct {
 		ResourceType, RequestType *string
 		Settings                  json.RawMessage

@@ -105,10 +105,7 @@ func (w World) ModifySDNRoute(id string, body []byte, match uint64) (next World,
 	if !ok {
 		return w, nil, sdnRouteMissing(id)
 	}
-	if match != 0 && match != old.Doc.Version {
-		return w, nil, versionMismatch(old.Doc.Version, match)
-	}
-	body, verb, err := wholeDocument(body)
+	body, verb, err := wholeDocument(body, old.Doc.Version, match)
 	if err != nil || verb == hcn.RequestTypeRefresh {
 		return w, old, err
 	}
