@@ -46,7 +46,7 @@ type Host struct {
 	// What the kernel has, by name, orphans included. Filled by load.
 	loaded  bool
 	swept   bool
-	devices map[string]int
+	devices map[string]int // changed by setDevice and dropDevice alone
 	told    map[string]int // a copy for Facts; nil = devices has changed since
 	version uint64         // of told
 	joined  map[int]bool   // by ifindex: member of the switch's block
