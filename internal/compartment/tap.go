@@ -52,6 +52,7 @@ func (h *Host) ensureTap(t *model.Tap, mtu int) error {
 			return err
 		}
 		if l, err = findLink(h.nl, t.Name); err != nil {
+			h.loaded = false // it is there, and only the kernel knows its number
 			return err
 		}
 		if l == nil {
