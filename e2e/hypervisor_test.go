@@ -6,6 +6,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -55,7 +56,12 @@ func TestHypervisor(t *testing.T) {
 	h.machines()
 	h.start()
 	h.gh("run", "-d", "--name", "s", image)
-	h.gh("run", "-d", "--name", "v", "-p", "8080:80", "--memory", "64m", "-e", "A=1", "--hostname", "box", "--isolation", "hypervisor", image)
+	dir := t.TempDir()
+	note := filepath.Join(dir, "note")
+	if err := os.WriteFile(note, []byte("of the host"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	h.gh("run", "-d", "--name", "v", "-v", dir+":/d", "-v", note+":/r/note:ro", "-p", "8080:80", "--memory", "64m", "-e", "A=1", "--hostname", "box", "--isolation", "hypervisor", image)
 	kernel := func(name string) string {
 		return strings.TrimSpace(h.gh("exec", name, "/hello", "cat", "/proc/sys/kernel/osrelease"))
 	}
@@ -66,6 +72,8 @@ func TestHypervisor(t *testing.T) {
 		want string
 		args []string
 	}{
+		{"of the host", []string{"exec", "v", "/hello", "cat", "/r/note"}},
+		{"", []string{"exec", "v", "/hello", "write", "/d/answer", "of the guest"}},
 		{"A=1", []string{"exec", "v", "/hello", "env"}},
 		{"box", []string{"exec", "v", "/hello", "hostname"}},
 		{"Seccomp=2", []string{"exec", "v", "/hello", "id"}},
@@ -82,6 +90,12 @@ func TestHypervisor(t *testing.T) {
 	}
 	if out := h.mustAt(h.out, h.hello, "get", "http://"+hostV4+":8080/"); !strings.Contains(out, "hello from box") {
 		t.Errorf("published port: %s", out)
+	}
+	if b, _ := os.ReadFile(filepath.Join(dir, "answer")); string(b) != "of the guest\n" {
+		t.Errorf("what the guest wrote to a directory of the host: %q", b)
+	}
+	if _, _, code := h.try("exec", "v", "/hello", "write", "/r/note", "x"); code == 0 {
+		t.Error("a file that is mapped read-only was written")
 	}
 	text := strings.Repeat("0123456789abcdef", 1<<16)
 	if out, _, code := h.tryStdin(text, "exec", "-i", "v", "/hello", "cat"); code != 0 || out != text {

@@ -52,7 +52,8 @@ func (m *making) machine(ctx context.Context, spec *held.Spec) error {
 	machine := model.CompileMachine(model.MachineInput{RuntimeID: m.row.RuntimeID, VM: vm, Image: base.Image, Facts: facts,
 		QEMU: base.QEMU, Accelerator: base.Accelerator, UID: uid, Scratch: scratch})
 	machine.Disks = disks
-	spec.OCI, machine.Copy, machine.NetNsPath = model.GuestSpec(spec.OCI, m.etc())
+	g := model.GuestSpec(spec.OCI, m.etc())
+	spec.OCI, machine.Copy, machine.Shares, machine.NetNsPath = g.Spec, g.Files, g.Shares, g.NetNsPath
 	if p := spec.OCI.Linux.Seccomp; p != nil {
 		if machine.Seccomp, err = seccomp.Compile(p, runtime.GOARCH); err != nil {
 			return &hcs.Error{Code: hcs.CodeNotSupported, Field: "Container.Oci.linux.seccomp", Err: err}

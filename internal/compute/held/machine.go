@@ -15,6 +15,9 @@ type Machine struct {
 	// Copy are files put into the guest: paths below the agent's own directory to
 	// those of the host.
 	Copy map[string]string `json:",omitempty"`
+	// Shares are directories and files of the host that the guest may mount, by their
+	// index.
+	Shares []Share `json:",omitempty"`
 	// NetNsPath is the network whose interfaces the guest has in their stead; "" = none.
 	NetNsPath string `json:",omitempty"`
 	// Seccomp is the OCI spec's filter, compiled.
@@ -51,6 +54,12 @@ type MachineNIC struct {
 	Tap string
 	MAC string
 	MTU int `json:",omitempty"` // 0 = the guest's own default
+}
+
+// Share is a directory or a file of the host.
+type Share struct {
+	Path     string
+	ReadOnly bool `json:",omitempty"`
 }
 
 // Disks say what LUNs of the first SCSI controller are for: image layers, topmost

@@ -68,8 +68,6 @@ func MachineOf(c hcs.Container, layers []string, scratch string) (hcs.VirtualMac
 func ValidateGuest(c hcs.Container) error {
 	const prefix = "Container."
 	switch {
-	case len(c.MappedDirectories) > 0:
-		return refuse(prefix+"MappedDirectories", "directories of the host are not shown in utility VMs yet; use isolation Process")
 	case len(c.MappedPipes) > 0:
 		return refuse(prefix+"MappedPipes", "sockets of the host are not shown in utility VMs yet; use isolation Process")
 	case len(c.AssignedDevices) > 0:
@@ -87,8 +85,10 @@ func ValidateGuest(c hcs.Container) error {
 		return nil
 	}
 	for i, m := range o.Mounts {
-		if m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind") {
-			return refuse(fmt.Sprintf("%sOci.mounts[%d]", prefix, i), "directories of the host are not shown in utility VMs yet")
+		for _, o := range m.Options {
+			if slices.Contains([]string{"shared", "rshared", "slave", "rslave"}, o) {
+				return refuse(fmt.Sprintf("%sOci.mounts[%d].options", prefix, i), "%s: mounts do not come and go across a utility VM's border", o)
+			}
 		}
 	}
 	if o.Hooks != nil {
@@ -108,16 +108,26 @@ func ValidateGuest(c hcs.Container) error {
 	return nil
 }
 
-// GuestSpec is a compiled container as the agent is told of it, with the files that
-// are copied into the machine (names below the agent's directory, to the host's) and the
-// network namespace that the machine has in its stead.
-func GuestSpec(s specs.Spec, etcDir string) (guest specs.Spec, files map[string]string, netns string) {
-	files = map[string]string{}
+// Guest is a compiled container as the agent is told of it.
+type Guest struct {
+	Spec specs.Spec
+	// Files are copied into the machine: names below the agent's directory, to those
+	// of the host.
+	Files map[string]string
+	// Shares of the host, mounted inside at /m/<index>.
+	Shares []held.Share
+	// NetNsPath is the network that the machine has in its stead; "" = none.
+	NetNsPath string
+}
+
+// GuestSpec makes a spec for the host's kernel one for a machine's.
+func GuestSpec(s specs.Spec, etcDir string) Guest {
+	g := Guest{Files: map[string]string{}}
 	l := *s.Linux
 	l.Namespaces = slices.Clone(l.Namespaces)
 	for i, n := range l.Namespaces {
 		if n.Type == specs.NetworkNamespace {
-			netns = n.Path
+			g.NetNsPath = n.Path
 		}
 		l.Namespaces[i].Path = ""
 	}
@@ -129,12 +139,21 @@ func GuestSpec(s specs.Spec, etcDir string) (guest specs.Spec, files map[string]
 	}
 	s.Linux, s.Hooks, s.Mounts = &l, nil, slices.Clone(s.Mounts)
 	for i, m := range s.Mounts {
-		if m.Type != "bind" || etcDir == "" || filepath.Dir(m.Source) != etcDir {
-			continue
+		switch {
+		case !isBind(m):
+		case etcDir != "" && filepath.Dir(m.Source) == etcDir:
+			name := path.Join("etc", filepath.Base(m.Source))
+			g.Files[name] = m.Source
+			s.Mounts[i].Source = path.Join(guestFiles, name)
+		default:
+			s.Mounts[i].Source = fmt.Sprintf("/m/%d", len(g.Shares))
+			g.Shares = append(g.Shares, held.Share{Path: m.Source, ReadOnly: slices.Contains(m.Options, "ro") || slices.Contains(m.Options, "rro")})
 		}
-		name := path.Join("etc", filepath.Base(m.Source))
-		files[name] = m.Source
-		s.Mounts[i].Source = path.Join(guestFiles, name)
 	}
-	return s, files, netns
+	g.Spec = s
+	return g
+}
+
+func isBind(m specs.Mount) bool {
+	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 }

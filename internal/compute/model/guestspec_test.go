@@ -54,7 +54,8 @@ func TestMachineOf(t *testing.T) {
 // Nothing of the host reaches the guest but the generated files, as copies.
 func TestGuestSpec(t *testing.T) {
 	doc := guestDoc(t, `{"Container":{"Isolation":"Hypervisor","Image":"i","InitProcess":{"CommandArgs":["/x"]},"Processor":{"Weight":50},
-		"Memory":{"SizeInMB":64},"Networking":{"Endpoints":[{}]}}}`)
+		"Memory":{"SizeInMB":64},"Networking":{"Endpoints":[{}]},
+		"MappedDirectories":[{"HostPath":"/data","ContainerPath":"/d"},{"HostPath":"/conf","ContainerPath":"/c","ReadOnly":true}]}}`)
 	f := Facts{Cgroup: CgroupV1, CPUs: 4, Machines: true, RecursiveReadOnly: true}
 	if err := Validate("web", doc, f); err != nil {
 		t.Fatal(err)
@@ -64,7 +65,8 @@ func TestGuestSpec(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := s.Spec.Linux.Namespaces
-	g, files, netns := GuestSpec(s.Spec, "/scratch/etc")
+	out := GuestSpec(s.Spec, "/scratch/etc")
+	g, files, netns := out.Spec, out.Files, out.NetNsPath
 	if netns != "/run/netns/n" {
 		t.Errorf("network namespace %q", netns)
 	}
@@ -72,8 +74,11 @@ func TestGuestSpec(t *testing.T) {
 	if diff := cmp.Diff(want, files); diff != "" {
 		t.Error(diff)
 	}
+	if diff := cmp.Diff([]held.Share{{Path: "/data"}, {Path: "/conf", ReadOnly: true}}, out.Shares); diff != "" {
+		t.Error(diff)
+	}
 	for _, m := range g.Mounts {
-		if m.Type == "bind" && !strings.HasPrefix(m.Source, guestFiles+"/etc/") {
+		if m.Type == "bind" && !strings.HasPrefix(m.Source, guestFiles+"/etc/") && m.Source != map[string]string{"/d": "/m/0", "/c": "/m/1"}[m.Destination] {
 			t.Errorf("a mount of the host: %+v", m)
 		}
 	}
@@ -99,16 +104,15 @@ func TestValidateGuest(t *testing.T) {
 		return `{"Container":{"Isolation":"Hypervisor","Image":"i","InitProcess":{"CommandArgs":["/x"]},` + member + `}}`
 	}
 	for member, field := range map[string]string{
-		`"MappedDirectories":[{"HostPath":"/a","ContainerPath":"/b"}]`:            "Container.MappedDirectories",
-		`"MappedPipes":[{"ContainerPipeName":"p","HostPath":"/a"}]`:               "Container.MappedPipes",
-		`"AssignedDevices":[{"LocationPath":"/dev/null"}]`:                        "Container.AssignedDevices",
-		`"Storage":{"Path":"/a"}`:                                                 "Container.Storage.Path",
-		`"Processor":{"Cpus":"0"}`:                                                "Container.Processor.Cpus",
-		`"Networking":{"NetworkSharedContainerName":"other"}`:                     "Container.Networking.NetworkSharedContainerName",
-		`"Oci":{"mounts":[{"destination":"/a","type":"bind","source":"/"}]}`:      "Container.Oci.mounts[0]",
-		`"Oci":{"hooks":{"poststop":[{"path":"/x"}]}}`:                            "Container.Oci.hooks",
-		`"Oci":{"linux":{"namespaces":[{"type":"pid","path":"/proc/1/ns/pid"}]}}`: "Container.Oci.linux.namespaces[0].path",
-		`"Oci":{"linux":{"devices":[{"path":"/dev/a","type":"c"}]}}`:              "Container.Oci.linux.devices",
+		`"MappedPipes":[{"ContainerPipeName":"p","HostPath":"/a"}]`:                               "Container.MappedPipes",
+		`"AssignedDevices":[{"LocationPath":"/dev/null"}]`:                                        "Container.AssignedDevices",
+		`"Storage":{"Path":"/a"}`:                                                                 "Container.Storage.Path",
+		`"Processor":{"Cpus":"0"}`:                                                                "Container.Processor.Cpus",
+		`"Networking":{"NetworkSharedContainerName":"other"}`:                                     "Container.Networking.NetworkSharedContainerName",
+		`"Oci":{"mounts":[{"destination":"/a","type":"bind","source":"/","options":["rslave"]}]}`: "Container.Oci.mounts[0].options",
+		`"Oci":{"hooks":{"poststop":[{"path":"/x"}]}}`:                                            "Container.Oci.hooks",
+		`"Oci":{"linux":{"namespaces":[{"type":"pid","path":"/proc/1/ns/pid"}]}}`:                 "Container.Oci.linux.namespaces[0].path",
+		`"Oci":{"linux":{"devices":[{"path":"/dev/a","type":"c"}]}}`:                              "Container.Oci.linux.devices",
 	} {
 		var e *hcs.Error
 		err := Validate("web", guestDoc(t, with(member)), f)

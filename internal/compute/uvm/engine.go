@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -198,6 +199,15 @@ func (e *Engine) root(ctx context.Context, g *guest) (string, error) {
 	all.Go(func() error {
 		return g.modify(ctx, proto.ResourceMappedVirtualDisk, proto.MappedVirtualDisk{MountPath: at, Lun: uint8(e.s.Machine.Disks.Scratch)})
 	})
+	for i, s := range e.s.Machine.Shares {
+		all.Go(func() error {
+			err := g.modify(ctx, proto.ResourceMappedDirectory, proto.MappedDirectory{MountPath: fmt.Sprintf("/m/%d", i), ShareName: strconv.Itoa(i), ReadOnly: s.ReadOnly})
+			if err != nil {
+				err = fmt.Errorf("share %s: %w", s.Path, err)
+			}
+			return err
+		})
+	}
 	for inside, host := range e.s.Machine.Copy {
 		all.Go(func() error {
 			b, err := os.ReadFile(host)

@@ -79,12 +79,23 @@ func Start(ctx context.Context, c Config) (vm *VM, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("start machine: %w", err)
 	}
-	exit, err := v.fork(f, args)
+	err = errors.Join(c.Group.Make(), c.Group.LimitCPU(c.Machine.QuotaMicros, c.Machine.PeriodMicros, c.Machine.Weight))
+	if err == nil && len(c.Machine.Shares) > 0 {
+		var fs *os.File
+		if fs, err = share(c); err == nil {
+			args = append(args, shareArgs(len(f.theirs))...)
+			f.give(fs)
+		}
+	}
+	var exit <-chan silo.Exit
+	if err == nil {
+		exit, err = v.fork(f, args)
+	}
 	if err != nil {
 		out.Close()
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
-		return nil, errors.Join(fmt.Errorf("start machine: %w", err), c.Group.Remove(clean))
+		return nil, errors.Join(fmt.Errorf("start machine: %w", err), c.Group.Kill(clean), c.Group.Remove(clean))
 	}
 	v.readers.Go(func() { v.stderr.run(out); out.Close() })
 	serial := f.ours[held.RoleSerial]
@@ -117,9 +128,6 @@ func Start(ctx context.Context, c Config) (vm *VM, err error) {
 // thread.
 func (v *VM) fork(f *files, args []string) (<-chan silo.Exit, error) {
 	m := v.c.Machine
-	if err := errors.Join(v.c.Group.Make(), v.c.Group.LimitCPU(m.QuotaMicros, m.PeriodMicros, m.Weight)); err != nil {
-		return nil, err
-	}
 	cage, err := newCage(m, filepath.Join(v.c.Dir, "qemu"))
 	if err != nil {
 		return nil, err
