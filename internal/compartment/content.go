@@ -89,8 +89,15 @@ func fill(nl *netlink.Handle, index int, want content, fresh bool) error {
 			return err
 		}
 	}
-	if err := remove(nl, index, have.minus(want)); err != nil {
+	gone := have.minus(want)
+	if err := remove(nl, index, gone); err != nil {
 		return err
+	}
+	if len(gone.addrs) > 0 { // with an address the kernel takes the routes by its prefix
+		var err error
+		if have, err = list(nl, index); err != nil {
+			return err
+		}
 	}
 	return add(nl, index, want.minus(have), want.addrs)
 }

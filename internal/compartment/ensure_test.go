@@ -239,6 +239,20 @@ func TestChangeInPlace(t *testing.T) {
 	check(t, h, want)
 }
 
+// TestAddressInPlace: the routes by a prefix outlive the address that is exchanged for
+// another of it.
+func TestAddressInPlace(t *testing.T) {
+	inst := newInstance(t)
+	h := openHost(t, inst)
+	want := world(inst, 1)
+	ensure(t, h, want)
+	changed := world(inst, 1)
+	v := &changed.Compartments[0].VNICs[0]
+	v.Addrs = []netip.Prefix{netip.MustParsePrefix("172.30.9.9/20"), netip.MustParsePrefix("fd30::99/64")}
+	ensure(t, h, changed)
+	check(t, h, changed)
+}
+
 func TestWorkloadsOwnRoutesStay(t *testing.T) {
 	inst := newInstance(t)
 	h := openHost(t, inst)

@@ -277,7 +277,7 @@ func (d *tortured) start(ctx context.Context) {
 	d.comps, err = compartment.Open(compartment.Options{Instance: d.inst, Log: log})
 	fatal()
 	d.ports = &hostport.Holder{}
-	d.h = New(Options{Instance: d.inst, Store: d.db, Compartments: d.comps, Datapath: d.dp, Ports: d.ports, Uplinks: d.comps.Candidates, Log: log, Services: torturePools()})
+	d.h = New(Options{Instance: d.inst, Store: d.db, Compartments: d.comps, Datapath: d.dp, Ports: d.ports, Uplinks: d.comps.Candidates, Clients: &tortureLender{}, Log: log, Services: torturePools()})
 	d.g = &gen{r: rand.New(rand.NewPCG(d.o.Seed, 4)), h: d.h}
 	w, _, err := d.h.load()
 	fatal()

@@ -12,6 +12,9 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+
+	"gatehouse.dev/gatehouse/hcn"
+	"gatehouse.dev/gatehouse/internal/network/model"
 )
 
 // gen makes verbs by chance, most of them such as a client would send, about what
@@ -27,7 +30,7 @@ type gen struct {
 
 // call is one verb: on a collection of documents, or on a container's network.
 type call struct {
-	kind, verb string // verb: create, modify, delete; plug, unplug
+	kind, verb string // verb: create, modify, delete; plug, unplug; lend
 	ref, body  string
 	match      uint64
 }
@@ -63,6 +66,12 @@ var networkForms = []form{
 		return g.doc(fmt.Sprintf(`"Type":%q,%s`, g.word("Private", "Overlay", "Transparent", "L2Bridge", "L2Tunnel"), g.subnets()))
 	},
 	func(g *gen) string { return g.bound(g.subnets()) },
+	func(g *gen) string {
+		return g.doc(`"Type":"Transparent","Ipams":[{"Type":"Dhcp"}],"Policies":[{"Type":"NetAdapterName","Settings":{"NetworkAdapterName":"up1"}}]`)
+	},
+	func(g *gen) string {
+		return g.bound(g.word(`"Ipams":[{"Type":"Dhcp"}]`, `"Ipams":[{"Type":"Dhcp"},{"Subnets":[{"IpAddressPrefix":"fd86::/64"}]}]`))
+	},
 	func(g *gen) string { return g.bound(g.segments()) },
 	func(g *gen) string { return g.bound(g.segments()) },
 	func(g *gen) string {
@@ -162,7 +171,7 @@ var tortureVerbs = []func(*gen) call{
 	(*gen).endpoint, (*gen).endpoint, (*gen).endpoint, (*gen).endpointPolicy, (*gen).endpointPolicy, (*gen).endpointPolicy,
 	(*gen).namespace, (*gen).attach, (*gen).attach, (*gen).attach, (*gen).attach, (*gen).detach, (*gen).container, (*gen).vmPort,
 	(*gen).balancer, (*gen).balancer, (*gen).balancer, (*gen).balanced, (*gen).balanced, (*gen).route, (*gen).ports, (*gen).plug, (*gen).plug,
-	(*gen).service, (*gen).service, (*gen).served, (*gen).guest,
+	(*gen).service, (*gen).service, (*gen).served, (*gen).guest, (*gen).lease, (*gen).lease,
 }
 
 // next is the next verb. One in seven is spoiled.
@@ -335,7 +344,7 @@ func (g *gen) endpoint() call {
 	}
 	switch g.r.IntN(8) {
 	case 0:
-		members += fmt.Sprintf(`,"Flags":%d`, g.pick(1, 2, 8))
+		members += fmt.Sprintf(`,"Flags":%d`, g.pick(1, 2, 8, 32))
 	case 1: // on another host of an overlay
 		members = fmt.Sprintf(`"HostComputeNetwork":%q,"Flags":1,"MacAddress":"02-12-00-00-00-%02x","IpConfigurations":[{"IpAddress":%q}],"Policies":[{"Type":"ProviderAddress","Settings":{"ProviderAddress":"198.51.100.%d"}}]`,
 			g.networkRef(), g.r.IntN(9), g.word(g.addr(), fmt.Sprintf("10.9%d.0.%d", g.r.IntN(3), 20+g.r.IntN(9))), 2+g.r.IntN(4))
@@ -567,6 +576,12 @@ func (c call) do(ctx context.Context, h *HNS) error {
 		return err
 	case "unplug":
 		return h.Unplug(ctx, c.ref)
+	case "lend":
+		var l model.DHCPLease
+		if err := json.Unmarshal([]byte(c.body), &l); err != nil { // spoiled: no client tells that
+			return &model.Error{Code: hcn.HCN_E_INVALID_JSON, Text: err.Error()}
+		}
+		return h.Lend(ctx, c.ref, l)
 	}
 	of := h.Collections()[c.kind]
 	switch c.verb {
