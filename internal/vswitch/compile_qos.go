@@ -26,12 +26,12 @@ func (m *portMemo) limits(row *PortRow) {
 	if p.EgressBps != 0 || p.PPS != 0 {
 		row.Flags |= portGuard
 	}
-	row.Shaper, row.Pps, row.Class = uint32(m.shaper.near), p.PPS, p.Class
+	row.Shaper, row.Pps, row.Class, row.NatShare = uint32(m.shaper.near), p.PPS, p.Class, p.NATShare
 }
 
 func sameLimits(a, b *Port) bool {
 	return a.IngressBps == b.IngressBps && a.EgressBps == b.EgressBps && a.Shaper == b.Shaper && a.ShaperPeer == b.ShaperPeer &&
-		a.PPS == b.PPS && a.Class == b.Class
+		a.PPS == b.PPS && a.Class == b.Class && a.NATShare == b.NATShare
 }
 
 // minRate is the least a queue can keep: at fewer bytes a second its burst, which
@@ -39,10 +39,12 @@ func sameLimits(a, b *Port) bool {
 const minRate = 1000
 
 func checkLimits(p *Port, ifindex int, s shaperFacts) error {
-	limited := p.IngressBps != 0 || p.EgressBps != 0 || p.PPS != 0 || p.Class != 0
+	limited := p.IngressBps != 0 || p.EgressBps != 0 || p.PPS != 0 || p.Class != 0 || p.NATShare != 0
 	switch {
 	case p.Kind == PortHost && limited:
-		return invalid("IngressBps, EgressBps, PPS, Class: are for endpoints; the host limits itself")
+		return invalid("IngressBps, EgressBps, PPS, Class, NATShare: are for endpoints; the host limits itself")
+	case p.NATShare > 100:
+		return invalid("NATShare %d: percent, at most 100", p.NATShare)
 	case p.IngressBps != 0 && p.IngressBps < minRate:
 		return invalid("IngressBps %d: at least %d bytes a second", p.IngressBps, minRate)
 	case p.EgressBps != 0 && p.EgressBps < minRate:

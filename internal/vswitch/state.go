@@ -180,6 +180,10 @@ type Port struct {
 	// NATPool shows this endpoint outside with another pool than its network's;
 	// 0 = the network's.
 	NATPool NATPoolID
+	// NATShare is how many percent of the ports of each address outside, whichever it
+	// is shown with, are for its conversations: a run of them that its address chooses
+	// and that others may use, too. 0 = all.
+	NATShare uint8
 	// NAT says, before its network does, by which address outside sees this endpoint.
 	// The longest prefix among them decides; where none matches, the network. Where
 	// the network translates nothing (no NetSNAT) they alone do, and lead out by the

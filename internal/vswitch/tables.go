@@ -131,6 +131,9 @@ func (b *block) print(add func(string, ...any)) {
 		if v.Class != 0 {
 			s += fmt.Sprintf(" class %d", v.Class)
 		}
+		if v.NatShare != 0 {
+			s += fmt.Sprintf(" nat-share %d%%", v.NatShare)
+		}
 		if v.MaxFlows != 0 {
 			s += fmt.Sprintf(" flows %d", v.MaxFlows)
 		}

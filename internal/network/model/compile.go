@@ -126,7 +126,7 @@ func compileEndpoint(e *Endpoint, n *Network, ns *Namespace, inst instance.Insta
 	if p.port.EgressBps = e.egress(); p.port.EgressBps != 0 {
 		p.port.Shaper, p.port.ShaperPeer = inst.ShaperDevice(uint16(e.Port)), inst.ShaperPeer(uint16(e.Port))
 	}
-	p.port.NAT = e.natRules(n)
+	p.port.NAT, p.port.NATShare = e.natRules(n), e.natShare(n)
 	var ways []vswitch.NATRule
 	p.port.Proxies, ways = e.proxies(n)
 	for _, r := range ways {

@@ -18,6 +18,7 @@ type outboundNAT struct {
 	to, but []netip.Prefix // to none = anywhere
 	virtual netip.Addr     // invalid = an address of the host
 	v6      bool           // of IPv6 alone
+	share   uint8          // percent of the ports outside; 0 = all
 }
 
 // NATPoolRef is the switch's number of a pool for a VirtualIP. It is stored, so that
@@ -42,8 +43,7 @@ func leaves(t hcn.NetworkType) bool {
 	return translates(t) || t == hcn.L2Bridge || t == hcn.L2Tunnel || t == hcn.Overlay
 }
 
-// parseOutBoundNAT reads the settings of a policy on an endpoint of n. MaxPortPoolUsage
-// is not looked at: its unit is nowhere said.
+// parseOutBoundNAT reads the settings of a policy on an endpoint of n.
 func parseOutBoundNAT(p hcn.EndpointPolicy, n *Network) (outboundNAT, error) {
 	var r outboundNAT
 	if n != nil && !leaves(n.Doc.Type) {
@@ -56,7 +56,10 @@ func parseOutBoundNAT(p hcn.EndpointPolicy, n *Network) (outboundNAT, error) {
 	if s.Flags&^knownNatFlags != 0 {
 		return r, refuseAt(hcn.HCN_E_INVALID_POLICY, "Settings.Flags", "%d has unknown bits", s.Flags)
 	}
-	r.v6 = s.Flags&hcn.NatFlagsIPv6 != 0
+	if s.MaxPortPoolUsage > 100 {
+		return r, refuseAt(hcn.HCN_E_INVALID_POLICY, "Settings.MaxPortPoolUsage", "%d: percent of the ports of an address, at most 100", s.MaxPortPoolUsage)
+	}
+	r.v6, r.share = s.Flags&hcn.NatFlagsIPv6 != 0, uint8(s.MaxPortPoolUsage)
 	for _, l := range []struct {
 		field string
 		words []string
@@ -151,6 +154,16 @@ func (e *Endpoint) outboundNATs(n *Network) []outboundNAT {
 	// In IPv6 those that are of it alone come first.
 	slices.SortStableFunc(out, func(a, b outboundNAT) int { return cmp.Compare(btoi(b.v6), btoi(a.v6)) })
 	return out
+}
+
+// natShare is the least that a policy leaves e of the ports outside, in percent; 0 = all.
+func (e *Endpoint) natShare(n *Network) (least uint8) {
+	for _, r := range e.outboundNATs(n) {
+		if r.share != 0 && (least == 0 || r.share < least) {
+			least = r.share
+		}
+	}
+	return least
 }
 
 func btoi(b bool) int {

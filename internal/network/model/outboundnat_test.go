@@ -124,6 +124,24 @@ func TestVirtualIPs(t *testing.T) {
 	code(t, err, hcn.HCN_E_ADDR_INVALID_OR_RESERVED, "Settings.Policies[1].Settings.VirtualIP", "is held by endpoint")
 }
 
+// Of several policies the least share counts.
+func TestMaxPortPoolUsage(t *testing.T) {
+	b := newBench(t)
+	b.network(tenNet)
+	for policies, want := range map[string]uint8{
+		``:                                     0,
+		`{"Type":"OutBoundNAT","Settings":{}}`: 0,
+		`{"Type":"OutBoundNAT","Settings":{"MaxPortPoolUsage":20}},{"Type":"OutBoundNAT","Settings":{"Destinations":["192.0.2.0/24"],"MaxPortPoolUsage":10}}`: 10,
+	} {
+		e := b.attached("ten", `{"Policies":[`+policies+`]}`)
+		for _, p := range flat(b.w).Switch.Ports {
+			if p.Object == e.Doc.Id && p.NATShare != want {
+				t.Errorf("%s: %d%%, want %d%%", policies, p.NATShare, want)
+			}
+		}
+	}
+}
+
 func TestInvalidPortPolicies(t *testing.T) {
 	b := newBench(t)
 	b.network(`{"Name":"nat","Ipams":[{"Subnets":[{"IpAddressPrefix":"10.1.0.0/16"},{"IpAddressPrefix":"fd00:1::/64"}]}]}`)
@@ -137,6 +155,7 @@ func TestInvalidPortPolicies(t *testing.T) {
 		{"nat", `{"Type":"OutBoundNAT","Settings":{"Destinations":["10.0.0.0/40"]}}`, hcn.HCN_E_INVALID_POLICY, "Policies[0].Settings.Destinations[0]"},
 		{"nat", `{"Type":"OutBoundNAT","Settings":{"Destinations":"10.0.0.0/8"}}`, hcn.HCN_E_INVALID_POLICY, "Policies[0].Settings.Destinations"},
 		{"nat", `{"Type":"OutBoundNAT","Settings":{"Flags":64}}`, hcn.HCN_E_INVALID_POLICY, "Policies[0].Settings.Flags"},
+		{"nat", `{"Type":"OutBoundNAT","Settings":{"MaxPortPoolUsage":101}}`, hcn.HCN_E_INVALID_POLICY, "Policies[0].Settings.MaxPortPoolUsage"},
 		{"nat", `{"Type":"OutBoundNAT","Settings":{"VirtualIP":"224.0.0.1"}}`, hcn.HCN_E_INVALID_POLICY, "Policies[0].Settings.VirtualIP"},
 		{"nat", `{"Type":"OutBoundNAT","Settings":{"VirtualIP":"192.0.2.9","Flags":2}}`, hcn.HCN_E_INVALID_POLICY, "Policies[0].Settings.VirtualIP"},
 		{"in", `{"Type":"OutBoundNAT"}`, hcn.HCN_E_REQUEST_UNSUPPORTED, "Policies[0].Type"},

@@ -300,6 +300,7 @@ __noinline int gh_layer_nat(void)
 		want = (struct gh_addr *)&np->addr;
 		w->nat_lo = np->lo;
 		w->nat_hi = np->hi;
+		gh_pool_share(p, w);
 		w->pool_busy = 1;
 		w->snat = GH_SNAT_FIXED;
 	} else if (p->kind == GH_PORT_UPLINK && w->out_kind == GH_OUT_TUNNEL && !w->dsr) {

@@ -99,7 +99,8 @@ struct gh_port {
 	__u8 tagged;	   /* a trunk without a native VLAN: frames without a tag are refused */
 	__u8 proxied;	   /* proxy has rows of it */
 	__u8 host;	   /* its vNIC is in the host's own stack, where it may be others' gateway */
-	__u8 pad[37];
+	__u8 nat_share;	   /* percent of the ports of each address outside that it may use; 0 = all */
+	__u8 pad[36];
 };
 
 /* configuration: index = port id. Slot 0 (GH_PORT_UPLINK_ANY) stays zero. */

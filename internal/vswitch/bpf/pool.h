@@ -22,6 +22,29 @@ static __always_inline __u32 gh_pool_of(const struct gh_pkt *p, const struct gh_
 	return pool;
 }
 
+static __always_inline __u32 gh_src_hash(const struct gh_pkt *p)
+{
+	return gh_mix(gh_mix(gh_mix(gh_mix(0, gh_word(&p->src, 0)), gh_word(&p->src, 1)), gh_word(&p->src, 2)),
+		      gh_word(&p->src, 3));
+}
+
+/* gh_pool_share() leaves an endpoint its share of the ports in w: a run of them that its address chooses. */
+static __always_inline void gh_pool_share(const struct gh_pkt *p, struct gh_walk *w)
+{
+	const struct gh_port *in = gh_port_get(p->in_port);
+	__u32 all = (__u32)w->nat_hi - w->nat_lo + 1, some;
+
+	if (!in || !gh_is_endpoint(p->kind) || !in->nat_share || w->nat_hi < w->nat_lo)
+		return;
+	some = all * in->nat_share / 100;
+	if (!some)
+		some = 1;
+	if (some >= all)
+		return;
+	w->nat_lo += gh_src_hash(p) % (all - some + 1);
+	w->nat_hi = w->nat_lo + some - 1;
+}
+
 static __always_inline const struct gh_natpool *gh_pool_at(__u32 i)
 {
 	const struct gh_natpool *np = i ? bpf_map_lookup_elem(&natpool, &i) : NULL;
@@ -37,7 +60,7 @@ static __always_inline const struct gh_natpool *gh_pool_at(__u32 i)
 static __always_inline const struct gh_natpool *gh_pool_pick(const struct gh_pkt *p, const struct gh_walk *w, __u32 pool)
 {
 	const struct gh_natpool *first = gh_pool_at(pool), *np;
-	__u32 hash, count, i;
+	__u32 count, i;
 
 	if (!first)
 		return NULL;
@@ -53,9 +76,7 @@ static __always_inline const struct gh_natpool *gh_pool_pick(const struct gh_pkt
 				return np;
 		}
 	}
-	hash = gh_mix(gh_mix(gh_mix(gh_mix(0, gh_word(&p->src, 0)), gh_word(&p->src, 1)), gh_word(&p->src, 2)),
-		      gh_word(&p->src, 3));
-	return gh_pool_at(pool + hash % count);
+	return gh_pool_at(pool + gh_src_hash(p) % count);
 }
 
 #endif /* GH_POOL_H */

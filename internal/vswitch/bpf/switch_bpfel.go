@@ -650,7 +650,8 @@ type SwitchGhPort struct {
 	Tagged     uint8
 	Proxied    uint8
 	Host       uint8
-	Pad        [37]uint8
+	NatShare   uint8
+	Pad        [36]uint8
 }
 
 type SwitchGhPortFlags uint32

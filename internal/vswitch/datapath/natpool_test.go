@@ -104,3 +104,35 @@ func TestPoolsOutside(t *testing.T) {
 	from("without NAT by its own rule, v6", b, "[2001:db8:1::2]:7", "fd00:1::b")
 	from("with NAT, whatever the other has", a, "198.51.100.2:7", "203.0.113.3", v4.String(), "203.0.113.4")
 }
+
+// An endpoint with a share of the ports outside keeps to a run of them.
+func TestNATShare(t *testing.T) {
+	l := newLab(t)
+	a, b := l.container(10), l.container(11)
+	l.portOf(11).NATShare = 2
+	d := l.open()
+	l.apply(d)
+	var who whoAsks
+	who.serve(l.outside, "[::]:7")
+	l.outside.EchoTCP("[::]:7")
+	spread := func(ns *nettest.NS, server string) int {
+		low, high := 65535, 0
+		for range 40 {
+			ask(t, "outside", ns, server)
+			from, _ := who.last.Load().(netip.AddrPort)
+			low, high = min(low, int(from.Port())), max(high, int(from.Port()))
+		}
+		return high - low + 1
+	}
+	run := int(vswitch.NATHigh-vswitch.NATLow+1) * 2 / 100
+	for _, server := range []string{"198.51.100.2:7", "[2001:db8:1::2]:7"} {
+		if all, some := spread(a, server), spread(b, server); some > run || all <= run {
+			t.Errorf("%s: ports over %d with a share, over %d without; the share is %d", server, some, all, run)
+		}
+	}
+	l.portOf(11).NATShare = 0
+	l.apply(d)
+	if all := spread(b, "198.51.100.2:7"); all <= run {
+		t.Errorf("ports over %d after the share went", all)
+	}
+}

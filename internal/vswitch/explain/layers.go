@@ -502,7 +502,8 @@ func (w *walk) nat(how way) *no {
 			return fail(bpf.SwitchGhDropReasonGH_DROP_FRAG_ORDER, rejectNone, "a later fragment before the first, and NAT needs its ports")
 		}
 		want, w.natLo, w.natHi, w.poolBusy, w.snat = p.Addr.B, p.Lo, p.Hi, true, true
-		rule, why = fmt.Sprintf("natpool %d %s %d-%d", pool, ip(p.Addr.B), p.Lo, p.Hi), "outside sees "+whose
+		w.poolShare()
+		rule, why = fmt.Sprintf("natpool %d %s %d-%d", pool, ip(p.Addr.B), w.natLo, w.natHi), "outside sees "+whose
 	case w.uplink() && w.outKind == bpf.SwitchGhOutKindGH_OUT_TUNNEL && !w.dsr:
 		want = w.sv.Source.B
 		if want == (addr{}) {

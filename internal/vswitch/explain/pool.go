@@ -50,9 +50,26 @@ func (w *walk) poolPick(pool uint32) (uint32, vswitch.NATPoolRow) {
 			return i, r
 		}
 	}
+	return at(pool + w.srcHash()%count)
+}
+
+func (w *walk) srcHash() uint32 {
 	hash := uint32(0)
 	for b := 0; b < 16; b += 4 {
 		hash = mix(hash, binary.NativeEndian.Uint32(w.k.src[b:]))
 	}
-	return at(pool + hash%count)
+	return hash
+}
+
+// poolShare leaves an endpoint its share of the ports: a run of them that its address
+// chooses.
+func (w *walk) poolShare() {
+	if !w.endpoint() || w.in.NatShare == 0 || w.natHi < w.natLo {
+		return
+	}
+	all := uint32(w.natHi) - uint32(w.natLo) + 1
+	if some := max(all*uint32(w.in.NatShare)/100, 1); some < all {
+		w.natLo += uint16(w.srcHash() % (all - some + 1))
+		w.natHi = w.natLo + uint16(some-1)
+	}
 }

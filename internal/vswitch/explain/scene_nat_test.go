@@ -63,7 +63,10 @@ func (s *scene) pools(r *rand.Rand) {
 	}
 	for i := range s.state.Ports {
 		if p := &s.state.Ports[i]; p.Kind != vswitch.PortHost {
-			p.NATPool, p.MaxFlows, p.IngressBps, p.Class = 0, 0, 0, 0
+			p.NATPool, p.MaxFlows, p.IngressBps, p.Class, p.NATShare = 0, 0, 0, 0, 0
+			if one(r, 3) {
+				p.NATShare = pickOf(r, []uint8{1, 50, 99, 100})
+			}
 			if one(r, 4) && p.Trunk == 0 {
 				p.IngressBps = 1e6
 			}
