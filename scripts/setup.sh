@@ -14,7 +14,7 @@ run=(runc iproute2 util-linux ca-certificates)
 dev=(clang llvm libbpf-dev linux-libc-dev gcc libc6-dev make curl jq
 	docker.io docker-registry apache2-utils openssl containernetworking-plugins
 	iptables nftables iperf3 debootstrap tcpdump procps python3-minimal
-	qemu-system-x86 erofs-utils e2fsprogs crun busybox-static)
+	qemu-system-x86 erofs-utils e2fsprogs crun runsc busybox-static)
 ci=(ufw firewalld dbus udhcpc udhcpd)
 bench=(openvswitch-switch)
 vm=(qemu-system-x86 debootstrap e2fsprogs cpio)

@@ -361,6 +361,8 @@ func (m *making) plug(ctx context.Context) (err error) {
 			return &hcs.Error{Code: hcs.CodeSystemAlreadyStopped, Field: field, Message: fmt.Sprintf("system %q is stopped; its network is gone", o.ID)}
 		}
 		switch {
+		case o.Doc.Container.Isolation == hcs.IsolationLibraryOS:
+			err = &hcs.Error{Code: hcs.CodeNotSupported, Message: fmt.Sprintf("system %q is a library OS, which shares its network with nobody", o.ID)}
 		case o.Namespace != "":
 			m.plugged, err = m.h.o.Networks.Look(ctx, o.Namespace)
 		case o.NetNsPath != "":
@@ -418,6 +420,10 @@ func (m *making) prepare(ctx context.Context) (held.Spec, model.Silo, error) {
 		Runtime: m.h.o.Runtime, RuntimeRoot: filepath.Join(m.h.o.Instance.Run, "runtime"),
 		OCI: silo.Spec, Root: root, Terminal: silo.Terminal, ConsoleSize: silo.ConsoleSize, Stdin: silo.Stdin,
 		LogMaxBytes: m.h.o.LogMaxBytes, CgroupPath: cgroup, StopSignal: silo.StopSignal}
+	if c.Isolation == hcs.IsolationLibraryOS {
+		spec.Runtime, spec.RuntimeRoot = m.h.o.LibraryOS, filepath.Join(spec.Dir, "library")
+		spec.Library = &held.Library{Platform: m.h.o.LibraryPlatform, HostSockets: len(c.MappedPipes) > 0}
+	}
 	if silo.Log {
 		spec.LogPath = m.h.logPath(r.RuntimeID)
 	}

@@ -36,6 +36,7 @@ type host struct {
 	mu       sync.Mutex // guards the rest
 	workers  map[string]*fakeWorker
 	networks map[string]string // namespace -> owner
+	taken    map[string]bool   // namespaces that a library OS was said to have
 	images   map[string]string // runtime id -> reference
 	fail     map[string]error  // use, plug, unplug, spawn, start, close
 	block    map[string]chan struct{}
@@ -194,6 +195,19 @@ func (h *host) Unplug(_ context.Context, ns string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.networks, ns)
+	return nil
+}
+
+func (h *host) TakeOver(_ context.Context, ns string, on bool) error {
+	if err := h.at("take over"); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.taken == nil {
+		h.taken = map[string]bool{}
+	}
+	h.taken[ns] = on
 	return nil
 }
 

@@ -46,6 +46,9 @@ type Networks interface {
 	Plug(ctx context.Context, owner, namespaceID string, endpoints []json.RawMessage) (Plugged, error)
 	// Unplug removes the namespace and the endpoints made by Plug. Absent is no error.
 	Unplug(ctx context.Context, namespaceID string) error
+	// TakeOver tells that a library OS, which has read the addresses of a namespace,
+	// speaks for its vNICs from now on, or no longer.
+	TakeOver(ctx context.Context, namespaceID string, on bool) error
 	// Look describes an existing namespace (Container.Networking.Namespace).
 	Look(ctx context.Context, namespaceID string) (Plugged, error)
 }

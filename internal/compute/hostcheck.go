@@ -63,8 +63,12 @@ func checkHost(c *hcs.Container) ([]specs.LinuxDevice, error) {
 		}
 	}
 	if n := c.Networking; n != nil && n.NetNsPath != "" {
-		if _, err := exists("Container.Networking.NetNsPath", n.NetNsPath); err != nil {
+		fi, err := exists("Container.Networking.NetNsPath", n.NetNsPath)
+		if err != nil {
 			return nil, err
+		}
+		if own, err := os.Stat("/proc/self/ns/net"); c.Isolation == hcs.IsolationLibraryOS && (err != nil || os.SameFile(fi, own)) {
+			return nil, &hcs.Error{Code: hcs.CodeNotSupported, Field: "Container.Networking.NetNsPath", Message: "a library OS has no part in the host's network"}
 		}
 	}
 	var devices []specs.LinuxDevice

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"gatehouse.dev/gatehouse/hcs"
 	"gatehouse.dev/gatehouse/internal/compute/held"
 	"gatehouse.dev/gatehouse/internal/failpoint"
@@ -135,6 +137,7 @@ var errNoNews = errors.New("no news")
 
 // apply commits facts; when the store refuses (a full disk) they wait for it.
 func (h *HCS) apply(s *system, entries []held.JournalEntry) {
+	h.takeOver(s, entries)
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		_, err := s.commit(func(c *change) error {
 			for _, e := range entries {
@@ -372,6 +375,9 @@ func (h *HCS) endWorker(ctx context.Context, s *system) error {
 
 func (h *HCS) unplug(ctx context.Context, r *row) error {
 	if !r.Plugged {
+		if err := h.giveBack(ctx, r); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("give the network back: %w", err)
+		}
 		return nil
 	}
 	if err := h.o.Networks.Unplug(ctx, r.Namespace); err != nil {

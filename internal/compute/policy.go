@@ -107,8 +107,9 @@ func (h *HCS) allowed(g model.Grant, doc hcs.ComputeSystem) error {
 // platform asks the policy again once it is known what the image is for.
 func (m *making) platform() error {
 	g, err := m.grant.Platform(m.image.OS, m.image.Arch, runtime.GOARCH, m.open)
-	if err == nil && g.Isolation != m.grant.Isolation {
-		err = &hcs.Error{Code: hcs.CodeHypervNotInstalled, Field: "Container.Image", Message: g.Reason + ", and utility VMs are not here yet"}
+	if err == nil && g.Isolation == hcs.IsolationHypervisor && m.image.Arch != "" && m.image.Arch != runtime.GOARCH {
+		err = &hcs.Error{Code: hcs.CodeHypervNotInstalled, Field: "Container.Image",
+			Message: fmt.Sprintf("there is no utility VM image for linux/%s, which the image is for", m.image.Arch)}
 	}
 	return err
 }

@@ -40,6 +40,9 @@ func (h *HCS) CreateProcess(ctx context.Context, id string, p hcs.ProcessParamet
 	if err == nil {
 		err = grant.Process("", p)
 	}
+	if err == nil && r.Doc.Container.Isolation == hcs.IsolationLibraryOS {
+		err = model.LibraryProcess(p)
+	}
 	if err != nil {
 		return none, s.err(op, err)
 	}
@@ -62,6 +65,9 @@ func (h *HCS) CreateProcess(ctx context.Context, id string, p hcs.ProcessParamet
 		user = specs.User{Username: cmd.User} // the agent sees the files that it means
 	} else if cmd.User != "" {
 		root := fmt.Sprintf("/proc/%d/root", r.Processes[initKey].PID)
+		if r.Doc.Container.Isolation == hcs.IsolationLibraryOS { // that is its kernel, which sees nothing
+			root = fmt.Sprintf("/proc/%d/root%s", w.PID(), held.RootFS(w.Spec().Dir))
+		}
 		passwd, group, err := userFiles(func(name string) ([]byte, error) { return readInRoot(root, name) })
 		if err != nil {
 			return none, s.err(op, err)

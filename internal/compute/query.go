@@ -164,12 +164,17 @@ func (h *HCS) ServiceProperties(_ context.Context, types []string) (map[string]a
 		case "Basic":
 			out[t] = struct{ SupportedSchemaVersions []hcs.SchemaVersion }{[]hcs.SchemaVersion{{Major: 2, Minor: 6}}}
 		case "Host":
+			isolations, runtimes := []hcs.Isolation{hcs.IsolationProcess}, []string{h.o.Runtime}
+			if h.facts.LibraryOS {
+				isolations, runtimes = append(isolations, hcs.IsolationLibraryOS), append(runtimes, h.o.LibraryOS)
+			}
 			out[t] = struct {
 				Runtimes   []string
 				CgroupMode string
 				CPUs       int
 				Isolations []hcs.Isolation
-			}{Runtimes: []string{h.o.Runtime}, CgroupMode: string(h.facts.Cgroup), CPUs: h.facts.CPUs, Isolations: []hcs.Isolation{hcs.IsolationProcess}}
+				Profile    hcs.PolicyProfile
+			}{Runtimes: runtimes, CgroupMode: string(h.facts.Cgroup), CPUs: h.facts.CPUs, Isolations: isolations, Profile: h.policy.Load().Profile}
 		default:
 			return nil, fail("get service properties", "", &hcs.Error{Code: hcs.CodeNotSupported, Field: "types", Message: fmt.Sprintf("%q: Basic and Host are known", t)})
 		}

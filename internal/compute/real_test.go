@@ -62,7 +62,8 @@ type noNetworks struct{}
 func (noNetworks) Plug(context.Context, string, string, []json.RawMessage) (compute.Plugged, error) {
 	return compute.Plugged{}, fmt.Errorf("no network")
 }
-func (noNetworks) Unplug(context.Context, string) error { return nil }
+func (noNetworks) Unplug(context.Context, string) error         { return nil }
+func (noNetworks) TakeOver(context.Context, string, bool) error { return nil }
 func (noNetworks) Look(context.Context, string) (compute.Plugged, error) {
 	return compute.Plugged{}, fmt.Errorf("no network")
 }

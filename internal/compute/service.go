@@ -55,6 +55,9 @@ type Options struct {
 	Policy hcs.Policy
 	// Runtime is the OCI runtime's path; "" = runc from PATH.
 	Runtime string
+	// LibraryOS is the path of the runtime of library OSes, "" = runsc from PATH, and
+	// LibraryPlatform how it catches system calls, "" = ptrace.
+	LibraryOS, LibraryPlatform string
 	// Facts of the host; zero = found out by HostFacts.
 	Facts model.Facts
 	// LogMaxBytes a system before rotation; 0 = 10 MiB.
@@ -120,8 +123,17 @@ func New(o Options) (*HCS, error) {
 	if p, err := exec.LookPath(o.Runtime); err == nil {
 		o.Runtime = p
 	}
+	if o.LibraryOS == "" {
+		o.LibraryOS = "runsc"
+	}
+	if o.LibraryPlatform == "" {
+		o.LibraryPlatform = "ptrace"
+	}
 	if o.Facts.Cgroup == "" {
 		o.Facts = HostFacts(o.Runtime)
+		if p, err := exec.LookPath(o.LibraryOS); err == nil {
+			o.LibraryOS, o.Facts.LibraryOS = p, true
+		}
 	}
 	o.Facts.Machines = o.Machines != nil
 	h := &HCS{o: o, facts: o.Facts, log: o.Log, byID: map[string]*system{}, byRID: map[string]*system{}}

@@ -45,6 +45,11 @@ type Log struct {
 type Compute struct {
 	// Runtime is the OCI runtime: a name looked up in PATH or a path. Default runc.
 	Runtime string `toml:"runtime"`
+	// LibraryOS is the runtime of library OSes: a name looked up in PATH or a path.
+	// Default runsc. LibraryOSPlatform is how it catches system calls. Default ptrace,
+	// which works everywhere.
+	LibraryOS         string `toml:"library_os"`
+	LibraryOSPlatform string `toml:"library_os_platform"`
 	// LogMaxBytes of a system's log before it is rotated; 0 = 10 MiB.
 	LogMaxBytes int64 `toml:"log_max_bytes"`
 	// Policy says who may have which isolation; see hcs.Policy for its keys.

@@ -216,7 +216,7 @@ func (d *daemon) openCompute(ctx context.Context) (err error) {
 	d.machines = newMachineHand(d.inst)
 	d.hcs, err = compute.New(compute.Options{
 		Instance: d.inst, Store: d.db, Images: imageHand{d.images}, Tracer: traceHand{}, Networks: networkHand{d.hns}, Workers: workerHand{d.workers},
-		Machines: d.machines, Stats: statsHand{d.hns}, Policy: d.cfg.Compute.Policy, Runtime: rt, LogMaxBytes: d.cfg.Compute.LogMaxBytes, Log: d.log,
+		Machines: d.machines, Stats: statsHand{d.hns}, Policy: d.cfg.Compute.Policy, Runtime: rt, LibraryOS: d.cfg.Compute.LibraryOS, LibraryPlatform: d.cfg.Compute.LibraryOSPlatform, LogMaxBytes: d.cfg.Compute.LogMaxBytes, Log: d.log,
 	})
 	if err != nil {
 		return err

@@ -30,6 +30,7 @@ func Doctor(ctx context.Context) []host.Check {
 		checkCgroups(),
 		checkOverlay(),
 		checkRuntime(ctx, "runc"),
+		checkLibraryOS(ctx),
 		checkGroup("gatehouse"),
 		checkForwarding(),
 		checkNATPorts(),
@@ -126,6 +127,15 @@ func checkRuntime(ctx context.Context, name string) host.Check {
 	}
 	line, _, _ := strings.Cut(string(out), "\n")
 	c.Found = strings.TrimSpace(line) + " (" + path + ")"
+	return c
+}
+
+func checkLibraryOS(ctx context.Context) host.Check {
+	c := checkRuntime(ctx, "runsc")
+	c.Name = "library OS"
+	if c.State != host.OK {
+		c.State, c.Do = host.Warn, "for --isolation library-os: apt install runsc"
+	}
 	return c
 }
 

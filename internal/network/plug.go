@@ -50,6 +50,14 @@ func (h *HNS) Unplug(ctx context.Context, namespaceID string) error {
 	})
 }
 
+// TakeOver says whether a network stack of its own speaks for the vNICs of a
+// namespace: the kernel's have no addresses then.
+func (h *HNS) TakeOver(ctx context.Context, namespaceID string, on bool) error {
+	return h.change(ctx, "take over "+namespaceID, func(w model.World, _ model.Input) (model.World, error) {
+		return w.TakeOver(namespaceID, on)
+	})
+}
+
 // Look describes an existing namespace.
 func (h *HNS) Look(_ context.Context, namespaceID string) (Plugged, error) {
 	w := h.World()

@@ -48,6 +48,16 @@ type Spec struct {
 	// Machine that the container gets for itself; nil = the host's kernel runs it.
 	// OCI is then for the guest, and Root is not used.
 	Machine *Machine `json:",omitempty"`
+	// Library: Runtime is a library OS's, whose kernel runs in user space.
+	Library *Library `json:",omitempty"`
+}
+
+// Library is how a library OS is run.
+type Library struct {
+	// Platform is how it catches system calls: ptrace, or what else Runtime knows.
+	Platform string
+	// HostSockets lets processes connect to sockets and FIFOs that are mapped.
+	HostSockets bool `json:",omitempty"`
 }
 
 // Root is the root file system: Lower topmost first over an upper directory, or

@@ -53,6 +53,9 @@ type Silo struct {
 // Compile turns a container document into an OCI runtime spec.
 func Compile(in Input) (Silo, error) {
 	c := in.Doc.Container
+	if c.Isolation == hcs.IsolationLibraryOS { // its runtime knows neither
+		in.Facts.NoSeccomp, in.Facts.RecursiveReadOnly = true, false
+	}
 	p := *c.InitProcess
 	whole := c.Oci != nil && len(c.Oci.Mounts) > 0
 	s := defaultSpec(in.Facts)
@@ -179,7 +182,7 @@ func (in Input) network(s *specs.Spec, whole bool) {
 	if !ownName {
 		s.Hostname, s.Domainname = "", "" // the runtime refuses to name another's
 	}
-	if whole || in.NetNsPath != "" && !in.OwnNetNs {
+	if whole || in.NetNsPath != "" && !in.OwnNetNs || in.Doc.Container.Isolation == hcs.IsolationLibraryOS {
 		return
 	}
 	// As Docker: no capability is needed for low ports nor for ping.

@@ -33,6 +33,8 @@ type Facts struct {
 	MaxOpenFiles uint64
 	// Machines: this service runs utility VMs.
 	Machines bool
+	// LibraryOS: the runtime of library OSes is installed.
+	LibraryOS bool
 	// TSCKHz is the frequency of the time stamp counter, which emulation passes on
 	// to guests; 0 = unknown, or another architecture.
 	TSCKHz uint64

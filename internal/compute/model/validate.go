@@ -160,7 +160,9 @@ func container(c hcs.Container, f Facts) error {
 			return err
 		}
 	case hcs.IsolationLibraryOS:
-		return refuse("Container.Isolation", "library OSes are not here yet; use Process")
+		if err := library(c, f); err != nil {
+			return err
+		}
 	default:
 		return badJSON("Container.Isolation", "%q: none of Default, Process, Hypervisor, LibraryOS", c.Isolation)
 	}

@@ -52,7 +52,7 @@ func (c *consoleSocket) Close() error {
 }
 
 func (c *consoleSocket) receive(ctx context.Context) (*os.File, error) {
-	limit := time.Now().Add(5 * time.Second)
+	limit := time.Now().Add(time.Minute) // as long as the runtime may take
 	if d, ok := ctx.Deadline(); ok && d.Before(limit) {
 		limit = d
 	}

@@ -127,6 +127,14 @@ func (r *Reaper) Adopt(pid int) <-chan Exit {
 	return c
 }
 
+// Alive tells whether a child has not been reaped.
+func (r *Reaper) Alive(pid int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.waits[pid]
+	return ok
+}
+
 // Kill signals a child that has not been reaped; false if it has.
 func (r *Reaper) Kill(pid, sig int) (bool, error) {
 	r.mu.Lock()

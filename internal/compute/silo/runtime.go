@@ -41,6 +41,7 @@ func (e *RuntimeError) Unwrap() error { return e.Cause }
 type ociRuntime struct {
 	path, root string
 	dir        string // for log files; the working directory is the bundle
+	flags      []string
 	thread     *Thread
 	reaper     *Reaper
 	calls      atomic.Uint64
@@ -58,7 +59,8 @@ func (r *ociRuntime) run(ctx context.Context, dir string, s stdio, args ...strin
 	}
 	log := filepath.Join(r.dir, fmt.Sprintf("runtime-%d.log", r.calls.Add(1)))
 	defer os.Remove(log)
-	argv := append([]string{filepath.Base(path), "--root", r.root, "--log", log, "--log-format", "json"}, args...)
+	argv := append([]string{filepath.Base(path), "--root", r.root, "--log", log, "--log-format", "json"}, r.flags...)
+	argv = append(argv, args...)
 
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -34,17 +35,29 @@ type Config struct {
 	OCI    specs.Spec
 	Root   Root
 	Cgroup string
+	// Library is set where Runtime is a library OS's; RuntimeRoot is then its own.
+	Library *held.Library
 }
 
 func (c Config) bundle() string { return filepath.Join(c.Dir, "bundle") }
 func (c Config) rootfs() string { return held.RootFS(c.Dir) }
-func (c Config) state() string  { return filepath.Join(c.RuntimeRoot, c.ID) }
+
+// state is what the runtime keeps of this silo; a library OS has a root of its own.
+func (c Config) state() string {
+	if c.Library != nil {
+		return c.RuntimeRoot
+	}
+	return filepath.Join(c.RuntimeRoot, c.ID)
+}
 
 // Engine runs one silo: Prepare, Start, then anything, then Cleanup.
 type Engine struct {
 	c       Config
 	group   Cgroup
 	runtime *ociRuntime
+
+	mu     sync.Mutex  // guards inside
+	inside map[int]int // library OS: host pid of an exec's helper to the pid inside
 }
 
 // New returns the engine of c; t and r must be running.
@@ -62,8 +75,12 @@ func New(c Config, t *Thread, r *Reaper) (*Engine, error) {
 	if c.OCI.Process == nil {
 		return nil, errors.New("silo: OCI spec without process")
 	}
-	return &Engine{c: c, group: Cgroup{On: on, Path: c.Cgroup},
-		runtime: &ociRuntime{path: c.Runtime, root: c.RuntimeRoot, dir: c.Dir, thread: t, reaper: r}}, nil
+	e := &Engine{c: c, group: Cgroup{On: on, Path: c.Cgroup}, inside: map[int]int{},
+		runtime: &ociRuntime{path: c.Runtime, root: c.RuntimeRoot, dir: c.Dir, thread: t, reaper: r}}
+	if c.Library != nil {
+		e.runtime.flags = libraryFlags(*c.Library, c.OCI)
+	}
+	return e, nil
 }
 
 // Group is the silo's cgroup.
@@ -74,10 +91,12 @@ func (e *Engine) Prepare() error {
 	if err := os.MkdirAll(e.c.rootfs(), 0o755); err != nil {
 		return fmt.Errorf("prepare bundle: %w", err)
 	}
-	if err := os.MkdirAll(e.c.RuntimeRoot, 0o711); err != nil {
-		return fmt.Errorf("prepare runtime state: %w", err)
-	}
 	return e.runtime.thread.Do(func() error {
+		if e.c.Library != nil {
+			if err := hideNetSysctls(); err != nil {
+				return err
+			}
+		}
 		return mountRoot(e.c.Root, e.c.rootfs(), filepath.Join(e.c.Dir, "links"))
 	})
 }
@@ -109,6 +128,9 @@ func (e *Engine) Start(ctx context.Context, io IO) (*Process, error) {
 		spec.Root.Readonly = e.c.OCI.Root.Readonly
 	}
 	spec.Root.Readonly = spec.Root.Readonly || e.c.Root.ReadOnly
+	if err := os.MkdirAll(e.c.RuntimeRoot, 0o711); err != nil { // a start that failed removed a library OS's
+		return nil, fmt.Errorf("prepare runtime state: %w", err)
+	}
 	proc := *spec.Process
 	e.complete(&proc, io)
 	spec.Process = &proc
@@ -168,6 +190,11 @@ func (e *Engine) launch(ctx context.Context, name string, io IO, args ...string)
 	pidFile := filepath.Join(e.c.bundle(), name+".pid")
 	defer os.Remove(pidFile)
 	args = append(args, "--pid-file", pidFile)
+	insideFile := ""
+	if e.c.Library != nil && args[0] == "exec" {
+		insideFile = filepath.Join(e.c.bundle(), name+".inside")
+		args = append(args, "--internal-pid-file", insideFile)
+	}
 	s := stdio{io.Stdin, io.Stdout, io.Stderr}
 	var cs *consoleSocket
 	if io.Terminal {
@@ -180,9 +207,27 @@ func (e *Engine) launch(ctx context.Context, name string, io IO, args ...string)
 		defer cs.Close()
 		args = append(args, "--console-socket", name+".tty")
 	}
+	// The console is taken, and its size set, while the runtime is at it: one that
+	// knows nothing of sizes starts the process as soon as it has handed it over.
+	console := make(chan received, 1)
+	if cs != nil {
+		go func() {
+			f, err := cs.receive(ctx)
+			if err == nil && io.Height > 0 && io.Width > 0 {
+				_ = Resize(f, io.Height, io.Width)
+			}
+			console <- received{f, err}
+		}()
+	}
 	e.runtime.reaper.begin()
 	defer e.runtime.reaper.end()
 	if err := e.runtime.run(ctx, e.c.bundle(), s, append(args, e.c.ID)...); err != nil {
+		if cs != nil {
+			cs.Close()
+			if c := <-console; c.file != nil {
+				c.file.Close()
+			}
+		}
 		return nil, err
 	}
 	b, err := os.ReadFile(pidFile)
@@ -194,23 +239,39 @@ func (e *Engine) launch(ctx context.Context, name string, io IO, args ...string)
 		return nil, &RuntimeError{ExitCode: 125, Message: fmt.Sprintf("OCI runtime %s %s: it wrote pid %q", e.c.Runtime, args[0], b)}
 	}
 	p := &Process{PID: pid, Exit: e.runtime.reaper.Adopt(pid)}
+	if insideFile != "" {
+		if err := e.internalPID(insideFile, pid); err != nil {
+			_, _ = e.runtime.reaper.Kill(pid, int(unix.SIGKILL))
+			return nil, &RuntimeError{ExitCode: 125, Message: fmt.Sprintf("OCI runtime %s exec: pid inside: %v", e.c.Runtime, err)}
+		}
+	}
 	if cs == nil {
 		return p, nil
 	}
-	if p.Console, err = cs.receive(ctx); err != nil {
-		_, _ = e.Signal(pid, int(unix.SIGKILL))
+	got := <-console
+	if p.Console, err = got.file, got.err; err != nil {
+		_, _ = e.Signal(ctx, pid, int(unix.SIGKILL))
 		return nil, &RuntimeError{ExitCode: 125, Message: fmt.Sprintf("OCI runtime %s %s: no console came: %v", e.c.Runtime, args[0], err)}
 	}
 	p.Resize = func(h, w uint16) error { return Resize(p.Console, h, w) }
-	if io.Height > 0 && io.Width > 0 {
-		_ = p.Resize(io.Height, io.Width)
-	}
 	return p, nil
 }
 
+// received is what came on a console socket.
+type received struct {
+	file *os.File
+	err  error
+}
+
 // Signal sends a signal to a process of the silo; false if it is gone.
-func (e *Engine) Signal(pid, signal int) (bool, error) {
-	ok, err := e.runtime.reaper.Kill(pid, signal)
+func (e *Engine) Signal(ctx context.Context, pid, signal int) (bool, error) {
+	var ok bool
+	var err error
+	if e.c.Library != nil {
+		ok, err = e.libraryKill(ctx, pid, signal)
+	} else {
+		ok, err = e.runtime.reaper.Kill(pid, signal)
+	}
 	if err != nil {
 		return false, fmt.Errorf("signal %d to process %d: %w", signal, pid, err)
 	}
@@ -230,6 +291,9 @@ func (e *Engine) Update(ctx context.Context, r specs.LinuxResources) error {
 		if used := e.group.pinnedMemory(); used > uint64(*r.Memory.Limit) {
 			return fmt.Errorf("update: memory limit %d is below the %d bytes in use", *r.Memory.Limit, used)
 		}
+	}
+	if e.c.Library != nil {
+		return e.group.Limit(r)
 	}
 	b, err := json.Marshal(r)
 	if err != nil {

@@ -292,12 +292,12 @@ func (e *Engine) Exec(ctx context.Context, _ string, p specs.Process, io silo.IO
 }
 
 // Signal sends a signal to a process of the container; false if it is gone.
-func (e *Engine) Signal(pid, signal int) (bool, error) {
+func (e *Engine) Signal(ctx context.Context, pid, signal int) (bool, error) {
 	_, g := e.current()
 	if g == nil {
 		return false, errNotUp
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	q := proto.SignalRequest{Base: proto.Base{ContainerId: e.s.ID}, ProcessId: uint32(pid), Options: hcs.SignalProcessOptions{Signal: hcs.Signal(signal)}}
 	err := g.call(ctx, proto.SignalProcess, q, nil)

@@ -21,7 +21,7 @@ type engine interface {
 	Prepare() error
 	Start(ctx context.Context, io silo.IO) (*silo.Process, error)
 	Exec(ctx context.Context, name string, p specs.Process, io silo.IO) (*silo.Process, error)
-	Signal(pid, signal int) (bool, error)
+	Signal(ctx context.Context, pid, signal int) (bool, error)
 	Kill(ctx context.Context) error
 	Pause(ctx context.Context, on bool) error
 	Update(ctx context.Context, r specs.LinuxResources) error

@@ -173,7 +173,7 @@ func open(o order, thread *silo.Thread, reaper *silo.Reaper) (*server, error) {
 
 func siloConfig(s Spec) silo.Config {
 	return silo.Config{ID: "gh-" + s.RuntimeID, Dir: s.Dir, Runtime: s.Runtime, RuntimeRoot: s.RuntimeRoot, OCI: s.OCI,
-		Root: silo.Root(s.Root), Cgroup: s.CgroupPath}
+		Root: silo.Root(s.Root), Cgroup: s.CgroupPath, Library: s.Library}
 }
 
 func readSpec(dir string) (Spec, error) {

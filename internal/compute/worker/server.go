@@ -181,7 +181,7 @@ func (s *server) onProcess(method string, raw json.RawMessage) (any, error) {
 		return nil, err
 	}
 	if method == "signal" {
-		ok, err := s.sys.signal(a.Process, a.Signal)
+		ok, err := s.sys.signal(context.Background(), a.Process, a.Signal)
 		return signalResult{ok}, err
 	}
 	p, err := s.sys.process(a.Process)
@@ -215,7 +215,7 @@ func (s *server) attach(raw json.RawMessage, fds *[]int) error {
 		return fmt.Errorf("attach: %w", err)
 	}
 	err = p.attach(conn, a.AttachOptions, a.Early, func(sig int) {
-		if _, err := s.sys.signal(p.key, sig); err != nil {
+		if _, err := s.sys.signal(context.Background(), p.key, sig); err != nil {
 			s.log.Debug("signal frame", "process", p.key, "err", err)
 		}
 	})

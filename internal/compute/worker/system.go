@@ -365,7 +365,7 @@ func classify(e silo.Exit, terminated bool, sent int, oom bool) *hcs.SystemExitS
 	return x
 }
 
-func (s *system) signal(key string, sig int) (bool, error) {
+func (s *system) signal(ctx context.Context, key string, sig int) (bool, error) {
 	p, err := s.process(key)
 	if err != nil {
 		return false, err
@@ -385,7 +385,9 @@ func (s *system) signal(key string, sig int) (bool, error) {
 	if pid == 0 {
 		return false, errdefs.ErrFailedPrecondition.WithMessage("signal: process " + key + " is not started")
 	}
-	return s.engine.Signal(pid, sig)
+	ctx, cancel := limited(ctx)
+	defer cancel()
+	return s.engine.Signal(ctx, pid, sig)
 }
 
 // killAll ends everything and returns when init's exit is journaled.
@@ -469,6 +471,10 @@ func (s *system) details() []hcs.ProcessDetails {
 	}
 	for i := range out {
 		out[i].Key = keys[out[i].ProcessId]
+		delete(keys, out[i].ProcessId)
+	}
+	for pid, key := range keys { // what stands for a process inside a library OS
+		out = append(out, hcs.ProcessDetails{ProcessId: pid, Key: key})
 	}
 	return out
 }

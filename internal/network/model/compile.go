@@ -211,6 +211,9 @@ func (w *World) compileNamespace(ns *Namespace) Compartment {
 		if ns.isHostOwn() { // which keeps its routes and resolvers
 			v.Host, v.Name, v.Routes, v.Neighbours = true, w.inst.AttachedDevice(uint16(e.Port)), nil, nil
 		}
+		if ns.Taken {
+			v.Addrs, v.Routes, v.Neighbours = nil, nil, nil
+		}
 		c.VNICs = append(c.VNICs, v)
 	}
 	if !ns.isHostOwn() {

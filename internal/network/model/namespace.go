@@ -261,6 +261,9 @@ func (w *World) attach(ns *Namespace, e *Endpoint) (*Endpoint, error) {
 	case ns.isHostOwn() && len(e.redirects()) > 0:
 		return nil, w.noRedirect(e, "to be in the host's")
 	}
+	if ns.Taken {
+		return nil, refuse(hcn.HCN_E_NOTIMPL, "namespace %s is a running library OS's, which sees no endpoints that come later; attach them before it starts", ns.Doc.Id)
+	}
 	index := 0
 	for slices.ContainsFunc(ns.NICs, func(n NIC) bool { return n.Index == index }) {
 		index++
@@ -354,6 +357,21 @@ func (w World) Plug(owner, namespace string, endpoints []json.RawMessage, in Inp
 	}
 	ns, _ = next.Namespace(namespace)
 	return next, ns, nil
+}
+
+// TakeOver says whether a network stack of its own speaks for the vNICs of a
+// namespace. It has read their addresses by then.
+func (w World) TakeOver(namespace string, on bool) (World, error) {
+	ns, err := w.ResolveNamespace(namespace)
+	if err != nil {
+		return w, err
+	}
+	if ns.Taken != on {
+		c := *ns
+		c.Taken = on
+		w.saveNamespace(&c)
+	}
+	return w, nil
 }
 
 // Unplug removes a namespace and the endpoints that Plug made for it. Absent is

@@ -172,6 +172,9 @@ type Namespace struct {
 	// Plug is the owner given to Plug, and what it made; empty otherwise.
 	Plug          string   `json:",omitempty"`
 	PlugEndpoints []string `json:",omitempty"`
+	// Taken: a network stack of its own, a library OS's, speaks for the vNICs. Their
+	// addresses are in it, and the kernel must have none or it would answer too.
+	Taken bool `json:",omitempty"`
 
 	compiled Compartment
 }

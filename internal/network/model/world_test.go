@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -472,6 +473,25 @@ func TestPlug(t *testing.T) {
 	}
 	if _, ns, err := w.Plug("rt-9", "", []json.RawMessage{json.RawMessage(`{}`)}, b.in); err != nil || len(ns.NICs) != 1 || ns.Doc.Id == "" {
 		t.Errorf("without an id: %+v %v", ns, err)
+	}
+	// Whose addresses another stack speaks for has none in the kernel, and no more vNICs.
+	taken, err := w.TakeOver(guid(10), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	vnics := func(w World) []VNIC {
+		all := flat(w).Compartments
+		return all[slices.IndexFunc(all, func(c Compartment) bool { return c.ID == guid(10) })].VNICs
+	}
+	for _, v := range vnics(taken) {
+		if len(v.Addrs)+len(v.Routes)+len(v.Neighbours) > 0 || v.Name == "" {
+			t.Errorf("taken over: %+v", v)
+		}
+	}
+	_, _, err = taken.Plug("rt-1", guid(10), append(docs, json.RawMessage(`{"ID":"`+guid(13)+`"}`)), b.in)
+	code(t, err, hcn.HCN_E_NOTIMPL, "Endpoints[2]")
+	if back, err := taken.TakeOver(guid(10), false); err != nil || len(vnics(back)[0].Addrs) == 0 {
+		t.Errorf("given back: %v", err)
 	}
 	_, _, err = w.Plug("rt-2", guid(10), docs, b.in)
 	code(t, err, hcn.E_ALREADY_EXISTS, "ID")
