@@ -54,6 +54,11 @@ func (s *silo) args(args ...string) []string {
 // same says whether a behaviour is that of process isolation.
 func (s *silo) same(behaviour string) bool { return differences[s.isolation][behaviour] == "" }
 
+// word is what a document calls the isolation.
+func (s *silo) word() string {
+	return map[string]string{"process": "Process", "library-os": "LibraryOS"}[s.isolation]
+}
+
 // once runs a container to its end.
 func (s *silo) once(code int, args ...string) string {
 	s.t.Helper()
@@ -121,7 +126,7 @@ func (s *silo) tryRun() {
 	if !strings.Contains(tty, "33") || !strings.Contains(tty, "77") {
 		s.t.Errorf("terminal: %q, want 33 by 77", tty)
 	}
-	if out := s.gh("inspect", s.kept("shown", image, "exit", "0")); !strings.Contains(out, `"Isolation": "`+map[string]string{"process": "Process", "library-os": "LibraryOS", "hypervisor": "Hypervisor"}[s.isolation]+`"`) {
+	if out := s.gh("inspect", s.kept("shown", image, "exit", "0")); !strings.Contains(out, `"Isolation": "`+s.word()+`"`) {
 		s.t.Errorf("inspect does not say its isolation: %s", out)
 	}
 	if s.same("host net") {
@@ -269,6 +274,23 @@ func (s *silo) tryLimits() {
 	}
 	if _, errs, code := modify(`{"ResourcePath":"Container/Memory/SizeInMB","RequestType":"Update","Settings":32}`); code == 0 {
 		s.t.Errorf("a limit below what is in use: %s", errs)
+	}
+	if _, errs, code := modify(`{"ResourcePath":"Container/PidsLimit","RequestType":"Update","Settings":16}`); (code == 0) != s.same("pids limit") {
+		s.t.Errorf("a limit of processes later: exit %d %s", code, errs)
+	}
+
+	// A system that is created and not started takes limits, too.
+	cold := `{"Container":{"Image":"` + image + `","Isolation":"` + s.word() + `","InitProcess":{},"Memory":{"SizeInMB":128}}}`
+	if out, errs, code := s.tryStdin(cold, "hcs", "create", "lim2", "-f", "-"); code != 0 {
+		s.t.Fatalf("create: %s%s", out, errs)
+	}
+	defer s.gh("rm", "-f", "lim2")
+	if out, errs, code := s.tryStdin(`{"ResourcePath":"Container/Memory/SizeInMB","RequestType":"Update","Settings":96}`, "hcs", "modify", "lim2", "-f", "-"); code != 0 {
+		s.t.Errorf("modify before start: %s%s", out, errs)
+	}
+	s.gh("hcs", "start", "lim2")
+	if out := s.gh("stats", "--no-stream", "lim2"); !strings.Contains(out, "96MiB") {
+		s.t.Errorf("stats of what was limited before its start: %s", out)
 	}
 }
 

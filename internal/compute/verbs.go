@@ -263,6 +263,9 @@ func (h *HCS) Modify(ctx context.Context, id string, q hcs.ModifySettingRequest)
 	if err != nil {
 		return s.err(op, err)
 	}
+	if err := model.Validate(r.ID, doc, h.facts); err != nil { // its isolation may not know the limit
+		return s.err(op, err)
+	}
 	grant, err := h.grant(ctx, r)
 	if err == nil {
 		err = grant.Quotas(doc, h.facts)
@@ -270,8 +273,8 @@ func (h *HCS) Modify(ctx context.Context, id string, q hcs.ModifySettingRequest)
 	if err != nil {
 		return s.err(op, err)
 	}
-	if r.State == hcs.StateCreated {
-		return s.err(op, &hcs.Error{Code: hcs.CodeInvalidState, Message: "limits can be changed once it runs"})
+	if r.State == hcs.StateCreated && r.inMachine() {
+		return s.err(op, &hcs.Error{Code: hcs.CodeInvalidState, Message: "limits in a utility VM can be changed once it runs"})
 	}
 	if err := s.client().Update(ctx, limits); err != nil {
 		return s.err(op, err)

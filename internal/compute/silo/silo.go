@@ -56,7 +56,8 @@ type Engine struct {
 	group   Cgroup
 	runtime *ociRuntime
 
-	mu     sync.Mutex  // guards inside
+	mu     sync.Mutex  // guards the rest
+	begun  bool        // the runtime has been given the spec
 	inside map[int]int // library OS: host pid of an exec's helper to the pid inside
 }
 
@@ -122,7 +123,10 @@ type Process struct {
 // Start runs the container: one invocation of the runtime. When it fails nothing
 // of it is left.
 func (e *Engine) Start(ctx context.Context, io IO) (*Process, error) {
+	e.mu.Lock()
+	e.begun = true
 	spec := e.c.OCI
+	e.mu.Unlock()
 	spec.Root = &specs.Root{Path: e.c.rootfs()}
 	if e.c.OCI.Root != nil {
 		spec.Root.Readonly = e.c.OCI.Root.Readonly
@@ -151,6 +155,9 @@ func (e *Engine) Start(ctx context.Context, io IO) (*Process, error) {
 	if err != nil {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
+		e.mu.Lock()
+		e.begun = false
+		e.mu.Unlock()
 		return nil, errors.Join(err, e.remove(clean))
 	}
 	return p, nil
@@ -287,6 +294,9 @@ func (e *Engine) Pause(ctx context.Context, on bool) error { return e.group.Free
 // Update changes limits. A memory limit below what cannot be given back is
 // refused, as version 1 of cgroups refuses it; version 2 would kill processes.
 func (e *Engine) Update(ctx context.Context, r specs.LinuxResources) error {
+	if waits, err := e.amend(r); waits || err != nil {
+		return err
+	}
 	if r.Memory != nil && r.Memory.Limit != nil && *r.Memory.Limit > 0 {
 		if used := e.group.pinnedMemory(); used > uint64(*r.Memory.Limit) {
 			return fmt.Errorf("update: memory limit %d is below the %d bytes in use", *r.Memory.Limit, used)
@@ -305,6 +315,34 @@ func (e *Engine) Update(ctx context.Context, r specs.LinuxResources) error {
 	}
 	defer os.Remove(file)
 	return e.runtime.run(ctx, e.c.bundle(), stdio{}, "update", "--resources", file, e.c.ID)
+}
+
+// amend changes limits of a silo that has not begun; waits tells that it had not.
+func (e *Engine) amend(r specs.LinuxResources) (waits bool, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.begun {
+		return false, nil
+	}
+	linux, all := specs.Linux{}, specs.LinuxResources{}
+	if e.c.OCI.Linux != nil {
+		linux = *e.c.OCI.Linux
+	}
+	for _, x := range []*specs.LinuxResources{linux.Resources, &r} { // the later one's members count
+		if x == nil {
+			continue
+		}
+		b, err := json.Marshal(x)
+		if err == nil {
+			err = json.Unmarshal(b, &all)
+		}
+		if err != nil {
+			return true, fmt.Errorf("update: %w", err)
+		}
+	}
+	linux.Resources = &all
+	e.c.OCI.Linux = &linux
+	return true, nil
 }
 
 // Statistics of the silo; started is when Start returned.

@@ -442,7 +442,7 @@ func (s *system) pause(ctx context.Context, on bool) error {
 func (s *system) update(ctx context.Context, r specs.LinuxResources) error {
 	s.verb.Lock()
 	defer s.verb.Unlock()
-	if err := s.want("update", stateRunning, statePaused); err != nil {
+	if err := s.want("update", stateCreated, stateRunning, statePaused); err != nil {
 		return err
 	}
 	ctx, cancel := limited(ctx)
