@@ -537,8 +537,11 @@ func (h *Host) adopt(ns *namespace, v *model.VNIC, mtu int, fresh bool) (index, 
 			return near.Attrs().Index, far.Attrs().Index, fit(ns.nl, far, v.MAC, mtu)
 		}
 	}
+	if err := h.deleteNow(near.Attrs().Index, v.PortName); err != nil {
+		return 0, 0, err // it is still ours to remove
+	}
 	h.dropDevice(v.PortName)
-	return 0, 0, h.deleteNow(near.Attrs().Index, v.PortName)
+	return 0, 0, nil
 }
 
 // addVNIC makes the pair. A name may still be taken by a device that was pruned
@@ -585,8 +588,11 @@ func (h *Host) clear(ns *namespace, name string) error {
 	if _, used := h.devices[near.Attrs().Name]; used && !h.reaper.pending(near.Attrs().Index) {
 		h.log.Warn("an unwanted vNIC is in the way", "device", near.Attrs().Name)
 	}
+	if err := h.deleteNow(near.Attrs().Index, near.Attrs().Name); err != nil {
+		return err
+	}
 	h.dropDevice(near.Attrs().Name)
-	return h.deleteNow(near.Attrs().Index, near.Attrs().Name)
+	return nil
 }
 
 // goneLimit ends the wait for devices that are being deleted.
