@@ -136,7 +136,10 @@ func TestDHCPLease(t *testing.T) {
 			// it, says that there is none.
 			h.kill9()
 			must("without a daemon")
-			endRival := h.dhcpServer("198.51.100.100-198.51.100.100", lasts)
+			for _, line := range []string{"link add rival type veth peer name rival1", "link set rival1 master br0 up", "addr add 198.51.100.3/32 dev rival", "link set rival up"} {
+				h.must("ip", append([]string{"-n", h.out}, strings.Fields(line)...)...)
+			}
+			endRival := h.dhcpServer("198.51.100.100-198.51.100.100", lasts, "interface rival")
 			h.start()
 			must("with another daemon")
 			time.Sleep(time.Until(begin.Add((lasts + 1) * time.Second)))
