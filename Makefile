@@ -25,8 +25,8 @@ build: hello guest ## build bin/gatehouse, one static binary
 hello: ## build the program of the image gatehouse/hello, which the binary carries
 	GOARCH=$(ARCH) $(GO) build -trimpath -ldflags '-s -w' -o internal/hello/bin/hello-$(ARCH) ./cmd/hello
 
-guest: ## build the agent of utility VMs, which the binary carries
-	GOARCH=$(ARCH) $(GO) build -trimpath -ldflags '-s -w' -o internal/uvm/image/bin/guest-$(ARCH) ./cmd/guest
+guest: ## build the agent of utility VMs, which the binary carries, for GUESTS="amd64 arm64" (this architecture)
+	for a in $(or $(GUESTS),$(ARCH)); do GOARCH=$$a $(GO) build -trimpath -ldflags '-s -w' -o internal/uvm/image/bin/guest-$$a ./cmd/guest || exit; done
 
 demo: ## set up, build, and do the main job visibly (uses sudo where needed)
 	@scripts/setup.sh run

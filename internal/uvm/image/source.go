@@ -137,12 +137,25 @@ func (s Source) download(ctx context.Context, work string, progress func(string)
 	if name == "" {
 		name = "linux-image-cloud-" + a.deb
 	}
+	// Another architecture's packages are looked up beside the host's own lists,
+	// which do not change.
+	var apt []string
 	if s.arch() != runtime.GOARCH {
-		name += ":" + a.deb
+		for _, d := range []string{"lists/partial", "cache"} {
+			if err := os.MkdirAll(filepath.Join(work, d), 0o755); err != nil {
+				return "", err
+			}
+		}
+		apt = []string{"-o", "APT::Architecture=" + a.deb, "-o", "APT::Architectures=" + a.deb,
+			"-o", "Dir::State::Lists=" + filepath.Join(work, "lists"), "-o", "Dir::Cache=" + filepath.Join(work, "cache")}
+		progress("looking up packages of " + a.deb)
+		if _, err := run(ctx, work, "apt-get", append(apt, "-q", "update")...); err != nil {
+			return "", err
+		}
 	}
 	hint := "; see that apt knows it (apt-get update), or give a package's file"
 	// A package without files names the one that has them.
-	deps, err := run(ctx, "", "apt-cache", "depends", name)
+	deps, err := run(ctx, "", "apt-cache", append(apt, "depends", name)...)
 	if err != nil {
 		return "", fmt.Errorf("%w%s", err, hint)
 	}
@@ -153,7 +166,7 @@ func (s Source) download(ctx context.Context, work string, progress func(string)
 		}
 	}
 	progress("downloading " + name)
-	if _, err := run(ctx, work, "apt-get", "-q", "download", name); err != nil {
+	if _, err := run(ctx, work, "apt-get", append(apt, "-q", "download", name)...); err != nil {
 		return "", fmt.Errorf("%w%s", err, hint)
 	}
 	return one(filepath.Join(work, "*.deb"))
