@@ -38,7 +38,7 @@ type redirect struct {
 // ensureRedirects makes ns have the redirects of c. It comes before the vNICs, so that
 // nothing slips by when they begin to work.
 func (h *Host) ensureRedirects(ns *namespace, c *model.Compartment, rec *compRecord, fresh bool) error {
-	if fresh {
+	if fresh || !c.Redirected && len(rec.redirects) == 0 {
 		rec.redirects, rec.looked = nil, true
 	}
 	if rec.looked && same(rec.redirects, c.Redirects, sameRedirect) {
@@ -57,10 +57,11 @@ func (h *Host) ensureRedirects(ns *namespace, c *model.Compartment, rec *compRec
 	if err := failpoint.Hit("compartment.call"); err != nil {
 		return err
 	}
+	rec.redirects, rec.looked = c.Redirects, false
 	if err := h.setRedirects(ns, want); err != nil && (len(want) > 0 || !lacksTables(err)) {
 		return fmt.Errorf("redirects, which need nftables with nat and redir in the kernel: %w", err)
 	}
-	rec.redirects, rec.looked = c.Redirects, true
+	rec.looked = true
 	return nil
 }
 

@@ -67,7 +67,7 @@ func (b *redirectBench) serve(ns *nettest.NS, port int) {
 }
 
 func (b *redirectBench) want(redirects ...model.Redirect) model.Desired {
-	return model.Desired{Compartments: []model.Compartment{{ID: "a", Path: b.a.Path(), Foreign: true, Redirects: redirects}}}
+	return model.Desired{Compartments: []model.Compartment{{ID: "a", Path: b.a.Path(), Foreign: true, Redirects: redirects, Redirected: true}}}
 }
 
 // rules with their handles: made anew they have others.

@@ -218,6 +218,7 @@ func (w *World) compileNamespace(ns *Namespace) Compartment {
 	}
 	if !ns.isHostOwn() {
 		c.Redirects = compileRedirects(inside)
+		c.Redirected = ns.Redirected || len(c.Redirects) > 0
 	}
 	return c
 }

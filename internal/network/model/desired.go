@@ -79,6 +79,8 @@ type Compartment struct {
 	VNICs   []VNIC
 	// Redirects are asked in order; the first that a connection is of decides.
 	Redirects []Redirect
+	// Redirected: it has Redirects or had some once, which may be there still.
+	Redirected bool
 }
 
 // VNIC is one endpoint's interface inside a compartment. PortName is its host side.

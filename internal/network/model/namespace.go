@@ -403,6 +403,7 @@ func itoa(i int) string {
 func (w *World) putNamespace(ns *Namespace) {
 	w.numbersIn[namespaceNumbers] = w.numbersIn[namespaceNumbers].set(numberKey(ns.Doc.NamespaceId)+ns.Doc.Id, struct{}{})
 	ns.compiled = w.compileNamespace(ns)
+	ns.Redirected = ns.compiled.Redirected
 	w.namespaces = w.namespaces.set(ns.Doc.Id, ns)
 	w.respace(ns.Doc.Id)
 	w.changed(Namespaces, ns.Doc.Id, ns)
@@ -412,7 +413,10 @@ func (w *World) putNamespace(ns *Namespace) {
 func (w *World) refit(id string) {
 	if ns, ok := w.namespaces.get(id); ok {
 		c := *ns
-		c.compiled = w.compileNamespace(&c)
+		if c.compiled = w.compileNamespace(&c); c.compiled.Redirected != c.Redirected {
+			w.putNamespace(&c)
+			return
+		}
 		w.namespaces = w.namespaces.set(id, &c)
 		w.respace(id)
 	}

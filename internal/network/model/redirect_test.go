@@ -88,6 +88,16 @@ func TestRedirects(t *testing.T) {
 			if got := redirects(); got != "" {
 				t.Errorf("without policies: %s", got)
 			}
+			again, err := Load(b.w.inst, b.w.Numbers(), rowsOf(t, b.w))
+			if err != nil {
+				t.Fatal(err)
+			}
+			d := again.Desired()
+			for x := range d.AllCompartments() {
+				if x.ID == ns.Doc.Id && x.Redirected != (c.want != "") {
+					t.Errorf("redirected once: %v", x.Redirected)
+				}
+			}
 		})
 	}
 }

@@ -175,6 +175,8 @@ type Namespace struct {
 	// Taken: a network stack of its own, a library OS's, speaks for the vNICs. Their
 	// addresses are in it, and the kernel must have none or it would answer too.
 	Taken bool `json:",omitempty"`
+	// Redirected: it has or had Redirects.
+	Redirected bool `json:",omitempty"`
 
 	compiled Compartment
 }
