@@ -15,9 +15,8 @@ import (
 )
 
 // Version that the service reports. By the Windows API's list the features follow
-// from it, so it is the highest of whose features none is missing: 13.1, which has
-// address sets and proxies. 13.2 would be proxies inside endpoints' namespaces, too.
-func Version() hcn.Version { return hcn.Version{Major: 13, Minor: 1} }
+// from it, so it is the highest of whose features none is missing: 16.0, which has them all.
+func Version() hcn.Version { return hcn.Version{Major: 16} }
 
 // Collections by the name of their kind, for the API door.
 func (h *HNS) Collections() map[string]resource.Collection {

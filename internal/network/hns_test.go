@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -443,4 +444,22 @@ func BenchmarkPlug(b *testing.B) {
 			break
 		}
 	}
+}
+
+// TestEveryFeature: the version says that each feature is there, by the list of the
+// package for Windows.
+func TestEveryFeature(t *testing.T) {
+	var all func(path string, v reflect.Value)
+	all = func(path string, v reflect.Value) {
+		if v.Kind() != reflect.Struct {
+			if !v.Bool() {
+				t.Errorf("%v lacks %s", Version(), path)
+			}
+			return
+		}
+		for i := range v.NumField() {
+			all(path+"."+v.Type().Field(i).Name, v.Field(i))
+		}
+	}
+	all("", reflect.ValueOf(hcn.FeaturesOf(Version())))
 }
