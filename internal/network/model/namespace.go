@@ -367,6 +367,11 @@ func (w World) TakeOver(namespace string, on bool) (World, error) {
 		return w, err
 	}
 	if ns.Taken != on {
+		for _, nic := range ns.NICs {
+			if e, ok := w.endpoints.get(nic.Endpoint); ok && on && len(e.redirects()) > 0 {
+				return w, w.noRedirect(e, "to be a library OS's, whose connections the namespace does not see")
+			}
+		}
 		c := *ns
 		c.Taken = on
 		w.saveNamespace(&c)

@@ -112,6 +112,9 @@ func (w *World) checkRedirects(e *Endpoint, policies []hcn.EndpointPolicy, in In
 		if ns, ok := w.namespaces.get(e.Doc.HostComputeNamespace); ok && ns.isHostOwn() {
 			return at(field, w.noRedirect(e, "in the host's"))
 		}
+		if ns, ok := w.namespaces.get(e.Doc.HostComputeNamespace); ok && ns.Taken {
+			return at(field, w.noRedirect(e, "a library OS's, whose connections the namespace does not see"))
+		}
 		if e.VM != nil {
 			return at(field, w.noRedirect(e, "a port of a virtual machine"))
 		}

@@ -154,4 +154,18 @@ func TestNoRedirectOfTheHost(t *testing.T) {
 	}
 	_, _, err = b.w.ModifyEndpoint(vm.Doc.Id, []byte(`{"ResourceType":"Policy","RequestType":"Add","Settings":{"Policies":[`+policy+`]}}`), 0, b.in)
 	code(t, err, hcn.HCN_E_REQUEST_UNSUPPORTED, "Settings.Policies[0].Type")
+
+	// A library OS has a stack of its own.
+	ns := b.namespace(`{}`)
+	b.attach(ns.Doc.Id, e.Doc.Id)
+	_, err = b.w.TakeOver(ns.Doc.Id, true)
+	code(t, err, hcn.HCN_E_REQUEST_UNSUPPORTED, "Type")
+	taken := b.namespace(`{}`)
+	there := b.endpoint("n", `{}`)
+	b.attach(taken.Doc.Id, there.Doc.Id)
+	if b.w, err = b.w.TakeOver(taken.Doc.Id, true); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = b.w.ModifyEndpoint(there.Doc.Id, []byte(`{"ResourceType":"Policy","RequestType":"Add","Settings":{"Policies":[`+policy+`]}}`), 0, b.in)
+	code(t, err, hcn.HCN_E_REQUEST_UNSUPPORTED, "Settings.Policies[0].Type")
 }
