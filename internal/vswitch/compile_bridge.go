@@ -4,6 +4,7 @@
 package vswitch
 
 import (
+	"bytes"
 	"net/netip"
 	"slices"
 )
@@ -24,13 +25,17 @@ type bound struct {
 	rewrite bool // the uplink's MAC stands for those of endpoints
 	port    PortID
 	mac     MAC // of the uplink
+	wire    MAC // that stands for endpoints there
 	vlan    uint16
 }
 
 func (c *Compiler) boundOf(n *Network) bound {
 	b := bound{l2: n.Flags&NetL2 != 0}
 	if u, ok := c.uplinks.named[n.Uplink]; ok && n.Uplink != "" {
-		b.rewrite, b.port, b.mac, b.vlan = n.Flags&NetMACRewrite != 0, u.port, u.mac, n.VLAN
+		b.rewrite, b.port, b.mac, b.vlan, b.wire = n.Flags&NetMACRewrite != 0, u.port, u.mac, n.VLAN, u.mac
+		if n.WireMAC != (MAC{}) {
+			b.wire = n.WireMAC
+		}
 	}
 	return b
 }
@@ -70,6 +75,12 @@ func checkBridge(n *Network) error {
 		return invalid("Flags %s: a network bound to an uplink needs one of mac-rewrite, where the switch answers for endpoints, and arp-pass", n.Flags)
 	case !bound && n.Flags&(NetMACRewrite|NetNoLocal) != 0:
 		return invalid("Flags %s: %s need an Uplink", n.Flags, n.Flags&(NetMACRewrite|NetNoLocal))
+	case n.Flags&NetNoHost != 0 && !bound:
+		return invalid("Flags %s: no-host needs an Uplink, behind which the host is", n.Flags)
+	case n.WireMAC != (MAC{}) && n.Flags&NetMACRewrite == 0:
+		return invalid("WireMAC %s: only with mac-rewrite one MAC stands for all", n.WireMAC)
+	case n.WireMAC[0]&1 != 0:
+		return invalid("WireMAC %s: not the address of one interface", n.WireMAC)
 	case n.Flags&NetNoLocal != 0 && n.Flags&NetMACRewrite == 0:
 		return invalid("Flags %s: no-local needs mac-rewrite, or what comes back could not be told from what goes out", n.Flags)
 	}
@@ -125,6 +136,9 @@ func bridgeNetwork(b *block, n *Network, row *NetRow, u bound) {
 		return
 	}
 	row.Uplink, row.Vlan = uint16(u.port), u.vlan
+	if u.rewrite {
+		row.WireMac = u.wire
+	}
 	if u.mac != (MAC{}) {
 		b.fdb = append(b.fdb, Entry[FdbKey, uint32]{fdbKey(n.Zone, u.mac), uint32(u.port)}) // the host
 	}
@@ -163,11 +177,11 @@ func checkMACs(p *Port, net *netContext) error {
 			return invalid("MACs[%d] %s: not the address of one interface", i, m)
 		case m == p.MAC || slices.Contains(p.MACs[:i], m):
 			return invalid("MACs[%d] %s: listed twice", i, m)
-		case net.bound.port != 0 && m == net.bound.mac:
+		case net.bound.port != 0 && (m == net.bound.mac || m == net.bound.wire):
 			return invalid("MACs[%d] %s: is that of the uplink", i, m)
 		}
 	}
-	if net.bound.port != 0 && p.MAC == net.bound.mac {
+	if net.bound.port != 0 && (p.MAC == net.bound.mac || p.MAC == net.bound.wire) {
 		return invalid("MAC %s: is that of the uplink", p.MAC)
 	}
 	return nil
@@ -180,8 +194,20 @@ func linkLocal(m MAC) netip.Addr {
 	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 8: m[0] ^ 2, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe, 13: m[3], 14: m[4], 15: m[5]})
 }
 
+// wireMACs are the MACs that stand for endpoints at an uplink besides its own, sorted.
+func wireMACs(ns []Network, uplink string) []MAC {
+	var macs []MAC
+	for i := range ns {
+		if ns[i].Uplink == uplink && ns[i].WireMAC != (MAC{}) {
+			macs = append(macs, ns[i].WireMAC)
+		}
+	}
+	slices.SortFunc(macs, func(a, b MAC) int { return bytes.Compare(a[:], b[:]) })
+	return slices.Compact(macs)
+}
+
 // HeardMACs are the MACs that each uplink, by ifindex, has to receive besides its
-// own: those of ports whose networks show them there.
+// own: those of ports whose networks show them there, and those that stand for ports.
 func (t Tables) HeardMACs() map[int][]MAC {
 	at := map[uint16]int{} // zone to ifindex
 	for _, u := range t.Uplinks {
@@ -196,10 +222,15 @@ func (t Tables) HeardMACs() map[int][]MAC {
 			}
 		}
 	}
-	if len(at) == 0 {
-		return nil
-	}
 	heard := map[int][]MAC{}
+	for _, u := range t.Uplinks {
+		for _, e := range t.uplinks[u.Port].fdb {
+			heard[u.Ifindex] = append(heard[u.Ifindex], e.Key.Mac)
+		}
+	}
+	if len(at) == 0 {
+		return heard
+	}
 	for b := range func(yield func(*block) bool) { t.ports.all(yield) } {
 		for _, e := range b.fdb {
 			if ifindex, ok := at[e.Key.Zone]; ok {

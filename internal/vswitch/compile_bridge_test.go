@@ -101,6 +101,15 @@ func TestInvalidBridge(t *testing.T) {
 		{"further mac", "MACs[0] 01:00:00:00:00:00: not the address", func(s *State) { s.Ports[2].MACs = []MAC{{1}} }},
 		{"mac listed twice", "MACs[0] 02:02:00:00:00:0c: listed twice", func(s *State) { s.Ports[2].MACs = []MAC{s.Ports[2].MAC} }},
 		{"the host's in a container", "Host: is for ports of kind VM", func(s *State) { s.Ports[2].Host = true }},
+		{"no host of nothing", "no-host needs an Uplink", net(func(a, _ *Network) { a.Flags, a.Uplink = NetL2|NetNoHost, "" })},
+		{"a MAC for nobody", "WireMAC 02:00:00:00:00:09: only with mac-rewrite", net(func(a, _ *Network) { a.WireMAC = MAC{2, 0, 0, 0, 0, 9} })},
+		{"a group stands for all", "WireMAC 01:00:00:00:00:09: not the address", net(func(_, b *Network) { b.WireMAC = MAC{1, 0, 0, 0, 0, 9} })},
+		{"mac that stands for all", "MAC 02:02:00:00:00:0b: is that of the uplink", net(func(_, b *Network) { b.WireMAC = MAC{2, 2, 0, 0, 0, 11} })},
+		{"asked twice", `Asked[1].Prefix "10.9.0.0/16": listed twice`, net(func(a, _ *Network) {
+			a.Asked = []Asked{{netip.MustParsePrefix("10.9.0.0/16"), MAC{2, 1}}, {netip.MustParsePrefix("10.9.0.0/16"), MAC{2, 2}}}
+		})},
+		{"asked for all", `Asked[0].Prefix "::/0": keys of IPv4`, net(func(a, _ *Network) { a.Asked = []Asked{{netip.MustParsePrefix("::/0"), MAC{2, 1}}} })},
+		{"asked for none", "Asked[0].MAC 00:00:00:00:00:00: not the address", net(func(a, _ *Network) { a.Asked = []Asked{{netip.MustParsePrefix("10.9.0.0/16"), MAC{}}} })},
 		{"mac of the uplink", "MAC 02:00:00:00:00:02: is that of the uplink", func(s *State) { s.Ports[2].MAC = MAC{2, 0, 0, 0, 0, 2} }},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -87,6 +87,7 @@ func (c *Compiler) compileNetworks(s State, _ Facts, t *Tables) error {
 		m.was, m.round, m.nat, m.routes = *n, c.round, nat, routes
 		m.was.Subnets, m.was.Routes = slices.Clone(n.Subnets), slices.Clone(n.Routes)
 		m.was.NATExceptions, m.was.NATDestinations = slices.Clone(n.NATExceptions), slices.Clone(n.NATDestinations)
+		m.was.Asked = slices.Clone(n.Asked)
 		t.nets = with(t.nets, &shared, n.ID, networkBlock(n, context, nat, routes))
 	}
 	if len(c.nets) != len(s.Networks) {
@@ -137,7 +138,7 @@ func networkBlock(n *Network, x *netContext, nat poolRef, routes []Entry[RouteKe
 	}
 	bridgeNetwork(b, n, &row, x.bound)
 	b.net = []Entry[uint32, NetRow]{{uint32(n.ID), row}}
-	b.route = natTable(baseRoutes(n, routes), n.Zone, 0, networkNAT(n))
+	b.route = append(natTable(baseRoutes(n, routes), n.Zone, 0, networkNAT(n)), askedRoutes(n)...)
 	return b
 }
 
@@ -168,6 +169,8 @@ func checkNetwork(n *Network, hostPorts map[PortID]*Port) error {
 		return invalid("ID %d: must be 1 to %d", n.ID, MaxNetworks-1)
 	case n.Zone == zoneHost:
 		return invalid("Zone 0: that is the host's own")
+	case n.Zone >= Zone(FirstUplinkPort):
+		return invalid("Zone %d: must be below %d", n.Zone, FirstUplinkPort)
 	}
 	for i, sub := range n.Subnets {
 		p := sub.Prefix
@@ -210,6 +213,9 @@ func checkNetwork(n *Network, hostPorts map[PortID]*Port) error {
 			return invalid("HostPort %d: belongs to network %d", n.HostPort, p.Network)
 		}
 	}
+	if err := checkAsked(n); err != nil {
+		return err
+	}
 	if err := checkNATPrefixes(n); err != nil {
 		return err
 	}
@@ -221,7 +227,7 @@ func checkNetwork(n *Network, hostPorts map[PortID]*Port) error {
 
 func equalNetwork(a, b *Network) bool {
 	return a.ID == b.ID && a.Zone == b.Zone && a.Name == b.Name && a.Flags == b.Flags && a.MTU == b.MTU &&
-		a.HostPort == b.HostPort && a.Uplink == b.Uplink && a.VLAN == b.VLAN && slices.Equal(a.Subnets, b.Subnets) &&
+		a.HostPort == b.HostPort && a.Uplink == b.Uplink && a.VLAN == b.VLAN && a.WireMAC == b.WireMAC && slices.Equal(a.Asked, b.Asked) && slices.Equal(a.Subnets, b.Subnets) &&
 		a.Overlay == b.Overlay && slices.Equal(a.Routes, b.Routes) &&
 		slices.Equal(a.NATExceptions, b.NATExceptions) && slices.Equal(a.NATDestinations, b.NATDestinations)
 }

@@ -18,6 +18,7 @@ type portMemo struct {
 	nat     poolRef
 	acls    portACLs
 	trunk   trunkFacts
+	only    PortID // the uplink it is bound to by itself; 0 = none
 	block   *block
 	round   uint64        // in which it was looked at
 	part    *portPartMemo // that it is in; nil = in Ports
@@ -28,9 +29,9 @@ func (m *portMemo) passes() bool {
 	return m != nil && m.was.Up && m.ifindex != 0 && m.shaper.ready(&m.was) && m.trunk.passes(&m.was)
 }
 
-func (m *portMemo) same(p *Port, ifindex, nic int, shaper shaperFacts, net *netContext, nat poolRef, acls portACLs, trunk trunkFacts) bool {
+func (m *portMemo) same(p *Port, ifindex, nic int, shaper shaperFacts, net *netContext, nat poolRef, acls portACLs, trunk trunkFacts, only PortID) bool {
 	w := &m.was
-	return m.trunk == trunk && w.Trunk == p.Trunk && w.VLAN == p.VLAN && w.TaggedOnly == p.TaggedOnly && m.net == net && m.nat == nat && m.acls == acls && m.shaper == shaper && sameLimits(w, p) && m.ifindex == ifindex && m.nic == nic && w.Kind == p.Kind && w.MAC == p.MAC &&
+	return m.only == only && m.trunk == trunk && w.Trunk == p.Trunk && w.VLAN == p.VLAN && w.TaggedOnly == p.TaggedOnly && m.net == net && m.nat == nat && m.acls == acls && m.shaper == shaper && sameLimits(w, p) && m.ifindex == ifindex && m.nic == nic && w.Kind == p.Kind && w.MAC == p.MAC &&
 		w.Up == p.Up && w.Mirror == p.Mirror && w.Interface == p.Interface && w.HostNIC == p.HostNIC && w.Object == p.Object &&
 		w.MaxFlows == p.MaxFlows && slices.Equal(w.Addrs, p.Addrs) && slices.Equal(w.ACLs, p.ACLs) && w.Forward == p.Forward && w.Host == p.Host &&
 		slices.Equal(w.Routes, p.Routes) && slices.Equal(w.NAT, p.NAT) && slices.Equal(w.Proxies, p.Proxies) && w.MTU == p.MTU && w.Overhead == p.Overhead && slices.Equal(w.MACs, p.MACs) && w.AnyMAC == p.AnyMAC && w.AnyIP == p.AnyIP
@@ -78,7 +79,7 @@ func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
 				ifindex = 0 // half a pair carries nothing
 			}
 		}
-		shaper := shaperOf(p, f)
+		shaper, only := shaperOf(p, f), c.onlyOf(p)
 		nat, err := c.pools.ref(p.NATPool)
 		if err != nil {
 			return nil, wrong(err)
@@ -87,7 +88,7 @@ func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
 		if err != nil {
 			return nil, wrong(err)
 		}
-		if m.block != nil && m.same(p, ifindex, nic, shaper, net, nat, acls, trunk) {
+		if m.block != nil && m.same(p, ifindex, nic, shaper, net, nat, acls, trunk, only) {
 			return m, nil
 		}
 		err = checkPort(p, net, ifindex, nic, shaper)
@@ -98,7 +99,7 @@ func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
 			return nil, wrong(err)
 		}
 		c.release(m.block)
-		*m = portMemo{was: *p, ifindex: ifindex, nic: nic, shaper: shaper, net: net, nat: nat, acls: acls, trunk: trunk, round: c.round, part: part}
+		*m = portMemo{was: *p, ifindex: ifindex, nic: nic, shaper: shaper, net: net, nat: nat, acls: acls, trunk: trunk, only: only, round: c.round, part: part}
 		if part == nil {
 			m.was.Addrs, m.was.ACLs, m.was.Routes = slices.Clone(p.Addrs), slices.Clone(p.ACLs), slices.Clone(p.Routes)
 			m.was.MACs, m.was.NAT, m.was.Proxies = slices.Clone(p.MACs), slices.Clone(p.NAT), slices.Clone(p.Proxies)
@@ -166,6 +167,17 @@ func (c *Compiler) compilePorts(s State, f Facts, t *Tables) error {
 		}
 	}
 	return nil
+}
+
+// onlyOf is the port of p's own Uplink. One that is not there is a number of no port.
+func (c *Compiler) onlyOf(p *Port) PortID {
+	if p.Uplink == "" {
+		return 0
+	}
+	if u, ok := c.uplinks.named[p.Uplink]; ok {
+		return u.port
+	}
+	return MaxPorts
 }
 
 func (c *Compiler) release(b *block) {
@@ -238,6 +250,7 @@ func portBlock(m *portMemo) *block {
 	if p.Forward {
 		row.Flags |= portForward
 	}
+	row.Only = uint16(m.only)
 	if p.Host {
 		row.Host = 1
 	}

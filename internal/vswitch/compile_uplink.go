@@ -27,6 +27,7 @@ type uplinkMemo struct {
 	nat  []natRange // of every address
 
 	bound []string // those that networks are bound to
+	wires [][]MAC  // for each of these, further MACs that stand for endpoints
 	named map[string]namedUplink
 }
 
@@ -40,7 +41,11 @@ type namedUplink struct {
 func (c *Compiler) compileUplinks(s State, f Facts, t *Tables) error {
 	m := &c.uplinks
 	bound := boundNames(s.Networks)
-	if m.made && slices.EqualFunc(m.was, f.Uplinks, equalUplink) && slices.Equal(m.bound, bound) {
+	wires := make([][]MAC, len(bound))
+	for i, name := range bound {
+		wires[i] = wireMACs(s.Networks, name)
+	}
+	if m.made && slices.EqualFunc(m.was, f.Uplinks, equalUplink) && slices.Equal(m.bound, bound) && slices.EqualFunc(m.wires, wires, slices.Equal) {
 		return nil
 	}
 	sorted := slices.Clone(f.Uplinks)
@@ -71,7 +76,8 @@ func (c *Compiler) compileUplinks(s State, f Facts, t *Tables) error {
 		}
 		taken[slot] = true
 		up := UplinkPort{Port: MaxPorts - 1 - PortID(slot), Ifindex: u.Ifindex, Name: u.Name}
-		_, up.Bound = slices.BinarySearch(bound, u.Name)
+		at, isBound := slices.BinarySearch(bound, u.Name)
+		up.Bound = isBound
 		list = append(list, up)
 		named[u.Name] = namedUplink{up.Port, u.MAC, cmp.Or(u.MTU, defaultMTU)}
 		// One without addresses is there for the networks that are bound to it.
@@ -81,6 +87,9 @@ func (c *Compiler) compileUplinks(s State, f Facts, t *Tables) error {
 		b, pools := uplinkBlock(u, up.Port, slot)
 		if up.Bound {
 			b.port[0].Value.Flags |= portWires
+			for _, mac := range wires[at] {
+				b.fdb = append(b.fdb, Entry[FdbKey, uint32]{fdbKey(Zone(up.Port), mac), uint32(up.Port)})
+			}
 		}
 		blocks[up.Port] = b
 		nat = append(nat, pools...)
@@ -94,7 +103,7 @@ func (c *Compiler) compileUplinks(s State, f Facts, t *Tables) error {
 		}
 	}
 	t.uplinks, t.Uplinks = blocks, list
-	*m = uplinkMemo{made: true, was: cloneUplinks(f.Uplinks), mtu: mtu, nat: nat, bound: bound, named: named}
+	*m = uplinkMemo{made: true, was: cloneUplinks(f.Uplinks), mtu: mtu, nat: nat, bound: bound, wires: wires, named: named}
 	if m.mtu == 0 {
 		m.mtu = defaultMTU
 	}

@@ -25,7 +25,7 @@ func NewPortPart(ports []Port, mappings []PortMapping) *PortPart {
 // plain: what its rows are follows from the port, its network and its device alone.
 func (p *Port) plain() bool {
 	return p.Kind != PortHost && p.Trunk == 0 && !p.TaggedOnly && p.Mirror == 0 && !p.ownRoutes() && !p.limited() &&
-		len(p.Proxies) == 0 && len(p.ACLs) == 0 && p.NATPool == 0
+		len(p.Proxies) == 0 && len(p.ACLs) == 0 && p.NATPool == 0 && p.Uplink == ""
 }
 
 func (p *Port) limited() bool { return p.IngressBps != 0 || p.EgressBps != 0 }

@@ -55,8 +55,8 @@ const (
 	// NetL2 forwards frames by destination MAC and leaves MACs and TTL alone.
 	// Unknown MACs are behind the uplink that Network.Uplink names, or nobody's.
 	NetL2 NetFlags = 1 << 4
-	// NetMACRewrite: outside, the uplink's MAC stands for every endpoint's, which
-	// are told apart by address. ARP and ND for them are answered with it.
+	// NetMACRewrite: outside, one MAC, the uplink's or Network.WireMAC, stands for every
+	// endpoint's, which are told apart by address. ARP and ND for them are answered with it.
 	NetMACRewrite NetFlags = 1 << 5
 	// NetNoLocal switches nothing here: what goes from one port to another leaves
 	// by the uplink, and the fabric sends it back.
@@ -67,6 +67,9 @@ const (
 	// NetDHCP: the host hears at the vNICs who asks a DHCP server there is (IPv4); such a
 	// frame to all goes to nobody else, and is no drop.
 	NetDHCP NetFlags = 1 << 8
+	// NetNoHost: the host behind the Uplink is no member, so that it and the endpoints
+	// do not reach each other there.
+	NetNoHost NetFlags = 1 << 9
 )
 
 // State is what the switch of one host should be. It is a value: Compile neither
@@ -124,9 +127,21 @@ type Network struct {
 	// frames leave and come in there. "" = none. One that is not in the Facts is
 	// no error: until it comes nothing passes there.
 	Uplink string
+	// WireMAC stands for the endpoints at the Uplink instead of its own, with NetMACRewrite;
+	// zero = the uplink's. What leaves by the host's routes has the uplink's all the same.
+	WireMAC MAC
+	// Asked are the MACs that ARP and ND for addresses which nobody here has are answered
+	// with. The longest prefix decides.
+	Asked []Asked
 	// VLAN is the tag of the network's frames at the uplink, 1-4094; 0 = none.
 	// Ports never see it.
 	VLAN uint16
+}
+
+// Asked is who stands for the addresses of a prefix.
+type Asked struct {
+	Prefix netip.Prefix
+	MAC    MAC
 }
 
 // Subnet is a prefix that is local to the network and the gateway address the
@@ -204,6 +219,9 @@ type Port struct {
 	// so that answers find the conversation, and under outbound NAT if there is one. What
 	// a RouteHost leads to reaches the host.
 	Host bool
+	// Uplink is the one interface that its traffic may leave and come in by; "" = any. One
+	// that is not in the Facts is none. It does not lead there: the host's routes do.
+	Uplink string
 	// Routes of this port alone, before those of its network.
 	Routes []Route
 	// Trunk is the port whose vNIC this one shares: its frames bear the tag VLAN there

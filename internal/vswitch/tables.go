@@ -246,7 +246,7 @@ func (k PortKind) String() string {
 // String lists the flags, "-" for none.
 func (f NetFlags) String() string {
 	var s []string
-	for i, name := range [...]string{"snat", "hostnic", "uplink", "flood", "l2", "mac-rewrite", "no-local", "arp-pass", "dhcp"} {
+	for i, name := range [...]string{"snat", "hostnic", "uplink", "flood", "l2", "mac-rewrite", "no-local", "arp-pass", "dhcp", "no-host"} {
 		if f&(1<<i) != 0 {
 			s = append(s, name)
 		}

@@ -82,11 +82,13 @@ func ownerOf(k RouteKey) string {
 // RouteName is a route's end in the words of String.
 func RouteName(v RouteRow) string {
 	names := [...]string{routeLocal: "local", uint16(RouteUplink): "uplink", uint16(RouteReject): "reject", uint16(RouteHost): "host",
-		uint16(RouteVia): "via", uint16(RouteTunnel): "tunnel"}
+		uint16(RouteVia): "via", uint16(RouteTunnel): "tunnel", routeAsked: "asked"}
 	if int(v.Kind) >= len(names) || names[v.Kind] == "" {
 		return "?"
 	}
 	switch {
+	case v.Kind == routeAsked:
+		return fmt.Sprintf("%s %s", names[v.Kind], AskedMAC(v))
 	case v.Flags&routeNAT != 0 && v.Nh != 0:
 		return fmt.Sprintf("%s natpool %d", names[v.Kind], v.Nh)
 	case v.Flags&routeNAT != 0:

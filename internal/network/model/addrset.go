@@ -119,7 +119,7 @@ func (n *Network) parsePolicies() error {
 		}
 		n.acl = append(n.acl, r)
 	}
-	return nil
+	return n.parseWire()
 }
 
 // numberSets gives numbers to the sets that have none, and forgets those of sets

@@ -55,6 +55,13 @@ func compileNetwork(n *Network, inst instance.Instance) netPart {
 		p.network.Subnets = append(p.network.Subnets, vs)
 	}
 	n.compileOverlay(&p)
+	p.network.Asked = n.asked
+	if n.hostless() {
+		p.network.Flags |= vswitch.NetNoHost
+	}
+	if n.hasSegments() {
+		p.network.WireMAC = vswitch.MAC(n.sourceMAC)
+	}
 	if n.hasSegments() {
 		p.segments = compileSegments(n, p.network)
 		p.network = p.segments[slices.IndexFunc(p.segments, func(s vswitch.Network) bool { return s.ID == n.Number })]
@@ -126,7 +133,7 @@ func compileEndpoint(e *Endpoint, n *Network, ns *Namespace, inst instance.Insta
 	if p.port.EgressBps = e.egress(); p.port.EgressBps != 0 {
 		p.port.Shaper, p.port.ShaperPeer = inst.ShaperDevice(uint16(e.Port)), inst.ShaperPeer(uint16(e.Port))
 	}
-	p.port.NAT, p.port.NATShare = e.natRules(n), e.natShare(n)
+	p.port.NAT, p.port.NATShare, p.port.Uplink = e.natRules(n), e.natShare(n), e.Uplink
 	var ways []vswitch.NATRule
 	p.port.Proxies, ways = e.proxies(n)
 	for _, r := range ways {

@@ -264,6 +264,9 @@ func (w *World) attach(ns *Namespace, e *Endpoint) (*Endpoint, error) {
 	if ns.Taken {
 		return nil, refuse(hcn.HCN_E_NOTIMPL, "namespace %s is a running library OS's, which sees no endpoints that come later; attach them before it starts", ns.Doc.Id)
 	}
+	if n, ok := w.networks.get(e.Doc.HostComputeNetwork); ok && ns.isHostOwn() && n.Doc.Flags&hcn.DisableHostPort != 0 {
+		return nil, refuse(hcn.HCN_E_REQUEST_UNSUPPORTED, "%s has the flag DisableHostPort, so the host is not on it", n.label())
+	}
 	index := 0
 	for slices.ContainsFunc(ns.NICs, func(n NIC) bool { return n.Index == index }) {
 		index++

@@ -272,6 +272,9 @@ func (w World) ModifyNetwork(id string, body []byte, match uint64, in Input) (Wo
 		if err := w.changeOverlay(n, &c, in); err != nil {
 			return before, nil, at("Settings", err)
 		}
+		if err := w.checkWire(&c); err != nil {
+			return before, nil, at("Settings", err)
+		}
 	case hcn.NetworkResourceTypeDNS:
 		if c.Doc.Dns, err = modifyDNS(c.Doc.Dns, r); err != nil {
 			return w, nil, err

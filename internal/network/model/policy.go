@@ -34,7 +34,11 @@ func checkNetworkPolicy(p hcn.NetworkPolicy, t hcn.NetworkType) error {
 		}
 		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "%s is for networks of type Overlay, not %s", p.Type, t)
 	case hcn.SourceMacAddress:
-		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "%s cannot stand on a network of type %s", p.Type, t)
+		_, err := parseSourceMAC(p, t)
+		return err
+	case neighborDiscovery:
+		_, err := parseNeighbors(p)
+		return err
 	case hcn.NetAdapterName, hcn.InterfaceConstraint, hcn.ProviderAddress, hcn.LayerConstraint:
 		if !bindsUplink(t) {
 			return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "%s cannot stand on a network of type %s, which has no uplink of its own", p.Type, t)
@@ -44,8 +48,6 @@ func checkNetworkPolicy(p hcn.NetworkPolicy, t hcn.NetworkType) error {
 	case hcn.NetworkL4Proxy:
 		_, err := parseL4Proxy(p.Settings)
 		return at("Settings", err)
-	case "NeighborDiscovery":
-		return notBuilt("Type", "policy %s on a network of type %s", p.Type, t)
 	case hcn.SetPolicy:
 		_, err := parseSet(p.Settings)
 		return at("Settings", err)
@@ -103,7 +105,8 @@ func checkEndpointPolicy(p hcn.EndpointPolicy, n *Network) error {
 		_, err := parseRedirect(p.Settings)
 		return at("Settings", err)
 	case hcn.NetworkInterfaceConstraint:
-		return notBuilt("Type", "policy %s", p.Type)
+		_, err := parseInterfaceConstraint(p.Settings)
+		return at("Settings", err)
 	case "Encryption":
 		return refuseAt(hcn.HCN_E_REQUEST_UNSUPPORTED, "Type", "policy Encryption is not supported")
 	}
@@ -134,7 +137,7 @@ func (e *Endpoint) egress() uint64 {
 // may be any number.
 func endpointPolicyKey(p hcn.EndpointPolicy) string {
 	switch p.Type {
-	case hcn.QOS, hcn.IOV, hcn.PortName, hcn.EncapOverhead, interfaceParameters, hcn.NetworkProviderAddress, "FirewallPolicy":
+	case hcn.QOS, hcn.IOV, hcn.PortName, hcn.EncapOverhead, interfaceParameters, hcn.NetworkProviderAddress, hcn.NetworkInterfaceConstraint, "FirewallPolicy":
 		return string(p.Type)
 	case hcn.SDNRoute:
 		return sdnRouteKey(p.Settings)
@@ -436,6 +439,9 @@ func (w *World) setPolicies(e *Endpoint, old []mapping, wanted []hcn.EndpointPol
 	if err := w.checkVirtualIPs(e, out, n, in); err != nil {
 		return err
 	}
+	if err := w.constrain(e, out, n, in); err != nil {
+		return err
+	}
 	e.Doc.Policies = out
 	rows, err := expandMappings(e, n)
 	if err != nil {
@@ -494,7 +500,7 @@ func modifyNetworkPolicies(n *Network, r modifyRequest) ([]hcn.NetworkPolicy, er
 			switch {
 			case isEmptySettings(p.Settings):
 				drop(p.Type)
-			case p.Type == hcn.VSwitchExtension || p.Type == hcn.SetPolicy:
+			case p.Type == hcn.VSwitchExtension || p.Type == hcn.SetPolicy || p.Type == neighborDiscovery:
 				have = slices.DeleteFunc(have, func(q hcn.NetworkPolicy) bool { return networkPolicyKey(p) == networkPolicyKey(q) })
 			case p.Type == hcn.RemoteSubnetRoute:
 				have = slices.DeleteFunc(have, func(q hcn.NetworkPolicy) bool { return q.Type == p.Type && matchesRemoteSubnet(q.Settings, p.Settings) })
@@ -535,6 +541,10 @@ func networkPolicyKey(p hcn.NetworkPolicy) string {
 	case hcn.RemoteSubnetRoute:
 		if r, err := parseRemoteSubnet(p.Settings); err == nil {
 			return fmt.Sprintf("%s %s %d", p.Type, r.prefix, r.vni)
+		}
+	case neighborDiscovery:
+		if a, err := parseNeighbors(p); err == nil {
+			return string(p.Type) + " " + a.Prefix.String()
 		}
 	case hcn.NetworkACL, hcn.NetworkL4Proxy: // have none: only what says the same is the same
 		return string(p.Type) + " " + canonical(p.Settings)

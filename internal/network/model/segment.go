@@ -70,6 +70,9 @@ func (w *World) takeNumbers(n *Network) error {
 	if n.Number == 0 {
 		n.Number = n.Segments[vlans[0]]
 	}
+	if err := w.checkWire(n); err != nil {
+		return err
+	}
 	return w.checkSegments(n)
 }
 
@@ -188,11 +191,17 @@ func (w *World) plugIn(e *Endpoint, n *Network) (*Network, error) {
 	if o, held := w.inBeside(n, e.vlan, w.macs, func(o *Network) string { return macKey(o.Doc.Id, e.mac) }); held {
 		return n, refuseAt(hcn.HCN_E_INVALID_ENDPOINT, "MacAddress", "%s is held by %s on uplink %q, %s", e.mac, w.endpointLabel(o), n.Uplink, vlanText(e.vlan))
 	}
+	if e.mac == n.sourceMAC {
+		return n, refuseAt(hcn.HCN_E_INVALID_ENDPOINT, "MacAddress", "%s stands for all endpoints of %s at its uplink (SourceMacAddress)", e.mac, n.label())
+	}
 	if _, has := n.Segments[e.vlan]; has {
 		return n, nil
 	}
 	c := *n
 	if err := w.takeSegment(&c, e.vlan); err != nil {
+		return n, err
+	}
+	if err := w.checkWire(&c); err != nil {
 		return n, err
 	}
 	if err := w.checkSegments(&c); err != nil {
@@ -231,7 +240,7 @@ func compileSegments(n *Network, p vswitch.Network) []vswitch.Network {
 }
 
 // addSegments adds a network's to those of the switch; what another has, too, gets the
-// subnets of both.
+// subnets and NeighborDiscovery policies of both.
 func addSegments(all []vswitch.Network, shared map[vswitch.NetworkID]int, more []vswitch.Network) []vswitch.Network {
 	for _, s := range more {
 		i, there := shared[s.ID]
@@ -241,6 +250,11 @@ func addSegments(all []vswitch.Network, shared map[vswitch.NetworkID]int, more [
 			continue
 		}
 		all[i].Subnets = covering(all[i].Subnets, s.Subnets)
+		for _, a := range s.Asked {
+			if !slices.ContainsFunc(all[i].Asked, func(b vswitch.Asked) bool { return a.Prefix == b.Prefix }) {
+				all[i].Asked = append(slices.Clip(all[i].Asked), a)
+			}
+		}
 	}
 	return all
 }

@@ -4,6 +4,7 @@
 package model
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -96,14 +97,14 @@ func parseUplinkChoice(p hcn.NetworkPolicy) (uplinkChoice, error) {
 		}
 		return c, nil
 	}
-	return parseInterfaceConstraint(p)
+	return parseInterfaceConstraint(p.Settings)
 }
 
 // parseInterfaceConstraint: all members that are given must agree; the first is named
 // where none does.
-func parseInterfaceConstraint(p hcn.NetworkPolicy) (uplinkChoice, error) {
+func parseInterfaceConstraint(raw json.RawMessage) (uplinkChoice, error) {
 	var s hcn.InterfaceConstraintPolicySetting
-	if err := decodeMembers(p.Settings, &s); err != nil {
+	if err := decodeMembers(raw, &s); err != nil {
 		return uplinkChoice{}, err
 	}
 	c := uplinkChoice{}

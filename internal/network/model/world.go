@@ -106,11 +106,14 @@ type Network struct {
 	// SetNumbers are the switch's numbers of SetPolicies, by their Id, and of farSet.
 	SetNumbers map[string]vswitch.AddrSetID `json:",omitempty"`
 
-	subnets  []subnet
-	sets     map[string]*addrSet
-	acl      []aclRule // of every endpoint
-	overlay  overlayNet
-	compiled netPart
+	subnets []subnet
+	sets    map[string]*addrSet
+	acl     []aclRule // of every endpoint
+
+	sourceMAC ipam.MAC        // that stands for endpoints outside; zero = the uplink's
+	asked     []vswitch.Asked // who stands for addresses that nobody here has
+	overlay   overlayNet
+	compiled  netPart
 }
 
 // subnet is a Subnet, parsed.
@@ -147,6 +150,8 @@ type Endpoint struct {
 	NATPools []NATPoolRef `json:",omitempty"`
 	// VM is its port where a virtual machine has its vNIC.
 	VM *VMPort `json:",omitempty"`
+	// Uplink is the one interface of the host that it uses (InterfaceConstraint); "" = any.
+	Uplink string `json:",omitempty"`
 
 	mac      ipam.MAC
 	addrs    []netip.Prefix // address and length, in order of IpConfigurations

@@ -105,9 +105,25 @@ static __always_inline int gh_to_wire(struct gh_walk *w, const struct gh_pkt *p,
 	}
 	if (n->flags & GH_NET_MAC_REWRITE) {
 		w->frame |= GH_OP_SMAC;
-		__builtin_memcpy(w->smac, q->mac, ETH_ALEN);
+		__builtin_memcpy(w->smac, n->wire_mac, ETH_ALEN);
 	}
 	return 0;
+}
+
+/*
+ * gh_hostless() is 1 for what passes between an endpoint and the host behind the
+ * uplink of a network that the host is no member of. macs are the frame's; q is the
+ * port that the first of them means. What a fabric sends back has one MAC for all.
+ */
+static __always_inline int gh_hostless(const struct gh_pkt *p, const struct gh_net *n, const struct gh_port *in,
+				       const struct gh_port *q, const __u8 *macs)
+{
+	if (!(n->flags & GH_NET_NO_HOST))
+		return 0;
+	if (p->kind == GH_PORT_WIRE)
+		return (!(n->flags & GH_NET_NO_LOCAL) && gh_mac_eq(macs + ETH_ALEN, in->mac)) ||
+		       (p->fam && gh_is_host(&p->src));
+	return (q && q->kind == GH_PORT_UPLINK) || (p->fam && gh_is_host(&p->dst));
 }
 
 __noinline int gh_layer_switch(struct __sk_buff *skb)
@@ -140,6 +156,8 @@ __noinline int gh_layer_switch(struct __sk_buff *skb)
 	if (w->target && w->target == p->in_port)
 		return GH_NO(GH_DROP_LOOP, GH_LAYER_ROUTE, GH_REJECT_NONE);
 	q = gh_port_get(w->target);
+	if (gh_hostless(p, n, in, q, macs))
+		return GH_NO(GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE, GH_REJECT_NONE);
 	hop = q && (q->kind == GH_PORT_UPLINK || q->host) && !gh_is_host(&p->dst);
 	if ((!w->target || hop) && gh_in_name_of_host(p, w, in, n)) {
 		w->how = GH_TO_UPLINK;

@@ -16,7 +16,8 @@ import (
 // 4 shows its MACs there untagged; 5 stands behind z's MAC on VLAN 7; 6 likewise
 // on VLAN 8 and switches nothing here; 7 is bound to nothing; 8 stands behind z's MAC
 // untagged, and in the host's name where its NAT has no exception; what 198.19.0.0/16
-// and 2001:2:0:1::/64 have is for the host's own stack.
+// and 2001:2:0:1::/64 have is for the host's own stack. 9 stands behind a MAC of its own
+// on VLAN 12, where the host is no member; somebody stands for 10.99.7.0/24 and fd00:99:7::/48.
 func bridgePorts() []*labPort {
 	port := func(name string, id uint32, net uint16, kind PortKind, n byte, addrs ...string) *labPort {
 		return &labPort{name: name, id: id, kind: kind, net: net, mac: mac(n), gw: mac(0x99), addrs: addrs}
@@ -34,8 +35,9 @@ func bridgePorts() []*labPort {
 		port("p2", 171, 7, container, 0x72, "10.7.0.12", "fd00:7::12"),
 		port("o1", 180, 8, container, 0x81, "10.8.0.11", "fd00:8::11"),
 		port("o2", 181, 8, vm, 0x82, "10.8.0.12", "fd00:8::12"), // has an address of its own outside
-		port("oh", 182, 8, vm, 0x83, "10.8.0.2", "fd00:8::2"),   // the host's own vNIC
-		port("k", 190, 4, vm, 0x91, "10.4.0.91", "fd00:4::91"),  // a trunk, native in 4
+		port("w1", 195, 9, container, 0xa1, "10.99.0.11", "fd00:99::11"),
+		port("oh", 182, 8, vm, 0x83, "10.8.0.2", "fd00:8::2"),  // the host's own vNIC
+		port("k", 190, 4, vm, 0x91, "10.4.0.91", "fd00:4::91"), // a trunk, native in 4
 		port("k5", 191, 5, vm, 0x91, "10.5.0.91", "fd00:5::91"),
 		port("k8", 192, 8, vm, 0x91, "10.8.0.91", "fd00:8::91"),
 		port("g", 193, 0, container, 0x92), // a trunk without native VLAN
@@ -75,6 +77,8 @@ func bridgeVLAN(net uint16) uint16 {
 		return 7
 	case 6:
 		return 8
+	case 9:
+		return 12
 	}
 	return 0
 }
@@ -83,11 +87,15 @@ func bridgeVLAN(net uint16) uint16 {
 func (l *lab) configureBridge() {
 	for id, flags := range map[uint32]uint32{
 		4: netL2 | netFlood | netARPPass, 5: netL2 | netFlood | netRewrite, 6: netL2 | netFlood | netRewrite | netNoLocal, 7: netL2 | netFlood,
-		8: netL2 | netFlood | netRewrite | uint32(SwitchGhNetFlagsGH_NET_SNAT),
+		8: netL2 | netFlood | netRewrite | uint32(SwitchGhNetFlagsGH_NET_SNAT), 9: netL2 | netFlood | netRewrite | uint32(SwitchGhNetFlagsGH_NET_NO_HOST),
 	} {
 		n := Net{Flags: flags, Zone: uint16(id), Mtu: 1500, Vlan: bridgeVLAN(uint16(id))}
 		if id != 7 {
-			n.Uplink = bridgeUplink
+			n.Uplink, n.WireMac = bridgeUplink, l.port("z").mac
+			if id == 9 {
+				n.WireMac = mac(0x5e)
+				l.put("fdb", FdbKey{Zone: bridgeUplink, Mac: n.WireMac}, uint32(bridgeUplink))
+			}
 			l.put("fdb", FdbKey{Zone: n.Zone, Mac: l.port("z").mac}, uint32(bridgeUplink))
 		}
 		l.put("net", id, n)
@@ -106,11 +114,15 @@ func (l *lab) configureBridge() {
 			continue
 		}
 		l.put("fdb", FdbKey{Zone: p.net, Mac: p.mac}, p.id)
-		if p.net == 5 || p.net == 6 || p.net == 8 {
+		if p.net == 5 || p.net == 6 || p.net == 8 || p.net == 9 {
 			for _, a := range append(p.addrs, "fe80::ff:fe00:"+strconv.FormatInt(int64(p.mac[5]), 16)) {
 				l.put("wireip", WireIPKey{Uplink: bridgeUplink, Vlan: bridgeVLAN(p.net), Addr: addr(a)}, p.id)
 			}
 		}
+	}
+	for prefix, bits := range map[string]uint32{"10.99.7.0": 32 + 96 + 24, "fd00:99:7::": 32 + 48} { // of 02:00:00:00:00:77
+		l.put("route", RouteKey{Prefixlen: bits, Zone: 9, Port: 4096, Addr: addr(prefix)}, RouteVal{Kind: 7, Flags: 2, Nh: 0x77000000})
+		l.put("route", RouteKey{Prefixlen: bits, Zone: 4, Port: 4096, Addr: addr(prefix)}, RouteVal{Kind: 7, Flags: 2, Nh: 0x77000000})
 	}
 	l.put("fdb", FdbKey{Zone: 4, Mac: mac(0x4a)}, uint32(140)) // a further MAC of t1
 	for prefix, v := range map[string]RouteVal{

@@ -87,17 +87,19 @@ static long gh_flood_one(__u32 i, void *arg)
  * stands for the sender, the egress program sees to it that others here hear it.
  * The frame in hand is changed.
  */
-static __always_inline void gh_flood_wire(struct gh_flood_loop *l, __u32 uplink, __u16 vlan, int rewrite)
+static __always_inline void gh_flood_wire(struct gh_flood_loop *l, __u32 uplink, __u16 vlan, __u32 flags)
 {
+	int rewrite = (flags & GH_NET_MAC_REWRITE) != 0;
 	const struct gh_port *q = gh_port_get(uplink);
+	const struct gh_net *n = gh_net_get(l->netid);
 	__u8 mac[ETH_ALEN];
 	__u32 dev;
 
-	if (!q || !(q->flags & GH_PORT_UP))
+	if (!q || !n || !(q->flags & GH_PORT_UP))
 		return;
 	dev = q->ifindex;
 	if (rewrite) {
-		__builtin_memcpy(mac, q->mac, ETH_ALEN);
+		__builtin_memcpy(mac, n->wire_mac, ETH_ALEN);
 		if (bpf_skb_store_bytes(l->skb, ETH_ALEN, mac, ETH_ALEN, 0))
 			return;
 	}
@@ -106,7 +108,7 @@ static __always_inline void gh_flood_wire(struct gh_flood_loop *l, __u32 uplink,
 	if (q->flags & GH_PORT_COPY)
 		gh_copy(l->skb, uplink, GH_COPY_DELIVERED);
 	gh_flood_clone(l, uplink, dev, 0);
-	if (!rewrite)
+	if (!(flags & (GH_NET_MAC_REWRITE | GH_NET_NO_HOST)))
 		gh_flood_clone(l, uplink, dev, BPF_F_INGRESS);
 }
 
@@ -168,7 +170,7 @@ static __always_inline int gh_flood(struct __sk_buff *skb)
 	wire = s->p.kind == GH_PORT_WIRE;
 	/* The egress program turns the host's own frames round: it knows them. */
 	host = wire && !gh_own_mac(skb, in_port, in);
-	if (!(n->flags & GH_NET_FLOOD)) {
+	if (!(n->flags & GH_NET_FLOOD) || (wire && !host && (n->flags & GH_NET_NO_HOST))) {
 		if (wire)
 			return gh_flood_not(skb, in_port, host);
 		return gh_drop(skb, s, GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE);
@@ -220,7 +222,7 @@ static __always_inline int gh_flood(struct __sk_buff *skb)
 	if (!(flags & GH_NET_NO_LOCAL))
 		bpf_loop(count, gh_flood_one, &loop, 0);
 	if (uplink && !wire)
-		gh_flood_wire(&loop, uplink, vlan, (flags & GH_NET_MAC_REWRITE) != 0);
+		gh_flood_wire(&loop, uplink, vlan, flags);
 	if (unit) {
 		res = bpf_map_lookup_elem(&result, &zero);
 		if (res)

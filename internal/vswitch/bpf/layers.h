@@ -243,7 +243,7 @@ __noinline int gh_layer_route(void)
 __noinline int gh_layer_deliver(struct __sk_buff *skb)
 {
 	struct gh_scratch *s = gh_scratch_get();
-	const struct gh_port *in;
+	const struct gh_port *in, *q;
 	struct gh_pkt *p;
 	struct gh_walk *w;
 	int ret;
@@ -258,7 +258,14 @@ __noinline int gh_layer_deliver(struct __sk_buff *skb)
 	w->prio = in->class;
 	if (w->reply)
 		w->e_net = gh_epoch_net(w->net);
-	ret = w->how == GH_TO_UPLINK ? gh_layer_uplink(skb) : gh_to_port(w, w->target, in);
+	if (w->how == GH_TO_UPLINK) {
+		ret = gh_layer_uplink(skb);
+	} else {
+		ret = gh_to_port(w, w->target, in);
+		q = gh_port_get(w->target);
+		if (p->kind == GH_PORT_UPLINK && q && q->only && q->only != p->in_port)
+			ret = GH_NO(GH_DROP_NO_ROUTE, GH_LAYER_ROUTE, GH_REJECT_NONE);
+	}
 	w->first_be = w->nsport_be;
 	w->snat = GH_SNAT_NONE;
 	return ret;

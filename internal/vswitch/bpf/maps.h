@@ -27,6 +27,7 @@
 #define GH_MAX_PORTS 4096	/* vswitch.MaxPorts */
 #define GH_MAX_NETS 1024
 #define GH_PORT_UPLINK_ANY 0	/* vswitch.UplinkAny */
+#define GH_PORT_ASKED GH_MAX_PORTS /* of no port */
 #define GH_ZONE_HOST 0
 #define GH_PORT_ACLS 8		/* vswitch.MaxPortACLs */
 #define GH_MAX_TUNNELS 4	/* vswitch.MaxTunnels */
@@ -62,10 +63,11 @@ enum gh_net_flags {
 	GH_NET_UPLINK = 1 << 2,
 	GH_NET_FLOOD = 1 << 3,
 	GH_NET_L2 = 1 << 4,	      /* frames go by destination MAC; MACs and TTL stay */
-	GH_NET_MAC_REWRITE = 1 << 5, /* outside, the uplink's MAC stands for every endpoint's */
+	GH_NET_MAC_REWRITE = 1 << 5, /* outside, one MAC, mostly the uplink's, stands for every endpoint's */
 	GH_NET_NO_LOCAL = 1 << 6,    /* nothing is switched here: all goes by the uplink */
 	GH_NET_ARP_PASS = 1 << 7,    /* ARP and ND are forwarded, not answered */
 	GH_NET_DHCP = 1 << 8,	     /* the host hears at the vNICs who asks by DHCP */
+	GH_NET_NO_HOST = 1 << 9,     /* the host behind the uplink is no member */
 };
 
 struct gh_addr {
@@ -100,7 +102,8 @@ struct gh_port {
 	__u8 proxied;	   /* proxy has rows of it */
 	__u8 host;	   /* its vNIC is in the host's own stack, where it may be others' gateway */
 	__u8 nat_share;	   /* percent of the ports of each address outside that it may use; 0 = all */
-	__u8 pad[36];
+	__u16 only;	   /* the one uplink it uses; 0 = any */
+	__u8 pad[34];
 };
 
 /* configuration: index = port id. Slot 0 (GH_PORT_UPLINK_ANY) stays zero. */
@@ -121,7 +124,7 @@ struct gh_net {
 	__u16 natpool6;
 	__u16 uplink;	   /* port of the uplink it is bound to; 0 = none */
 	__u16 vlan;	   /* tag of its frames there; 0 = none */
-	__u16 pad[3];
+	__u8 wire_mac[6];  /* GH_NET_MAC_REWRITE: the MAC that stands for endpoints there */
 	struct gh_addr hairpin4; /* source an endpoint sees when it reaches itself by a published port */
 	struct gh_addr hairpin6;
 	struct gh_addr gw4; /* source of ICMP errors made here; zero: the address that was asked for */
@@ -211,11 +214,12 @@ enum gh_route_kind {
 	GH_ROUTE_HOST = 4,   /* into the host's stack by the network's host port */
 	GH_ROUTE_VIA = 5,    /* by the router at nh.via, an address of the zone */
 	GH_ROUTE_TUNNEL = 6, /* to the tunnel end and router MAC of nh */
+	GH_ROUTE_ASKED = 7,  /* of port GH_PORT_ASKED: flags and nh are the MAC that ARP and ND are answered with */
 };
 struct gh_route_key {
 	__u32 prefixlen;
 	__u16 zone;
-	__u16 port; /* whose route this is; 0 = the network's */
+	__u16 port; /* whose route this is; 0 = the network's; GH_PORT_ASKED: see GH_ROUTE_ASKED */
 	struct gh_addr addr;
 };
 enum gh_route_flags {

@@ -84,6 +84,31 @@ static __always_inline const __u8 *gh_proxy_mac(const struct gh_scratch *s, cons
 }
 
 /*
+ * gh_stands_for() fills the MAC of who stands for target, which nobody here has: who
+ * leads there (gh_proxy_mac), or was told to the network (GH_ROUTE_ASKED). 0 = nobody.
+ */
+static __always_inline int gh_stands_for(const struct gh_scratch *s, const struct gh_port *in,
+					 const struct gh_addr *target, __u8 *mac)
+{
+	struct gh_route_key k __attribute__((aligned(8))) = { .prefixlen = 160, .zone = s->p.zone,
+							      .port = GH_PORT_ASKED };
+	const __u8 *far = gh_proxy_mac(s, in, target);
+	const struct gh_route_val *rt;
+
+	if (far) {
+		__builtin_memcpy(mac, far, ETH_ALEN);
+		return 1;
+	}
+	__builtin_memcpy(&k.addr, target, 16);
+	rt = bpf_map_lookup_elem(&route, &k);
+	if (!rt)
+		return 0;
+	__builtin_memcpy(mac, &rt->flags, 2);
+	__builtin_memcpy(mac + 2, &rt->nh, 4);
+	return 1;
+}
+
+/*
  * A question from nobody's address is a probe (RFC 5227, RFC 4862 section 5.4):
  * its sender means to have the address it asks for. For another's it is refused
  * where others would hear it, as who is probing too would give the address up.
@@ -111,23 +136,21 @@ static __always_inline int gh_unanswered(struct __sk_buff *skb, struct gh_scratc
 /*
  * gh_whose() fills the MAC that a port of n must address for target, which v
  * holds: 0 when nobody here has it. The host behind an uplink has the uplink's
- * MAC; so has everybody where nothing is switched here.
+ * MAC; where nothing is switched here, everybody has that which stands for them.
  */
 static __always_inline int gh_whose(const struct gh_net *n, const struct gh_addr_val *v, const struct gh_addr *target,
 				    __u8 *mac)
 {
 	const struct gh_port *q;
 
-	if (n->uplink && (v ? (n->flags & GH_NET_NO_LOCAL) : gh_is_host(target))) {
-		q = gh_port_get(n->uplink);
-		if (!q)
-			return 0;
-		__builtin_memcpy(mac, q->mac, ETH_ALEN);
+	if (v) {
+		__builtin_memcpy(mac, n->uplink && (n->flags & GH_NET_NO_LOCAL) ? n->wire_mac : v->mac, ETH_ALEN);
 		return 1;
 	}
-	if (!v)
+	q = gh_port_get(n->uplink);
+	if (!n->uplink || !q || (n->flags & GH_NET_NO_HOST) || !gh_is_host(target))
 		return 0;
-	__builtin_memcpy(mac, v->mac, ETH_ALEN);
+	__builtin_memcpy(mac, q->mac, ETH_ALEN);
 	return 1;
 }
 
@@ -149,7 +172,6 @@ static __always_inline int gh_arp_answer(struct __sk_buff *skb)
 	struct gh_addr sip __attribute__((aligned(8))), tip __attribute__((aligned(8)));
 	const struct gh_addr_val *v;
 	const struct gh_port *in;
-	const __u8 *far;
 	struct gh_arp a;
 	struct gh_pkt *p;
 	const struct gh_net *n;
@@ -179,19 +201,21 @@ static __always_inline int gh_arp_answer(struct __sk_buff *skb)
 			return gh_drop(skb, s, GH_DROP_SPOOF_ARP, GH_LAYER_SPOOF);
 	}
 	probes = !sip4 && gh_probes(p, in, &tip);
-	if (n->flags & GH_NET_ARP_PASS)
-		return probes ? gh_drop(skb, s, GH_DROP_SPOOF_ARP, GH_LAYER_SPOOF) : gh_stage(skb, s, GH_STAGE_CONTROL);
-	/* Announcements and answers teach nobody anything: addresses are configured. */
-	if (a.op != GH_ARP_REQUEST || sip4 == tip4)
-		return gh_consumed(skb, p->in_port, GH_LAYER_L2);
 	v = gh_addr_get(p->zone, &tip);
-	if (v && v->port == p->in_port)
-		return gh_consumed(skb, p->in_port, GH_LAYER_L2); /* a probe for its own address: free */
-	if (!gh_whose(n, v, &tip, mac)) {
-		far = v ? NULL : gh_proxy_mac(s, in, &tip);
-		if (!far)
+	if (n->flags & GH_NET_ARP_PASS) {
+		if (probes)
+			return gh_drop(skb, s, GH_DROP_SPOOF_ARP, GH_LAYER_SPOOF);
+		if (a.op != GH_ARP_REQUEST || !sip4 || sip4 == tip4 || gh_whose(n, v, &tip, mac) ||
+		    !gh_stands_for(s, in, &tip, mac))
+			return gh_stage(skb, s, GH_STAGE_CONTROL);
+	} else {
+		/* Announcements and answers teach nobody anything: addresses are configured. */
+		if (a.op != GH_ARP_REQUEST || sip4 == tip4)
+			return gh_consumed(skb, p->in_port, GH_LAYER_L2);
+		if (v && v->port == p->in_port)
+			return gh_consumed(skb, p->in_port, GH_LAYER_L2); /* a probe for its own address: free */
+		if (!gh_whose(n, v, &tip, mac) && !gh_stands_for(s, in, &tip, mac))
 			return gh_unanswered(skb, s, n, probes);
-		__builtin_memcpy(mac, far, ETH_ALEN);
 	}
 	gh_arp_turn(&a, mac, sip4, tip4);
 	if (bpf_skb_store_bytes(skb, 0, &a, sizeof(a), 0))
@@ -280,21 +304,22 @@ static __always_inline int gh_advertise(struct __sk_buff *skb, struct gh_nd_fram
 
 /*
  * gh_nd_options() looks at every link-layer address that the message in scratch
- * names: 0, or why it is refused. Of an endpoint they must be its own. as is an
- * uplink whose MAC is to stand for them, or 0.
+ * names: 0, or why it is refused. Of an endpoint they must be its own. as is a
+ * network whose MAC outside is to stand for them, or 0.
  */
 __noinline int gh_nd_options(struct __sk_buff *skb, __u32 as)
 {
 	struct gh_scratch *s = gh_scratch_get();
-	const struct gh_port *in, *q;
+	const struct gh_port *in;
+	const struct gh_net *n;
 	__u32 off, o, end;
 	int i;
 
 	if (!s)
 		return GH_DROP_INTERNAL;
 	in = gh_port_get(s->p.in_port);
-	q = gh_port_get(as);
-	if (!in || !q)
+	n = gh_net_get(as);
+	if (!in || !n)
 		return GH_DROP_INTERNAL;
 	off = s->p.h.l4_off & GH_L4_MASK6;
 	end = ETH_HLEN + s->p.h.ip_len;
@@ -315,7 +340,7 @@ __noinline int gh_nd_options(struct __sk_buff *skb, __u32 as)
 				return GH_DROP_SPOOF_ARP;
 			if (as) {
 				was = opt;
-				__builtin_memcpy(opt.mac, q->mac, ETH_ALEN);
+				__builtin_memcpy(opt.mac, n->wire_mac, ETH_ALEN);
 				if (bpf_skb_store_bytes(skb, o, &opt, sizeof(opt), 0) ||
 				    bpf_l4_csum_replace(skb, off + 2, 0,
 							bpf_csum_diff((void *)&was, sizeof(was), (void *)&opt,
@@ -335,7 +360,6 @@ static __always_inline int gh_nd_answer(struct __sk_buff *skb)
 	const struct gh_addr_val *v;
 	const struct gh_port *in;
 	const struct gh_net *n;
-	const __u8 *far;
 	struct gh_nd_frame *f;
 	__u8 mac[ETH_ALEN];
 	struct gh_pkt *p;
@@ -379,22 +403,24 @@ static __always_inline int gh_nd_answer(struct __sk_buff *skb)
 			return gh_drop(skb, s, GH_DROP_SPOOF_ARP, GH_LAYER_SPOOF);
 	}
 	probes = p->h.icmp_type == GH_ND_NS && gh_addr_zero(&p->src) && gh_probes(p, in, &target);
-	if (n->flags & GH_NET_ARP_PASS)
-		return probes ? gh_drop(skb, s, GH_DROP_SPOOF_ARP, GH_LAYER_SPOOF) : gh_stage(skb, s, GH_STAGE_CONTROL);
-	if (p->h.icmp_type == GH_ND_NA)
-		return gh_consumed(skb, p->in_port, GH_LAYER_L2);
 	v = gh_addr_get(p->zone, &target);
-	if (v && v->port == p->in_port)
-		return gh_consumed(skb, p->in_port, GH_LAYER_L2); /* DAD for its own address: free */
-	if (!gh_whose(n, v, &target, mac)) {
-		far = v ? NULL : gh_proxy_mac(s, in, &target);
-		if (!far) {
+	if (n->flags & GH_NET_ARP_PASS) {
+		if (probes)
+			return gh_drop(skb, s, GH_DROP_SPOOF_ARP, GH_LAYER_SPOOF);
+		if (p->h.icmp_type != GH_ND_NS || gh_addr_zero(&p->src) || gh_whose(n, v, &target, mac) ||
+		    !gh_stands_for(s, in, &target, mac))
+			return gh_stage(skb, s, GH_STAGE_CONTROL);
+	} else {
+		if (p->h.icmp_type == GH_ND_NA)
+			return gh_consumed(skb, p->in_port, GH_LAYER_L2);
+		if (v && v->port == p->in_port)
+			return gh_consumed(skb, p->in_port, GH_LAYER_L2); /* DAD for its own address: free */
+		if (!gh_whose(n, v, &target, mac) && !gh_stands_for(s, in, &target, mac)) {
 			/* Duplicate address detection of a link-local address: nobody objects. */
 			if (gh_link_local(&target) && (!n->uplink || gh_addr_zero(&p->src)))
 				return gh_consumed(skb, p->in_port, GH_LAYER_L2);
 			return gh_unanswered(skb, s, n, probes);
 		}
-		__builtin_memcpy(mac, far, ETH_ALEN);
 	}
 	asked = skb->len;
 	if (gh_advertise(skb, f, &p->src, &target, mac, v && (v->flags & GH_ADDR_GATEWAY)))

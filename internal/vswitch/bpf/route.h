@@ -122,7 +122,7 @@ static __always_inline int gh_to_uplink(struct __sk_buff *skb, const struct gh_p
 {
 	struct bpf_fib_lookup fib = {};
 	const struct gh_cfg *c = gh_config();
-	const struct gh_port *q;
+	const struct gh_port *q, *in;
 	__u32 id;
 
 	if (!c)
@@ -146,7 +146,8 @@ static __always_inline int gh_to_uplink(struct __sk_buff *skb, const struct gh_p
 	id = gh_port_of(fib.ifindex);
 	w->e_out = gh_epoch_at(id);
 	q = gh_port_get(id);
-	if (!id || !q || q->kind != GH_PORT_UPLINK || !(q->flags & GH_PORT_UP))
+	in = gh_port_get(p->in_port);
+	if (!id || !q || !in || q->kind != GH_PORT_UPLINK || !(q->flags & GH_PORT_UP) || (in->only && in->only != id))
 		return GH_NO(GH_DROP_NO_ROUTE, GH_LAYER_ROUTE, GH_REJECT_ROUTE);
 	w->out_kind = GH_OUT_NEIGH;
 	w->out_ifindex = fib.ifindex;

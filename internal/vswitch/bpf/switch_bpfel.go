@@ -548,7 +548,7 @@ type SwitchGhNet struct {
 	Natpool6  uint16
 	Uplink    uint16
 	Vlan      uint16
-	Pad       [3]uint16
+	WireMac   [6]uint8
 	Hairpin4  SwitchGhAddr
 	Hairpin6  SwitchGhAddr
 	Gw4       SwitchGhAddr
@@ -569,6 +569,7 @@ const (
 	SwitchGhNetFlagsGH_NET_NO_LOCAL    SwitchGhNetFlags = 64
 	SwitchGhNetFlagsGH_NET_ARP_PASS    SwitchGhNetFlags = 128
 	SwitchGhNetFlagsGH_NET_DHCP        SwitchGhNetFlags = 256
+	SwitchGhNetFlagsGH_NET_NO_HOST     SwitchGhNetFlags = 512
 )
 
 type SwitchGhNh struct {
@@ -650,8 +651,9 @@ type SwitchGhPort struct {
 	Tagged     uint8
 	Proxied    uint8
 	Host       uint8
-	NatShare   uint8
-	Pad        [36]uint8
+	Zero       uint8
+	Only       uint16
+	Pad        [34]uint8
 }
 
 type SwitchGhPortFlags uint32
@@ -786,6 +788,7 @@ const (
 	SwitchGhRouteKindGH_ROUTE_HOST   SwitchGhRouteKind = 4
 	SwitchGhRouteKindGH_ROUTE_VIA    SwitchGhRouteKind = 5
 	SwitchGhRouteKindGH_ROUTE_TUNNEL SwitchGhRouteKind = 6
+	SwitchGhRouteKindGH_ROUTE_ASKED  SwitchGhRouteKind = 7
 )
 
 type SwitchGhRouteVal struct {

@@ -53,6 +53,15 @@ static __always_inline __u32 gh_trunk(struct __sk_buff *skb, __u32 id)
 	return id && !bpf_skb_vlan_pop(skb) ? id : 0;
 }
 
+/*
+ * A MAC that stands for endpoints at uplink id: its own, or one of its networks', which
+ * fdb has under the number of the uplink: no zone has it.
+ */
+static __always_inline int gh_for_endpoints(__u32 id, const struct gh_port *pt, const __u8 *mac)
+{
+	return gh_mac_eq(mac, pt->mac) || gh_fdb_get(id, mac) == id;
+}
+
 /* gh_ip_dst() fills the destination of an IP packet; 0 when there is none. */
 static __always_inline int gh_ip_dst(struct __sk_buff *skb, struct gh_addr *a)
 {
@@ -112,13 +121,14 @@ static __always_inline int gh_sort(struct __sk_buff *skb)
 	struct gh_scratch *s = gh_scratch_get();
 	__u32 id = gh_port_of(skb->ifindex), target = 0;
 	const struct gh_port *pt = gh_port_get(id), *q;
-	__u8 macs[2 * ETH_ALEN], host, control;
+	__u8 macs[2 * ETH_ALEN], own, host, control;
 	const struct gh_net *n;
 
 	if (!pt || !s || gh_is_tag(skb->protocol) || bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)) ||
 	    (skb->vlan_present && skb->vlan_proto != bpf_htons(ETH_P_8021Q)))
 		return gh_pass(skb);
-	host = gh_mac_eq(macs, pt->mac);
+	own = gh_mac_eq(macs, pt->mac);
+	host = own || gh_for_endpoints(id, pt, macs);
 	control = gh_is_control(skb);
 	__builtin_memset(&s->p, 0, sizeof(s->p));
 	s->p.in_port = id;
@@ -150,7 +160,7 @@ static __always_inline int gh_sort(struct __sk_buff *skb)
 		if (skb->vlan_present && bpf_skb_vlan_pop(skb))
 			return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_PORT);
 	} else {
-		if (!host || skb->vlan_present)
+		if (!own || skb->vlan_present)
 			return gh_pass(skb);
 		return gh_stage(skb, s, GH_STAGE_OUTSIDE);
 	}
@@ -206,7 +216,7 @@ static __always_inline int gh_control(struct __sk_buff *skb)
 	const struct gh_port *in, *q;
 	const struct gh_net *n;
 	struct gh_head hd = {};
-	__u8 dmac[ETH_ALEN], mac[ETH_ALEN];
+	__u8 macs[2 * ETH_ALEN], mac[ETH_ALEN];
 	struct gh_rate *r;
 	__u32 id = 0, at;
 	struct gh_pkt *p;
@@ -219,21 +229,23 @@ static __always_inline int gh_control(struct __sk_buff *skb)
 	in = gh_port_get(at);
 	n = gh_net_get(p->net);
 	r = bpf_map_lookup_elem(&rate, &at);
-	if (!in || !n || !r || bpf_skb_load_bytes(skb, 0, dmac, sizeof(dmac)))
+	if (!in || !n || !r || bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)))
 		return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
 	if (p->kind == GH_PORT_WIRE && gh_usurps(skb, p->zone, p->net))
 		return gh_drop(skb, s, GH_DROP_SPOOF_ARP, GH_LAYER_SPOOF);
-	if ((dmac[0] & 1) && !(n->flags & GH_NET_MAC_REWRITE))
+	if ((macs[0] & 1) && !(n->flags & GH_NET_MAC_REWRITE))
 		return gh_stage(skb, s, GH_STAGE_FLOOD);
-	if (dmac[0] & 1) {
+	if (macs[0] & 1) {
 		if (!gh_rate_ok(&r->flood_s, &r->flood_n, gh_now_s(), GH_FLOOD_RATE))
 			return gh_drop(skb, s, GH_DROP_METER, GH_LAYER_METER);
 	} else if (p->kind == GH_PORT_WIRE || !(n->flags & GH_NET_NO_LOCAL)) {
-		id = gh_fdb_get(p->zone, dmac);
+		id = gh_fdb_get(p->zone, macs);
 	}
 	if (id && id == at)
 		return gh_drop(skb, s, GH_DROP_LOOP, GH_LAYER_ROUTE);
 	q = gh_port_get(id);
+	if (gh_hostless(p, n, in, q, macs))
+		return gh_drop(skb, s, GH_DROP_UNKNOWN_DST, GH_LAYER_ROUTE);
 	if (id && q && q->kind != GH_PORT_UPLINK) {
 		no = gh_hand_over(q, in, &hd.out_kind, &hd.out_ifindex, hd.dmac, hd.smac);
 		if (no)
@@ -249,9 +261,9 @@ static __always_inline int gh_control(struct __sk_buff *skb)
 		if (!q || !(q->flags & GH_PORT_UP))
 			return gh_drop(skb, s, GH_DROP_PORT_DOWN, GH_LAYER_ROUTE);
 		hd.out_ifindex = q->ifindex;
-		__builtin_memcpy(mac, q->mac, ETH_ALEN);
+		__builtin_memcpy(mac, n->wire_mac, ETH_ALEN);
 		if (n->flags & GH_NET_MAC_REWRITE) {
-			no = p->fam ? gh_nd_options(skb, id) : 0;
+			no = p->fam ? gh_nd_options(skb, p->net) : 0;
 			if (no)
 				return gh_drop(skb, s, no, GH_LAYER_L2);
 			if (bpf_skb_store_bytes(skb, ETH_ALEN, mac, ETH_ALEN, 0) ||
@@ -295,12 +307,28 @@ static __always_inline int gh_proxied(struct __sk_buff *skb, struct gh_scratch *
 	return gh_send(skb, &hd, 0, NULL);
 }
 
+/*
+ * gh_stand_in() fills the MAC that stands for port id at the wire. 0 when the host
+ * asks, whose frame was turned round, and is no member of its network.
+ */
+static __always_inline int gh_stand_in(__u32 id, int turned, __u8 *mac)
+{
+	const struct gh_port *q = gh_port_get(id);
+	const struct gh_net *n = q ? gh_net_get(q->net) : NULL;
+
+	if (!n || (turned && (n->flags & GH_NET_NO_HOST)))
+		return 0;
+	__builtin_memcpy(mac, n->wire_mac, ETH_ALEN);
+	return 1;
+}
+
 static __always_inline int gh_proxy_arp(struct __sk_buff *skb, struct gh_scratch *s, const struct gh_port *in)
 {
 	struct gh_addr tip __attribute__((aligned(8)));
 	__u32 sip4, tip4, id;
+	int turned = gh_turned(skb, in);
+	__u8 mac[ETH_ALEN];
 	struct gh_arp a;
-	int turned;
 
 	if (bpf_skb_load_bytes(skb, 0, &a, sizeof(a)) || a.hrd != bpf_htons(1) || a.pro != bpf_htons(ETH_P_IP) ||
 	    a.hln != ETH_ALEN || a.pln != 4)
@@ -311,9 +339,10 @@ static __always_inline int gh_proxy_arp(struct __sk_buff *skb, struct gh_scratch
 	if (!skb->vlan_present && a.op == GH_ARP_REQUEST && sip4 != tip4 && gh_announced(s->p.in_port, 0, &tip))
 		return gh_stage(skb, s, GH_STAGE_VIP);
 	id = gh_wireip_get(s->p.in_port, s->p.vlan, &tip);
+	if (id && !gh_stand_in(id, turned, mac))
+		return gh_consumed(skb, s->p.in_port, GH_LAYER_L2);
 	if (id && a.op == GH_ARP_REQUEST && sip4 != tip4) {
-		turned = gh_turned(skb, in);
-		gh_arp_turn(&a, in->mac, sip4, tip4);
+		gh_arp_turn(&a, mac, sip4, tip4);
 		if (bpf_skb_store_bytes(skb, 0, &a, sizeof(a), 0))
 			return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
 		return gh_answer(skb, s, in, skb->len, turned);
@@ -327,9 +356,9 @@ static __always_inline int gh_proxy_nd(struct __sk_buff *skb, struct gh_scratch 
 {
 	struct gh_nd_frame *f = (struct gh_nd_frame *)s->buf;
 	struct gh_addr target __attribute__((aligned(8)));
+	int turned = gh_turned(skb, in);
 	__u8 mac[ETH_ALEN];
 	__u32 id, asked;
-	int turned;
 
 	if (bpf_skb_load_bytes(skb, 0, &f->eth, GH_ND_FRAME - 8) || f->ip.hop_limit != 255)
 		return gh_wire_rest(skb, s);
@@ -340,9 +369,10 @@ static __always_inline int gh_proxy_nd(struct __sk_buff *skb, struct gh_scratch 
 	__builtin_memcpy(&target, f->nd.target, 16);
 	if (!skb->vlan_present && f->nd.type == GH_ND_NS && gh_announced(s->p.in_port, 0, &target))
 		return gh_stage(skb, s, GH_STAGE_VIP);
-	if (f->nd.type == GH_ND_NS && gh_wireip_get(s->p.in_port, s->p.vlan, &target)) {
-		turned = gh_turned(skb, in);
-		__builtin_memcpy(mac, in->mac, ETH_ALEN);
+	id = f->nd.type == GH_ND_NS ? gh_wireip_get(s->p.in_port, s->p.vlan, &target) : 0;
+	if (id) {
+		if (!gh_stand_in(id, turned, mac))
+			return gh_consumed(skb, s->p.in_port, GH_LAYER_L2);
 		asked = skb->len;
 		if (gh_advertise(skb, f, &s->p.src, &target, mac, 0))
 			return gh_drop(skb, s, GH_DROP_INTERNAL, GH_LAYER_L2);
@@ -350,6 +380,8 @@ static __always_inline int gh_proxy_nd(struct __sk_buff *skb, struct gh_scratch 
 	}
 	__builtin_memcpy(&target, &f->ip.daddr, 16);
 	id = s->p.h.group ? 0 : gh_wireip_get(s->p.in_port, s->p.vlan, &target);
+	if (id && !gh_stand_in(id, turned, mac))
+		return gh_consumed(skb, s->p.in_port, GH_LAYER_L2);
 	if (id)
 		return gh_proxied(skb, s, id, in);
 	return gh_wire_rest(skb, s);
@@ -402,7 +434,7 @@ static __always_inline int gh_turn_round(struct __sk_buff *skb)
 			bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
 		return GH_PASS_ON;
 	}
-	if (!gh_mac_eq(macs, pt->mac))
+	if (!gh_for_endpoints(id, pt, macs))
 		to = gh_fdb_get(n->zone, macs);
 	else if (gh_ip_dst(skb, &dst))
 		to = gh_wireip_get(id, vlan, &dst);

@@ -77,6 +77,9 @@ func (w *walk) switched(netid uint16) *no {
 	}
 	q := w.s.Rows.Port[uint32(target)]
 	hop := (bpf.PortKind(q.Kind) == bpf.SwitchGhPortKindGH_PORT_UPLINK || q.Host != 0) && target != w.inPort && !w.isHost(w.k.dst)
+	if (target == 0 || target != w.inPort) && w.hostless(nr, q) {
+		return fail(bpf.SwitchGhDropReasonGH_DROP_UNKNOWN_DST, rule, "the host is no member of %s", w.netName(w.net))
+	}
 	if (target == 0 || hop) && w.inNameOfHost(nr) {
 		w.frameOps = 0
 		w.note(layRoute, w.netName(w.net), "", "pass", "outside the network and the exceptions of its NAT: routed, in the host's name")
@@ -176,9 +179,21 @@ func (w *walk) toWire(how way, nr vswitch.NetRow) *no {
 	}
 	if nr.Flags&netRewrite != 0 {
 		w.frameOps |= bpf.SwitchGhOpGH_OP_SMAC
-		w.smac = q.Mac
+		w.smac = nr.WireMac
 	}
 	return nil
+}
+
+// hostless: it passes between an endpoint and the host behind the uplink of a network
+// that the host is no member of. q is the port that the frame's destination MAC means.
+func (w *walk) hostless(nr vswitch.NetRow, q vswitch.PortRow) bool {
+	switch {
+	case nr.Flags&netNoHost == 0:
+		return false
+	case w.wire():
+		return nr.Flags&netNoLocal == 0 && [6]byte(w.frame[6:12]) == w.in.Mac || w.k.fam != 0 && w.isHost(w.k.src)
+	}
+	return bpf.PortKind(q.Kind) == bpf.SwitchGhPortKindGH_PORT_UPLINK || w.k.fam != 0 && w.isHost(w.k.dst)
 }
 
 // leaves notes the MACs and the tag that the packet leaves with.

@@ -29,6 +29,12 @@ func (s *scene) bridge(r *rand.Rand, n *vswitch.Network) {
 	if one(r, 3) {
 		n.Flags |= vswitch.NetSNAT
 	}
+	if n.Flags&vswitch.NetMACRewrite != 0 && one(r, 3) {
+		n.WireMAC = vswitch.MAC{2, 11, 0, 0, 0, byte(1 + r.IntN(2))}
+	}
+	if one(r, 4) {
+		n.Flags |= vswitch.NetNoHost
+	}
 	taken := slices.ContainsFunc(s.state.Networks, func(o vswitch.Network) bool {
 		return o.Uplink == n.Uplink && o.VLAN == n.VLAN && (n.Flags|o.Flags)&vswitch.NetMACRewrite == 0
 	})
@@ -109,7 +115,7 @@ func (t *traffic) address(at scenePort, k *pkt.Packet) {
 		return
 	}
 	n := t.network(at.net)
-	choice := []pkt.MAC{{2, 0, 0, 0, 0, 0x99}, {2, 0, 0, 0, 0, 0x98}, k.To}
+	choice := []pkt.MAC{{2, 0, 0, 0, 0, 0x99}, {2, 0, 0, 0, 0, 0x98}, {2, 11, 0, 0, 0, 1}, k.To}
 	for _, u := range t.facts.Uplinks {
 		if u.Name == n.Uplink {
 			choice = append(choice, pkt.MAC(u.MAC))
@@ -144,8 +150,11 @@ func (t *traffic) bound(at scenePort, k *pkt.Packet) {
 			continue
 		}
 		t.tagged, t.tci = n.VLAN != 0 || one(t.r, 8), n.VLAN
-		if n.Flags&vswitch.NetMACRewrite == 0 {
+		switch {
+		case n.Flags&vswitch.NetMACRewrite == 0:
 			k.To = pkt.MAC(p.MAC)
+		case n.WireMAC != vswitch.MAC{} && !one(t.r, 3):
+			k.To = pkt.MAC(n.WireMAC)
 		}
 		if q := pickOf(t.r, t.state.Ports); q.Network == p.Network && one(t.r, 3) { // in the name of a neighbour here
 			for _, a := range q.Addrs {

@@ -27,6 +27,7 @@ const (
 	routeLocal  = uint16(bpf.SwitchGhRouteKindGH_ROUTE_LOCAL)
 	routeUplink = uint16(bpf.SwitchGhRouteKindGH_ROUTE_UPLINK)
 	routeHost   = uint16(bpf.SwitchGhRouteKindGH_ROUTE_HOST)
+	routeAsked  = uint16(bpf.SwitchGhRouteKindGH_ROUTE_ASKED)
 	netSNAT     = uint32(bpf.SwitchGhNetFlagsGH_NET_SNAT)
 	netHostNIC  = uint32(bpf.SwitchGhNetFlagsGH_NET_HOSTNIC)
 	netUplink   = uint32(bpf.SwitchGhNetFlagsGH_NET_UPLINK)
@@ -34,6 +35,7 @@ const (
 	routeNAT    = uint16(bpf.SwitchGhRouteFlagsGH_ROUTE_NAT)
 	netL2       = uint32(bpf.SwitchGhNetFlagsGH_NET_L2)
 	netRewrite  = uint32(bpf.SwitchGhNetFlagsGH_NET_MAC_REWRITE)
+	netNoHost   = uint32(bpf.SwitchGhNetFlagsGH_NET_NO_HOST)
 	netNoLocal  = uint32(bpf.SwitchGhNetFlagsGH_NET_NO_LOCAL)
 	netARPPass  = uint32(bpf.SwitchGhNetFlagsGH_NET_ARP_PASS)
 	netDHCP     = uint32(bpf.SwitchGhNetFlagsGH_NET_DHCP)
@@ -375,55 +377,6 @@ func (w *walk) toPort(id uint16) *no {
 	return n
 }
 
-func (w *walk) toUplink(src addr) *no {
-	fail := func(format string, args ...any) *no {
-		w.note(layRoute, "", "", "drop", format, args...)
-		return &no{bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE, layRoute, rejectRoute}
-	}
-	q := FIBQuery{Anchor: int(w.s.Rows.Cfg.AnchorIfindex), Src: ip(src), Dst: ip(w.ndst), Protocol: w.k.proto}
-	if w.dsr {
-		q.Dst = ip(w.nh)
-	}
-	if w.k.fam == 4 {
-		q.TOS = w.h.tos & 0x1e
-	}
-	var r FIBRoute
-	ok := false
-	if w.s.FIB != nil {
-		r, ok = w.s.FIB.Lookup(q)
-	}
-	if !ok {
-		return fail("the host's routing table has no way to %s", q.Dst)
-	}
-	id := w.s.Rows.IfPort[uint32(r.Ifindex)]
-	w.eOut = w.m.epoch(id)
-	p := w.s.Rows.Port[id]
-	if id == 0 || bpf.PortKind(p.Kind) != bpf.SwitchGhPortKindGH_PORT_UPLINK || p.Flags&up == 0 {
-		for _, o := range w.s.Rows.Port {
-			if o.NicIfindex != 0 && o.NicIfindex == uint32(r.Ifindex) {
-				return fail("%s is of %s; networks are apart", q.Dst, w.netName(o.Net))
-			}
-		}
-		return fail("the host routes %s by device %d, which is no uplink", q.Dst, r.Ifindex)
-	}
-	w.outKind, w.outIfindex, w.outPort = bpf.SwitchGhOutKindGH_OUT_NEIGH, uint32(r.Ifindex), uint16(id)
-	w.okeyPort, w.ozone, w.routed, w.mtu = 0, 0, true, p.Mtu
-	if r.MTU > 1 && (r.MTU < int(w.mtu) || w.mtu == 0) {
-		w.mtu = uint16(r.MTU)
-	}
-	switch {
-	case w.k.fam == 4 && r.NextHop.Is4():
-		w.nh = r.NextHop.As16()
-	case w.k.fam == 4:
-		w.nh = addr4(0)
-	default:
-		w.nh = r.NextHop.As16()
-	}
-	w.step(Step{Layer: layerName(layRoute), Object: w.portName(w.outPort), Verdict: "pass", NextHop: ip(w.nh).String(),
-		Reason: fmt.Sprintf("the host's routing table sends %s by %s, next hop %s", q.Dst, w.portName(w.outPort), ip(w.nh))})
-	return nil
-}
-
 // deliver is the way out, L7 and L9.
 func (w *walk) deliver(how way, target uint16, netid uint16) *no {
 	answer := w.keep && w.reply
@@ -441,6 +394,10 @@ func (w *walk) deliver(how way, target uint16, netid uint16) *no {
 		n = w.toUplink(src)
 	} else {
 		n = w.toPort(target)
+		if only := w.s.Rows.Port[uint32(target)].Only; w.uplink() && only != 0 && only != w.inPort {
+			w.note(layRoute, w.portName(target), "", "drop", "%s uses %s alone", w.portName(target), w.portName(only))
+			return &no{bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE, layRoute, rejectNone}
+		}
 	}
 	if n != nil {
 		return n

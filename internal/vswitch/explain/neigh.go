@@ -51,7 +51,7 @@ func (w *walk) arp() {
 	}
 	probes := sip == addr4(0) && w.probes(tip)
 	if w.netRow(w.net).Flags&netARPPass != 0 {
-		w.passed(tip, probes)
+		w.passed(tip, probes, u16(b[6:]) == 1 && sip != addr4(0) && sip != tip)
 		return
 	}
 	if u16(b[6:]) != 1 || sip == tip {
@@ -65,13 +65,36 @@ func (w *walk) arp() {
 // may not.
 func (w *walk) probes(target addr) bool { return w.endpoint() && !w.speaksFor(target) }
 
-// passed ends ARP and ND that are forwarded: others would hear a probe.
-func (w *walk) passed(target addr, probes bool) {
+// passed ends ARP and ND that are forwarded: others would hear a probe. Questions are
+// answered if somebody stands for who is asked for.
+func (w *walk) passed(target addr, probes, asks bool) {
 	if probes {
 		w.probed(target)
 		return
 	}
+	v, ok := w.addrRow(w.k.zone, target)
+	if _, _, known := w.whose(v, ok, target); asks && !known && w.standsFor(target) {
+		return
+	}
 	w.controlled()
+}
+
+// standsFor answers for target, which nobody here has, with the MAC of the gateway of a
+// service, of who leads there, or of who was told to the network.
+func (w *walk) standsFor(target addr) bool {
+	if k := (vswitch.VIPKey{Zone: w.k.zone, Addr: bpf.SwitchGhAddr{B: target}}); w.endpoint() && w.s.Rows.VIP[k] != 0 {
+		w.replied(w.netName(w.net), fmt.Sprintf("vip zone %d %s", w.k.zone, ip(target)), target, w.in.GwMac)
+		return true
+	}
+	if f, far := w.findFar(w.inPort, w.k.zone, target); far && !isTunnel(w.kind) {
+		w.replied(w.netName(w.net), f.rule, target, w.netRow(w.net).RouterMac)
+		return true
+	}
+	if r, at, ok := w.s.Rows.Route(w.k.zone, vswitch.PortAsked, target); ok && r.Kind == routeAsked {
+		w.replied(w.netName(w.net), "asked "+at.String(), target, vswitch.AskedMAC(r))
+		return true
+	}
+	return false
 }
 
 func (w *walk) probed(target addr) {
@@ -81,7 +104,10 @@ func (w *walk) probed(target addr) {
 // whose is the MAC that a port must address for target, which v holds if ok.
 func (w *walk) whose(v vswitch.AddrRow, ok bool, target addr) (mac [6]byte, port uint16, known bool) {
 	nr := w.netRow(w.net)
-	if nr.Uplink != 0 && (ok && nr.Flags&netNoLocal != 0 || !ok && w.isHost(target)) {
+	switch {
+	case ok && nr.Uplink != 0 && nr.Flags&netNoLocal != 0:
+		return nr.WireMac, nr.Uplink, true
+	case !ok && nr.Uplink != 0 && nr.Flags&netNoHost == 0 && w.isHost(target):
 		return w.s.Rows.Port[uint32(nr.Uplink)].Mac, nr.Uplink, true
 	}
 	return v.Mac, v.Port, ok
@@ -92,19 +118,10 @@ func (w *walk) whoHas(target addr, what string, probes bool) {
 	v, ok := w.addrRow(w.k.zone, target)
 	mac, port, known := w.whose(v, ok, target)
 	nr := w.netRow(w.net)
-	if k := (vswitch.VIPKey{Zone: w.k.zone, Addr: bpf.SwitchGhAddr{B: target}}); !known && w.endpoint() && w.s.Rows.VIP[k] != 0 {
-		w.replied(w.netName(w.net), fmt.Sprintf("vip zone %d %s", w.k.zone, ip(target)), target, w.in.GwMac)
-		return
-	}
-	if !known && !isTunnel(w.kind) {
-		if f, far := w.findFar(w.inPort, w.k.zone, target); far {
-			w.replied(w.netName(w.net), f.rule, target, nr.RouterMac)
-			return
-		}
-	}
 	switch {
 	case ok && v.Port == w.inPort:
 		w.consumed("a probe for its own address: it is free")
+	case !known && w.standsFor(target):
 	case !known && what == "ND" && target[0] == 0xfe && target[1]&0xc0 == 0x80 && (nr.Uplink == 0 || w.k.src == (addr{})):
 		w.consumed("duplicate address detection of a link-local address: nobody objects")
 	case !known && probes:
@@ -206,7 +223,7 @@ func (w *walk) nd() {
 	}
 	probes := w.h.icmpType == ndNS && w.k.src == (addr{}) && w.probes(target)
 	if nr.Flags&netARPPass != 0 {
-		w.passed(target, probes)
+		w.passed(target, probes, w.h.icmpType == ndNS && w.k.src != (addr{}))
 		return
 	}
 	if w.h.icmpType == ndNA {
@@ -239,7 +256,7 @@ func (w *walk) flood() {
 			w.pass("and to the host")
 		}
 	}
-	if nr.Flags&netFlood == 0 {
+	if nr.Flags&netFlood == 0 || w.wire() && !host && nr.Flags&netNoHost != 0 {
 		switch {
 		case host:
 			w.pass("no network of this segment floods: the host's")
@@ -313,7 +330,7 @@ func (w *walk) flood() {
 	if nr.Uplink != 0 && !w.wire() && w.s.Rows.Port[uint32(nr.Uplink)].Flags&up != 0 {
 		w.copied(nr.Uplink, layL2)
 		copies++
-		if nr.Flags&netRewrite == 0 {
+		if nr.Flags&(netRewrite|netNoHost) == 0 {
 			copies++ // the host behind the uplink
 		}
 	}

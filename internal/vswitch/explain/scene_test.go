@@ -95,6 +95,11 @@ func (l *lab) addNetwork(r *rand.Rand, s *scene, i int) {
 		}
 		n.Subnets = append(n.Subnets, sub)
 	}
+	for _, p := range []string{"192.168.0.0/16", "fd00::/16", "8.8.8.0/24"} {
+		if one(r, 4) {
+			n.Asked = append(n.Asked, vswitch.Asked{Prefix: netip.MustParsePrefix(p), MAC: vswitch.MAC{2, 12, 0, 0, 0, byte(i)}})
+		}
+	}
 	if one(r, 3) {
 		s.bridge(r, &n)
 	}
@@ -132,6 +137,9 @@ func (l *lab) addEndpoint(r *rand.Rand, s *scene, i int) {
 		p.Addrs = append(p.Addrs, at)
 	}
 	p.AnyMAC, p.AnyIP = one(r, 12), one(r, 12)
+	if one(r, 6) {
+		p.Uplink = pickOf(r, []string{uplinkDev(0), uplinkDev(1), "gone"})
+	}
 	if one(r, 4) {
 		p.MACs = []vswitch.MAC{{6, 2, 0, 0, 0, byte(i)}}
 	}

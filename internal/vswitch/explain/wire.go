@@ -60,7 +60,8 @@ func (w *walk) sort() {
 	if w.vlan {
 		w.segment = w.tci & vid
 	}
-	host, group, control := [6]byte(w.frame[:6]) == w.in.Mac, w.frame[0]&1 != 0, w.control()
+	own, group, control := [6]byte(w.frame[:6]) == w.in.Mac, w.frame[0]&1 != 0, w.control()
+	host := own || w.fdb(w.inPort, w.frame[:6]) == w.inPort
 	w.net = uint16(w.s.Rows.Segment[vswitch.SegmentKey{At: w.inPort, Vlan: w.segment}])
 	w.k.zone = w.netRow(w.net).Zone
 	target := uint16(0)
@@ -91,7 +92,7 @@ func (w *walk) sort() {
 	case group:
 		w.describe()
 		w.pass("to a group, and no network here shows its MACs on this segment: the host's")
-	case target == 0 && host && !w.vlan:
+	case target == 0 && own && !w.vlan:
 		w.k.zone, w.net = 0, 0
 		if proto != ethIP && proto != ethIP6 {
 			w.describe()
@@ -177,6 +178,9 @@ func (w *walk) controlled() {
 	case id != 0 && id == w.inPort:
 		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_LOOP, layRoute, 0}, "it would go back where it came from")
 		return
+	case w.hostless(nr, q):
+		w.drop(no{bpf.SwitchGhDropReasonGH_DROP_UNKNOWN_DST, layRoute, 0}, "the host is no member of %s", w.netName(w.net))
+		return
 	case id != 0 && bpf.PortKind(q.Kind) != bpf.SwitchGhPortKindGH_PORT_UPLINK:
 		k, ifindex, _, _, n := handOver(q, w.in)
 		if n != nil {
@@ -203,7 +207,7 @@ func (w *walk) controlled() {
 			w.drop(no{r, layL2, 0}, "its options are cut short, or too many")
 			return
 		}
-		smac = q.Mac
+		smac = nr.WireMac
 	}
 	w.sent(nr.Uplink, k, q.Ifindex, dmac, smac, nr.Vlan)
 }
@@ -233,7 +237,16 @@ func (w *walk) wireAnswer(id uint16, target addr) {
 	}
 	w.copied(w.inPort, layL2)
 	w.note(layL2, w.portName(id), fmt.Sprintf("wireip uplink %d vlan %d %s -> port %d", w.inPort, w.segment, ip(target), id), "reply",
-		"the switch answers: %s is at %s", ip(target), vswitch.MAC(w.in.Mac))
+		"the switch answers: %s is at %s", ip(target), vswitch.MAC(w.netRow(w.s.Rows.Port[uint32(id)].Net).WireMac))
+}
+
+// standsApart ends what the host asks of a port whose network it is no member of.
+func (w *walk) standsApart(id uint16) bool {
+	apart := w.turned() && w.netRow(w.s.Rows.Port[uint32(id)].Net).Flags&netNoHost != 0
+	if apart {
+		w.consumed("the host's own, turned round; it is no member of the network of " + w.portName(id))
+	}
+	return apart
 }
 
 // proxy is the proxy stage: ARP and ND at a wire.
@@ -258,6 +271,7 @@ func (w *walk) proxy() {
 		copy(tip[:], v4mapped(b[24:28]))
 		id := w.wireIP(w.inPort, w.segment, tip)
 		switch op := u16(b[6:]); {
+		case id != 0 && w.standsApart(id):
 		case id != 0 && op == 1 && sip != tip:
 			w.wireAnswer(id, tip)
 		case id != 0 && op == 2 && !w.h.group:
@@ -276,11 +290,15 @@ func (w *walk) proxy() {
 	}
 	target, dst := addr(b[62:78]), addr(b[38:54])
 	if id := w.wireIP(w.inPort, w.segment, target); id != 0 && b[54] == ndNS {
-		w.wireAnswer(id, target)
+		if !w.standsApart(id) {
+			w.wireAnswer(id, target)
+		}
 		return
 	}
 	if id := w.wireIP(w.inPort, w.segment, dst); id != 0 && !w.h.group {
-		w.proxied(id)
+		if !w.standsApart(id) {
+			w.proxied(id)
+		}
 		return
 	}
 	w.rest()
