@@ -216,11 +216,13 @@ func (w *World) fillMAC(e *Endpoint, n *Network) error {
 	return nil
 }
 
-// fillRoutes copies the subnets' routes of the families that the endpoint has.
+// fillRoutes copies the routes of the endpoint's subnets where it has none of its own; a
+// default route without next hop, as CNI plugins send it, gets the one of theirs.
 func fillRoutes(e *Endpoint, n *Network) error {
-	if len(e.Doc.Routes) > 0 {
-		return checkRoutes(e.Doc.Routes)
+	if err := checkRoutes(e.Doc.Routes); err != nil {
+		return err
 	}
+	var own []hcn.Route
 	for _, im := range n.Doc.Ipams {
 		for _, s := range im.Subnets {
 			p, err := parsePrefix(s.IpAddressPrefix)
@@ -230,7 +232,20 @@ func fillRoutes(e *Endpoint, n *Network) error {
 			}) {
 				continue
 			}
-			e.Doc.Routes = append(e.Doc.Routes, s.Routes...)
+			own = append(own, s.Routes...)
+		}
+	}
+	if len(e.Doc.Routes) == 0 {
+		e.Doc.Routes = own
+		return nil
+	}
+	e.Doc.Routes = slices.Clone(e.Doc.Routes)
+	for i, r := range e.Doc.Routes {
+		if p, err := parsePrefix(r.DestinationPrefix); err != nil || p.Bits() != 0 || r.NextHop != "" {
+			continue
+		}
+		if k := slices.IndexFunc(own, func(o hcn.Route) bool { return o.DestinationPrefix == r.DestinationPrefix }); k >= 0 {
+			e.Doc.Routes[i].NextHop = own[k].NextHop
 		}
 	}
 	return nil

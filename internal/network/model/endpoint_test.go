@@ -127,3 +127,16 @@ func TestAddressPool(t *testing.T) {
 		t.Error("a number was given out again at once")
 	}
 }
+
+// TestDefaultRouteWithoutNextHop: it means the gateway of the endpoint's subnet; where
+// that has none it stays as it came.
+func TestDefaultRouteWithoutNextHop(t *testing.T) {
+	b := newBench(t)
+	n := b.network(`{"Type":"Private","Ipams":[{"Subnets":[{"IpAddressPrefix":"10.1.0.0/24","Routes":[{"NextHop":"10.1.0.9","DestinationPrefix":"0.0.0.0/0"}]},{"IpAddressPrefix":"10.2.0.0/24"}]}]}`)
+	for addr, want := range map[string]string{"10.1.0.20": "10.1.0.9", "10.2.0.20": ""} {
+		e := b.endpoint(n.Doc.Id, `{"IpConfigurations":[{"IpAddress":"`+addr+`"}],"Routes":[{"NextHop":"","DestinationPrefix":"0.0.0.0/0"},{"NextHop":"","DestinationPrefix":"10.7.0.0/16"}]}`)
+		if r := e.Doc.Routes; len(r) != 2 || r[0].NextHop != want || r[1].NextHop != "" {
+			t.Errorf("%s: %+v", addr, r)
+		}
+	}
+}

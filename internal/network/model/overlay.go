@@ -151,6 +151,9 @@ func parseRemoteSubnet(raw json.RawMessage) (r remoteSubnet, err error) {
 }
 
 func checkVSID(v uint32) error {
+	if v == vswitch.ServiceVNI {
+		return refuseAt(hcn.HCN_E_INVALID_POLICY, "IsolationId", "%d is the switch's own, for services between hosts; choose another, up to %d", v, maxVSID)
+	}
 	if v == 0 || v > maxVSID {
 		return refuseAt(hcn.HCN_E_INVALID_POLICY, "IsolationId", "%d: must be 1 to %d", v, maxVSID)
 	}
@@ -295,7 +298,7 @@ func (w *World) checkOverlay(n *Network) error {
 	for i, im := range n.Doc.Ipams {
 		for j := range im.Subnets {
 			if o := taken[n.subnets[k].vsid]; o != nil {
-				return refuseAt(hcn.HCN_E_NETWORK_ALREADY_EXISTS, fmt.Sprintf("Ipams[%d].Subnets[%d].Policies", i, j), "VSID %d is that of %s; choose another", n.subnets[k].vsid, o.label())
+				return refuseAt(hcn.HCN_E_NETWORK_ALREADY_EXISTS, fmt.Sprintf("Ipams[%d].Subnets[%d].Policies", i, j), "VSID %d is that of %s, on uplink %q and the same UDP port; choose another, or another VxlanPort", n.subnets[k].vsid, o.label(), o.Uplink)
 			}
 			k++
 		}

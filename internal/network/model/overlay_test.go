@@ -343,3 +343,18 @@ func TestOverlayEndpoints(t *testing.T) {
 		t.Errorf("remotes %+v, routes %+v, tunnels %+v", d.Remotes, d.Networks[0].Routes, d.Tunnels)
 	}
 }
+
+// TestVSIDsOfTheHost: the switch's own VNI is nobody's, and one VNI is one network's on a
+// UDP port, also across uplinks; another port is another tunnel.
+func TestVSIDsOfTheHost(t *testing.T) {
+	b := newWired(t)
+	overlay := func(name, adapter string, vni int, more string) string {
+		return fmt.Sprintf(`{"Name":%q,"Type":"Overlay","Policies":[{"Type":"NetAdapterName","Settings":{"NetworkAdapterName":%q}}%s],"Ipams":[{"Subnets":[{"IpAddressPrefix":"10.1.0.0/24","Policies":[{"Type":"VSID","Settings":{"IsolationId":%d}}]}]}]}`, name, adapter, more, vni)
+	}
+	_, _, _, err := b.w.CreateNetwork([]byte(overlay("own", "eth0", 16777215, "")), b.in)
+	code(t, err, hcn.HCN_E_INVALID_POLICY, "Ipams[0].Subnets[0].Policies[0].Settings.IsolationId", "the switch's own", "16777214")
+	b.network(overlay("last", "eth0", 16777214, ""))
+	_, _, _, err = b.w.CreateNetwork([]byte(overlay("second", "eth1", 16777214, "")), b.in)
+	code(t, err, hcn.HCN_E_NETWORK_ALREADY_EXISTS, "Ipams[0].Subnets[0].Policies", "last", `"eth0"`, "VxlanPort")
+	b.network(overlay("second", "eth1", 16777214, `,{"Type":"VxlanPort","Settings":{"Port":8472}}`))
+}
