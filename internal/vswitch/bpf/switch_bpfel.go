@@ -651,7 +651,7 @@ type SwitchGhPort struct {
 	Tagged     uint8
 	Proxied    uint8
 	Host       uint8
-	Zero       uint8
+	NatShare   uint8
 	Only       uint16
 	Pad        [34]uint8
 }
