@@ -23,7 +23,7 @@ func TestHostAttach(t *testing.T) {
 	wire := b.stream(host, outV4+":7", "")
 
 	// The host has no other address there: this network has no host port.
-	const body = `{"Name":"inner","Type":"Internal","Flags":1024,"Ipams":[{"Subnets":[{"IpAddressPrefix":"10.78.0.0/24"},{"IpAddressPrefix":"fd78::/64"}]}]}`
+	const body = `{"Name":"inner","Type":"Private","Ipams":[{"Subnets":[{"IpAddressPrefix":"10.78.0.0/24"},{"IpAddressPrefix":"fd78::/64"}]}]}`
 	var n struct{ ID string }
 	b.must("POST", "/networks", body, &n)
 	t.Cleanup(func() { b.must("DELETE", "/networks/"+n.ID, "", nil) })

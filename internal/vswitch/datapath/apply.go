@@ -51,6 +51,7 @@ func (d *Datapath) applyBase(ctx context.Context, t vswitch.Tables) error {
 	t = t.Watched(d.watch())
 	if err := d.apply(ctx, t); err != nil {
 		d.tried = append(d.tried, t)
+		d.lost = errors.Is(err, unix.EBADF)
 		d.count.applyErrors.Add(1)
 		return fmt.Errorf("apply tables: %w", err)
 	}
@@ -63,7 +64,7 @@ func (d *Datapath) apply(ctx context.Context, t vswitch.Tables) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if len(d.tried) > mendsMost {
+	if d.lost || len(d.tried) > mendsMost {
 		if err := d.renew(); err != nil {
 			return err
 		}
@@ -164,7 +165,7 @@ func (d *Datapath) renew() error {
 		d.last = d.tables
 	}
 	old := d.gen
-	d.gen, d.live, d.tried, d.tables = g, false, nil, vswitch.Tables{}
+	d.gen, d.live, d.tried, d.lost, d.tables = g, false, nil, false, vswitch.Tables{}
 	// What packets meet is kept alive by its pins. What failed before it was
 	// attached would stay for nothing, once for every try.
 	return errors.Join(old.close(), d.removeGenerations(g))

@@ -73,6 +73,7 @@ type Datapath struct {
 	live     bool                      // gen is attached
 	tables   vswitch.Tables            // what gen's maps hold
 	tried    []vswitch.Tables          // what they may hold instead, row by row: Applies of it failed
+	lost     bool                      // a map of gen cannot be written any more: no mend can help
 	last     vswitch.Tables            // what an earlier gen's held that was live, until this one is
 	gone     map[vswitch.PortID]uint64 // ports whose flows the next sweep takes, and the number of their going
 	going    uint64

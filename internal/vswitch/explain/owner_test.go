@@ -10,7 +10,8 @@ import (
 )
 
 // TestOneOwner holds random switches against a rule that Diff lives by: no row
-// belongs to two objects, or it would go with the first of them.
+// belongs to two objects, or it would go with the first of them. Diff knows that a
+// port may be kept free for two.
 func TestOneOwner(t *testing.T) {
 	l := newLab(t)
 	for seed := range env("GATEHOUSE_EXPLAIN_SCENES", 200) {
@@ -24,7 +25,7 @@ func TestOneOwner(t *testing.T) {
 				}
 				rows := map[string]bool{}
 				for row := range strings.Lines(s.tables.String()) {
-					if rows[row] {
+					if rows[row] && !strings.HasPrefix(row, "portbusy ") {
 						t.Errorf("scene %d: twice: %s", seed, row)
 					}
 					rows[row] = true
