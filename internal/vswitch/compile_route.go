@@ -175,14 +175,18 @@ func (m *overlayMemo) routes(n *Network, port PortID, routes []Route) []Entry[Ro
 }
 
 // portRoutes makes the rows of a port with routes or NAT rules of its own. What it has
-// is asked before its network's, so NAT rules need all of that beside them; so does an
-// IPv6 default route, which keys of IPv4 match where nothing longer does.
+// is asked before its network's, so NAT rules need all of that beside them; so does a
+// route around a subnet of the network's, which stays the longer one, and an IPv6 default
+// route, which keys of IPv4 match where nothing longer does.
 func (m *overlayMemo) portRoutes(n *Network, p *Port, pools *poolMemo) ([]Entry[RouteKey, RouteRow], error) {
 	rows := m.routes(n, p.ID, p.Routes)
-	if len(p.NAT) == 0 && !slices.ContainsFunc(rows, holdsIPv4) {
+	covers := func(r Route) bool {
+		return slices.ContainsFunc(n.Subnets, func(s Subnet) bool { return r.Prefix.Overlaps(s.Prefix) && r.Prefix.Bits() < s.Prefix.Bits() })
+	}
+	if len(p.NAT) == 0 && !slices.ContainsFunc(rows, holdsIPv4) && !slices.ContainsFunc(p.Routes, covers) {
 		return natTable(rows, n.Zone, p.ID, networkNAT(n)), nil
 	}
-	if n.Flags&NetL2 != 0 && n.Uplink == "" {
+	if len(p.NAT) > 0 && n.Flags&NetL2 != 0 && n.Uplink == "" {
 		return nil, invalid("NAT: network %d has no Uplink, so nothing leaves", n.ID)
 	}
 	rules, err := pools.portNAT(p)
@@ -191,7 +195,7 @@ func (m *overlayMemo) portRoutes(n *Network, p *Port, pools *poolMemo) ([]Entry[
 	}
 	own := rows
 	add := func(e Entry[RouteKey, RouteRow]) {
-		if e.Key.Port = uint16(p.ID); longestOver(own, prefixOf(e.Key)) == nil {
+		if e.Key.Port = uint16(p.ID); e.Value.Kind == routeLocal || longestOver(own, prefixOf(e.Key)) == nil {
 			rows = append(rows, e)
 		}
 	}

@@ -111,6 +111,56 @@ static __always_inline int gh_to_wire(struct gh_walk *w, const struct gh_pkt *p,
 }
 
 /*
+ * gh_by_router() is 1, and fills how it leaves, or is GH_NO(), when a route gives what is
+ * for nobody here to a router of the network, whatever MAC it was sent to: to one of its
+ * ports, or to a machine behind the uplink, whose MAC the host asks for. from is the port
+ * that the conversation was with until now.
+ */
+static __always_inline int gh_by_router(const struct gh_pkt *p, struct gh_walk *w, const struct gh_port *in,
+					const struct gh_net *n, __u16 from)
+{
+	const struct gh_route_val *rt;
+	const struct gh_addr_val *av;
+	const struct gh_port *q;
+	const struct gh_nh *h;
+	int ret;
+
+	if (!gh_is_endpoint(p->kind) || gh_unroutable(&p->dst, p->fam))
+		return 0;
+	rt = gh_route_get(in, p->in_port, p->zone, &p->dst);
+	if (!rt || rt->kind != GH_ROUTE_VIA)
+		return 0;
+	av = gh_addr_get(p->zone, &p->dst);
+	if (av && av->port)
+		return 0;
+	h = gh_nh_get(rt->nh);
+	if (!h)
+		return GH_NO(GH_DROP_INTERNAL, GH_LAYER_ROUTE, GH_REJECT_NONE);
+	w->how = GH_TO_ROUTER;
+	w->routed = 1;
+	av = n->flags & GH_NET_NO_LOCAL ? NULL : gh_addr_get(p->zone, &h->via);
+	if (av && av->port) {
+		if (av->port == p->in_port)
+			return GH_NO(GH_DROP_LOOP, GH_LAYER_ROUTE, GH_REJECT_NONE);
+		q = gh_port_get(av->port);
+		if (!q || !(q->flags & GH_PORT_FORWARD))
+			return GH_NO(GH_DROP_NO_ROUTE, GH_LAYER_ROUTE, GH_REJECT_ROUTE);
+		w->aside = w->reply && av->port != from;
+		ret = gh_to_port(w, av->port, in);
+		__builtin_memcpy(w->smac, in->mac, ETH_ALEN);
+	} else {
+		/* The host knows no neighbours on a VLAN of ours, and is none to itself. */
+		if (!n->uplink || n->vlan || gh_is_host(&h->via))
+			return GH_NO(GH_DROP_NO_ROUTE, GH_LAYER_ROUTE, GH_REJECT_ROUTE);
+		ret = gh_to_wire(w, p, n);
+		w->out_kind = GH_OUT_NEIGH;
+		gh_addr_set(&w->nh, &h->via);
+	}
+	w->frame = 0;
+	return ret ? ret : 1;
+}
+
+/*
  * gh_hostless() is 1 for what passes between an endpoint and the host behind the
  * uplink of a network that the host is no member of. macs are the frame's; q is the
  * port that the first of them means. What a fabric sends back has one MAC for all.
@@ -164,6 +214,9 @@ __noinline int gh_layer_switch(struct __sk_buff *skb)
 		w->frame = 0;
 		return 0;
 	}
+	ret = gh_by_router(p, w, in, n, from);
+	if (ret)
+		return ret < 0 ? ret : 0;
 	if (hop && q->host && gh_past_host(skb, p, w, in, n))
 		return 0;
 	if (!w->target || !q) {

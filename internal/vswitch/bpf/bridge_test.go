@@ -137,6 +137,17 @@ func (l *lab) configureBridge() {
 		}
 		l.put("route", k, v)
 	}
+	// A router of the segment of 4, and one of 5, where the host knows nobody.
+	for id, way := range map[uint32]struct {
+		zone   uint16
+		prefix string
+		via    string
+	}{101: {4, "10.97.0.0/16", "10.4.0.99"}, 102: {4, "fd00:97::/32", "fd00:4::99"}, 103: {5, "10.97.0.0/16", "10.5.0.99"}, 104: {5, "fd00:97::/32", "fd00:5::99"}} {
+		p := netip.MustParsePrefix(way.prefix)
+		l.put("nh", id, NextHop{Via: addr(way.via)})
+		bits := uint32(32 + 128 - p.Addr().BitLen() + p.Bits())
+		l.put("route", RouteKey{Prefixlen: bits, Zone: way.zone, Addr: addr(p.Addr().String())}, RouteVal{Kind: uint16(SwitchGhRouteKindGH_ROUTE_VIA), Nh: id})
+	}
 	for id, a := range map[uint32]string{5: "192.0.2.50", 6: "2001:db8:9::50"} {
 		l.put("natpool", id, NATPool{Addr: addr(a), Lo: 40000, Hi: 49999, Count: 1})
 	}

@@ -85,6 +85,13 @@ func (w *walk) switched(netid uint16) *no {
 		w.note(layRoute, w.netName(w.net), "", "pass", "outside the network and the exceptions of its NAT: routed, in the host's name")
 		return w.deliver(toUplink, 0, netid)
 	}
+	if target == 0 || target != w.inPort {
+		if done, n := w.byRouter(nr, from); n != nil {
+			return n
+		} else if done {
+			return w.finish(toRouter)
+		}
+	}
 	if hop && q.Host != 0 && w.pastHost(nr) {
 		w.frameOps = 0
 		return w.finish(toRouter)
@@ -158,6 +165,47 @@ func (w *walk) pastHost(nr vswitch.NetRow) bool {
 	}
 	w.ozone = w.k.zone
 	return true
+}
+
+// byRouter: a route gives what is for nobody here to a router of the network, a port of
+// it or a machine behind the uplink. Then that is what happens.
+func (w *walk) byRouter(nr vswitch.NetRow, from uint16) (bool, *no) {
+	rt, rule, ok := w.routeOf(w.in, w.inPort, w.k.zone, w.k.dst)
+	if dst, _ := w.addrRow(w.k.zone, w.k.dst); !ok || vswitch.RouteKind(rt.Kind) != vswitch.RouteVia || !w.endpoint() ||
+		unroutable(w.k.dst) || dst.Port != 0 {
+		return false, nil
+	}
+	fail := func(r bpf.DropReason, how reject, format string, args ...any) (bool, *no) {
+		w.note(layRoute, w.netName(w.net), rule, "drop", format, args...)
+		return false, &no{r, layRoute, how}
+	}
+	via := w.s.Rows.NextHop[rt.Nh].Via.B
+	w.routed, w.frameOps = true, 0
+	if av, _ := w.addrRow(w.k.zone, via); av.Port != 0 && nr.Flags&netNoLocal == 0 {
+		switch {
+		case av.Port == w.inPort:
+			return fail(bpf.SwitchGhDropReasonGH_DROP_LOOP, rejectNone, "it would go back where it came from")
+		case w.s.Rows.Port[uint32(av.Port)].Flags&forward == 0:
+			return fail(bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE, rejectRoute, "%s is not set to forward for others", w.portName(av.Port))
+		}
+		w.aside = w.reply && av.Port != from
+		w.note(layRoute, w.portName(av.Port), rule, "pass", "%s is reached by %s", ip(w.k.dst), w.portName(av.Port))
+		n := w.toPort(av.Port)
+		w.smac = w.in.Mac
+		return true, n
+	}
+	switch {
+	case nr.Uplink == 0 || nr.Vlan != 0:
+		return fail(bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE, rejectRoute, "the host has no neighbour %s in %s", ip(via), w.netName(w.net))
+	case w.isHost(via):
+		return fail(bpf.SwitchGhDropReasonGH_DROP_NO_ROUTE, rejectRoute, "the next hop %s is the host itself: NeedEncap is for its stack", ip(via))
+	}
+	if n := w.toWire(toWire, nr); n != nil {
+		return false, n
+	}
+	w.note(layRoute, w.portName(nr.Uplink), rule, "pass", "%s is reached by the router %s", ip(w.k.dst), ip(via))
+	w.outKind, w.nh, w.frameOps = bpf.SwitchGhOutKindGH_OUT_NEIGH, via, 0
+	return true, nil
 }
 
 // toWire is how a frame leaves by the uplink of a network, or enters the host there.

@@ -47,7 +47,7 @@ func TestDifferential(t *testing.T) {
 	wanted := []string{"forward hit", "forward new", "forward revalidated", "pass", "reply", "consumed", "flood",
 		"drop NO_ROUTE", "drop SPOOF_IP", "drop SPOOF_MAC", "drop UNKNOWN_DST", "drop TTL", "drop MTU", "drop NOSTATE", "drop ICMP_NOFLOW",
 		"drop PORT_DOWN", "drop FRAG_ORDER", "drop SPOOF_ARP", "drop LOOP", "drop PARSE",
-		"nat pool", "nat pool by MAC", "answer to nat by MAC", "second address of a pool", "no nat", "nat of a route", "nat of a route alone", "a port that a socket has", "class", "past a queue", "from a shaper", "drop NAT_PORTS", "drop NO_BACKEND", "drop PORT_QUOTA", "drop FRAG_TINY", "drop FRAG_TABLE",
+		"a router by MAC, kind 1", "a router by MAC, kind 4", "nat pool", "nat pool by MAC", "answer to nat by MAC", "second address of a pool", "no nat", "nat of a route", "nat of a route alone", "a port that a socket has", "class", "past a queue", "from a shaper", "drop NAT_PORTS", "drop NO_BACKEND", "drop PORT_QUOTA", "drop FRAG_TINY", "drop FRAG_TABLE",
 		"forward hit tunnel", "forward new tunnel", "forward revalidated tunnel", "forward hit from tunnel", "forward new from tunnel",
 		"forward revalidated from tunnel", "reply from tunnel", "flood from tunnel", "drop TUN_PEER", "drop TUN_PEER from tunnel",
 		"drop TUN_VNI from tunnel", "drop SPOOF_IP from tunnel", "drop MTU from tunnel",

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"gatehouse.dev/gatehouse/internal/vswitch"
@@ -120,6 +121,9 @@ func (t *traffic) mark(tr Trace) {
 	}
 	for _, s := range tr.Steps {
 		var entry int
+		if strings.Contains(s.Reason, "is reached by") && t.rows.Net[uint32(t.rows.Port[uint32(tr.In)].Net)].Flags&netL2 != 0 {
+			t.seen["a router by MAC, kind "+strconv.Itoa(int(t.rows.Port[uint32(tr.Out)].Kind))]++
+		}
 		if own := t.rows.Port[uint32(tr.In)]; strings.Contains(s.Reason, "an address that the route names") {
 			t.seen["nat of a route"]++
 			if t.rows.Net[uint32(own.Net)].Flags&netSNAT == 0 {

@@ -83,15 +83,7 @@ func (s *scene) route(r *rand.Rand, n *vswitch.Network, p netip.Prefix) (vswitch
 		rt.To = vswitch.RouteHost
 		return rt, n.HostPort != 0 || n.Uplink != ""
 	case 3, 4:
-		rt.To = vswitch.RouteVia
-		for _, sub := range n.Subnets {
-			if a := sub.Prefix.Addr().AsSlice(); sub.Prefix.Addr().Is4() == p.Addr().Is4() {
-				a[len(a)-1] = pickOf(r, []byte{1, 10, 11, 12, 13, 14, 41, 99})
-				rt.Via, _ = netip.AddrFromSlice(a)
-				return rt, true
-			}
-		}
-		return rt, false
+		return s.via(r, n, p)
 	case 5, 6:
 		if n.Tunnel == 0 {
 			return rt, false
@@ -103,8 +95,22 @@ func (s *scene) route(r *rand.Rand, n *vswitch.Network, p netip.Prefix) (vswitch
 	return rt, true
 }
 
+// via is a way by somebody who may be in the network.
+func (s *scene) via(r *rand.Rand, n *vswitch.Network, p netip.Prefix) (vswitch.Route, bool) {
+	rt := vswitch.Route{Prefix: p, To: vswitch.RouteVia}
+	for _, sub := range n.Subnets {
+		if a := sub.Prefix.Addr().AsSlice(); sub.Prefix.Addr().Is4() == p.Addr().Is4() {
+			a[len(a)-1] = pickOf(r, []byte{1, 10, 11, 12, 13, 14, 41, 99})
+			rt.Via, _ = netip.AddrFromSlice(a)
+			return rt, true
+		}
+	}
+	return rt, false
+}
+
 // routers makes some ports routers and gives some routes of their own.
 func (s *scene) routers(r *rand.Rand) {
+	own := rand.New(rand.NewPCG(uint64(len(s.addrs)), uint64(len(s.state.Ports)))) // the other scenes stay what they were
 	for i := range s.state.Ports {
 		p := &s.state.Ports[i]
 		p.Forward = one(r, 3)
@@ -113,6 +119,14 @@ func (s *scene) routers(r *rand.Rand) {
 		if one(r, 4) && p.Kind != vswitch.PortHost {
 			if rt, ok := s.route(r, n, netip.MustParsePrefix(pickOf(r, []string{"8.8.8.0/24", "10.77.0.0/24", "2001:db8::/64", "fd00:77::/64"}))); ok {
 				p.Routes = []vswitch.Route{rt}
+			}
+		}
+		if n.Flags&(vswitch.NetL2|vswitch.NetSNAT) == vswitch.NetL2 && one(own, 8) && p.Kind != vswitch.PortHost {
+			p.Routes = nil
+			for _, prefix := range []string{"0.0.0.0/0", "::/0"} { // where most addresses are
+				if rt, ok := s.via(own, n, netip.MustParsePrefix(prefix)); ok {
+					p.Routes = append(p.Routes, rt)
+				}
 			}
 		}
 	}

@@ -443,7 +443,7 @@ func (t *traffic) frame(at scenePort, k *pkt.Packet) []byte {
 		if one(r, 10) {
 			k.ArpSrc = pkt.MAC{2, 0, 0, 0, 0, 0x66}
 		}
-	} else if k.Frag == nil && k.Inner == nil && len(k.Data) >= 40 && one(r, 4) {
+	} else if k.Frag == nil && k.Inner == nil && len(k.Data) >= 40 && (one(r, 4) || !protoPorts(k.Proto) && one(r, 2)) {
 		if parts := k.Fragments(uint32(r.IntN(4)), pickOf(r, []int{8, 24, 32, 600})); len(parts) > 0 {
 			k = pickOf(r, parts[:min(len(parts), 3)])
 			if k.Frag.Off == 0 {
