@@ -66,20 +66,26 @@ func TestCompile(t *testing.T) {
 				t.Fatal(err)
 			}
 			got = append(got, '\n')
-			if *update {
-				a.Files = append(a.Files[:2:2], txtar.File{Name: "silo.json", Data: got})
-				if err := os.WriteFile(name, txtar.Format(a), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if len(a.Files) < 3 {
-				t.Fatal("no golden part; run with -update")
-			}
-			if d := cmp.Diff(string(a.Files[2].Data), string(got)); d != "" {
-				t.Errorf("-want +got:\n%s", d)
-			}
+			goldenPart(t, name, a, "silo.json", got)
 		})
+	}
+}
+
+// goldenPart holds what was compiled against the third part of an archive, of that name.
+func goldenPart(t *testing.T, file string, a *txtar.Archive, part string, got []byte) {
+	t.Helper()
+	if *update {
+		a.Files = append(a.Files[:2:2], txtar.File{Name: part, Data: got})
+		if err := os.WriteFile(file, txtar.Format(a), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if len(a.Files) < 3 {
+		t.Fatal("no golden part; run with -update")
+	}
+	if d := cmp.Diff(string(a.Files[2].Data), string(got)); d != "" {
+		t.Errorf("-want +got:\n%s", d)
 	}
 }
 

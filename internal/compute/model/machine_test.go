@@ -8,12 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/tools/txtar"
 
 	"gatehouse.dev/gatehouse/hcs"
@@ -57,19 +55,7 @@ func TestCompileMachine(t *testing.T) {
 			m := CompileMachine(MachineInput{RuntimeID: "rid", VM: vm, Image: in.Image, Facts: in.Facts, QEMU: "/usr/bin/qemu-system-x86_64",
 				Accelerator: in.Accelerator, UID: 7000, Taps: taps, Scratch: "/lib/scratch/rid/disk"})
 			got := []byte(machineText(m))
-			if *update {
-				a.Files = append(a.Files[:2:2], txtar.File{Name: "machine", Data: got})
-				if err := os.WriteFile(name, txtar.Format(a), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if len(a.Files) < 3 {
-				t.Fatal("no golden part; run with -update")
-			}
-			if d := cmp.Diff(string(a.Files[2].Data), string(got)); d != "" {
-				t.Errorf("-want +got:\n%s", d)
-			}
+			goldenPart(t, name, a, "machine", got)
 		})
 	}
 }

@@ -16,15 +16,8 @@ const endTrailer = "Gatehouse-End"
 
 // run answers with a stream.
 func (s *Server) run(w http.ResponseWriter, r *http.Request, x Stream) {
-	ctx, cancel := context.WithCancel(r.Context())
+	ctx, cancel := s.untilClosing(r.Context())
 	defer cancel()
-	go func() {
-		select {
-		case <-s.closing:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
 	out := &flushed{w: w, kind: x.Type}
 	err := x.Run(ctx, r.URL.Query(), out)
 	switch {
